@@ -1,0 +1,21 @@
+/*
+ * The one router among all bridges: holds the fenced lease `router`, reads viw.commands, ROUTEs
+ * each entry into its agent's mailbox, ends what expired unoffered, trims streams behind the
+ * slowest group. Every bridge runs this; the lease decides who works.
+ */
+#pragma once
+
+#include "base/macros.h"
+#include "store.h"
+
+struct router;
+struct router_config {
+	const char *redis_url, *prefix, *bridge_id;
+	const char *allowed_agent_ids; /* CSV or NULL */
+	const char *verbs_dir;
+};
+int router_open(struct loop *l, struct metrics *m, struct store *s, const struct router_config *cfg,
+		struct router **ret) MUST_CHECK;
+/* Gives the lease back at once, so that another takes over without waiting. */
+void router_close(struct router *r);
+bool router_is_leader(const struct router *r);

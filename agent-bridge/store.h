@@ -1,0 +1,70 @@
+/*
+ * What the bridge writes to Redis: stream entries and HTTP-posted commands. Owns the bridge's two
+ * redis connections (data, and one blocked on wake hints). Knows nothing of sockets or sessions.
+ *
+ * Redis slow or away: hello, events and results wait in a capped queue here and are never
+ * dropped (at its cap the sessions that feed it are paused); telemetry waits in a capped ring, the
+ * oldest is dropped and counted. on_pressure(true) asks the socket side to stop reading,
+ * on_pressure(false) to go on.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/macros.h"
+#include "wire/json_scan.h"
+
+struct loop;
+struct metrics;
+struct store;
+
+struct store_config {
+	const char *redis_url, *prefix, *bridge_id;
+	int64_t telemetry_maxlen; /* MAXLEN ~ of the telemetry stream */
+};
+struct store_ops {
+	void (*on_up)(void *arg);
+	void (*on_down)(void *arg, const char *why);
+	void (*on_pressure)(void *arg, bool pressed);
+};
+/* Who a frame came from. Text lives as long as the call. */
+struct store_conn {
+	const char *agent_id, *conn_id, *ip;
+	uint64_t epoch;
+};
+
+int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg,
+	       const struct store_ops *ops, void *arg, struct store **ret) MUST_CHECK;
+/* Writes out what waits (bounded by wait_ms), then done(arg). */
+void store_drain(struct store *s, int64_t wait_ms, void (*done)(void *arg), void *arg);
+void store_close(struct store *s);
+bool store_is_up(const struct store *s);
+const char *store_down_reason(const struct store *s); /* "" when up */
+/* The data connection, for dispatch and router. */
+struct redis *store_redis(struct store *s);
+
+/* Hot path. frame is the JSON as received. 0 taken (or shed and counted). */
+int store_telemetry(struct store *s, const struct store_conn *c, struct span frame) MUST_CHECK;
+/* -ENOBUFS: at the cap, pause that socket and offer it again. */
+int store_hello(struct store *s, const struct store_conn *c, struct span frame) MUST_CHECK;
+/* event: connected, disconnected, audit. frame may be absent, reason NULL. */
+int store_event(struct store *s, const struct store_conn *c, const char *event, const char *reason,
+		struct span frame) MUST_CHECK;
+
+/* A command posted over HTTP. cb(arg, result, retry_after_s) once. */
+enum store_command_result {
+	STORE_COMMAND_QUEUED,    /* new, or the same content again: 202 */
+	STORE_COMMAND_CONFLICT,  /* 409 */
+	STORE_COMMAND_OFFLINE,   /* connected to no bridge: 404 where asked */
+	STORE_COMMAND_FULL,      /* 429: QUEUE_MAX wait for this agent */
+	STORE_COMMAND_UNAVAILABLE, /* 503 */
+};
+struct store_command {
+	const char *agent_id, *correlation_id, *command, *params_json, *op /* run|cancel */, *issued_by;
+	int64_t ttl_s;
+	bool require_connected;
+	int64_t queue_max;
+};
+int store_post_command(struct store *s, const struct store_command *c,
+		       void (*cb)(void *arg, enum store_command_result r), void *arg) MUST_CHECK;

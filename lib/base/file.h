@@ -1,0 +1,15 @@
+/* Small files: settings, secrets, PEM. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+
+/* Reads all of path into out (appended). -EFBIG over out's cap, -errno. O_CLOEXEC, regular files only. */
+int file_read(const char *path, struct buf *out) MUST_CHECK;
+/* Same, one trailing newline dropped; -EACCES when others or the group may write it or others may
+ * read it; -ENODATA when empty. */
+int file_read_secret(const char *path, struct buf *out) MUST_CHECK;
+/* Temporary file in the same folder, fsync, rename, fsync of the folder. mode as open(2). */
+int file_write_atomic(const char *path, const void *bytes, size_t n, unsigned mode) MUST_CHECK;

@@ -1,0 +1,134 @@
+/*
+ * Settings: one .def table per program gives the struct, loading from file and environment with
+ * range errors, --help, --check-config, the masked dump and docs/config.md.
+ *
+ * A program `foo` writes foo_settings.def with one row per setting:
+ *
+ *   SETTING(BOOL,   enabled,       "ENABLED",       "true",  0, 0, NULL, 0, "Run at all.")
+ *   SETTING(INT,    max_conn,      "MAX_CONN",      "100",   1, 1000000, "connections", SETTING_RELOAD, "…")
+ *   SETTING(STR,    id,            "ID",            NULL,    0, 0, NULL, 0, "…")
+ *   SETTING(ENUM,   log_level,     "LOG_LEVEL",     "info",  0, 0, "debug|info|warn|error", 0, "…")
+ *   SETTING(SECRET, shared_secret, "SHARED_SECRET", NULL,    0, 0, NULL, 0, "…")
+ *     kind, field, name without prefix, default as text (NULL: unset), min, max (INT: value;
+ *     STR, CSV, PATH, SECRET: max is the longest length in bytes, 0 = 4096), unit or enum words,
+ *     flags, one-line doc
+ *
+ * foo_settings.h:
+ *   struct foo_settings {
+ *   #define SETTING SETTING_FIELD
+ *   #include "foo_settings.def"
+ *   #undef SETTING
+ *   };
+ *   extern const struct settings_spec foo_settings_spec;
+ * foo_settings.c builds `static const struct setting rows[]` the same way with SETTING_ROW (define
+ * SETTINGS_STRUCT as the struct's tag first).
+ *
+ * Types in the struct: BOOL bool; INT int64_t; all others `char *` (NULL when unset, owned by the
+ * struct, SECRET wiped on free).
+ *
+ * Precedence: environment, file, default. Names: <PREFIX>_<NAME>, in the file <name> in lower
+ * case. Every SECRET also has <PREFIX>_<NAME>_FILE and <name>_file. The file is flat TOML:
+ * comments, `key = "string" | 'string' | integer | true | false | ["a", "b"]` (arrays of strings
+ * become CSV); tables, dotted keys, duplicates and anything else are faults with file and line.
+ * An unknown name that starts with the program's prefix is a fault, except *_SERVICE_HOST,
+ * *_SERVICE_PORT*, *_PORT, *_PORT_* (injected by Kubernetes).
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/macros.h"
+
+enum setting_kind {
+	SETTING_KIND_BOOL,   /* true|false|1|0|yes|no|on|off */
+	SETTING_KIND_INT,    /* decimal within [min, max] */
+	SETTING_KIND_STR,
+	SETTING_KIND_PATH,   /* no NUL, not empty */
+	SETTING_KIND_CSV,    /* comma-separated, kept as text */
+	SETTING_KIND_ENUM,   /* one of the words in `unit`, separated by | */
+	SETTING_KIND_ADDR,   /* host:port as netaddr_parse_hostport */
+	SETTING_KIND_SECRET, /* also NAME_FILE; shown as *** everywhere */
+	SETTING_KIND_URL,    /* shown with its password masked */
+};
+
+enum setting_flags {
+	SETTING_RELOAD = 1,   /* SIGHUP applies a change */
+	SETTING_REQUIRED = 2, /* unset is a fault */
+	SETTING_DEPRECATED = 4, /* accepted with a warning; doc names what replaces it */
+};
+
+struct setting {
+	enum setting_kind kind;
+	size_t offset; /* in the program's struct */
+	const char *name, *default_text;
+	int64_t min, max;
+	const char *unit; /* unit for INT, words for ENUM */
+	unsigned flags;
+	const char *doc;
+	const char *env_alias; /* full name of another environment variable, or NULL */
+};
+
+#define SETTING_CTYPE_BOOL bool
+#define SETTING_CTYPE_INT int64_t
+#define SETTING_CTYPE_STR char *
+#define SETTING_CTYPE_PATH char *
+#define SETTING_CTYPE_CSV char *
+#define SETTING_CTYPE_ENUM char *
+#define SETTING_CTYPE_ADDR char *
+#define SETTING_CTYPE_SECRET char *
+#define SETTING_CTYPE_URL char *
+#define SETTING_FIELD(kind, field, name, def, min, max, unit, flags, doc)                          \
+	SETTING_CTYPE_##kind field;
+#define SETTING_ROW(kind_, field_, name_, def_, min_, max_, unit_, flags_, doc_)                   \
+	{.kind = SETTING_KIND_##kind_,                                                             \
+	 .offset = offsetof(struct SETTINGS_STRUCT, field_),                                       \
+	 .name = (name_),                                                                          \
+	 .default_text = (def_),                                                                   \
+	 .min = (min_),                                                                            \
+	 .max = (max_),                                                                            \
+	 .unit = (unit_),                                                                          \
+	 .flags = (flags_),                                                                        \
+	 .doc = (doc_)},
+
+/* Faults are gathered, never just the first. Owned text; settings_faults_fini frees. */
+struct settings_faults {
+	struct settings_fault {
+		char *setting; /* full name, or file:line */
+		char *text;    /* what is wrong and what would be right; never a secret's value */
+	} * item;
+	size_t n;
+};
+void settings_fault_add(struct settings_faults *f, const char *setting, const char *fmt, ...)
+	PRINTF_LIKE(3, 4);
+void settings_faults_fini(struct settings_faults *f);
+
+struct settings_spec {
+	const char *program;      /* "agent-bridge" */
+	const char *summary;      /* one line for --help */
+	const char *prefix;       /* "AGENT_BRIDGE" */
+	const char *file_env;     /* "AGENT_BRIDGE_CONFIG" */
+	const char *default_file; /* read when it exists; NULL: none */
+	const char *usage;        /* extra usage lines (subcommands), or NULL */
+	const struct setting *row;
+	size_t rows;
+	size_t struct_size;
+	/* Checks across settings; adds faults. May be NULL. */
+	void (*validate)(const void *cfg, struct settings_faults *faults);
+};
+
+/* Fills cfg (zeroed first). 0, or -EINVAL with faults, -ENOMEM. envp as environ(7). */
+int settings_load(const struct settings_spec *spec, char *const *envp, void *cfg,
+		  struct settings_faults *faults) MUST_CHECK;
+void settings_free(const struct settings_spec *spec, void *cfg);
+/* Secrets as ***, unset as empty; one `name = value` a line, valid as a file but for the mask. */
+void settings_dump(const struct settings_spec *spec, const void *cfg, FILE *out);
+void settings_help(const struct settings_spec *spec, FILE *out);
+/* The Markdown table of docs/config.md for this program. */
+void settings_markdown(const struct settings_spec *spec, FILE *out);
+/* Names of the settings with SETTING_RELOAD that differ are copied from `fresh` into `live`;
+ * `on_ignored` is called for each other difference. Returns how many were copied. */
+size_t settings_apply_reload(const struct settings_spec *spec, void *live, void *fresh,
+			     void (*on_ignored)(const char *name));

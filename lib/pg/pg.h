@@ -1,0 +1,75 @@
+/*
+ * PostgreSQL for blocking programs: one connection, prepared statements, transactions, arrays in
+ * binary, and what an error means. libpq stays inside.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/macros.h"
+#include "wire/json_scan.h" /* struct span */
+
+/* By SQLSTATE class (PostgreSQL manual, appendix A). */
+enum pg_verdict {
+	PG_OK,
+	PG_RETRY,     /* 40001 40P01 55P03 57014: same transaction again */
+	PG_RECONNECT, /* 08* 57P0x 53300, connection lost: outcome unknown, again after reconnect */
+	PG_BAD_DATA,  /* 22* 23* 21000: one row is at fault: bisect */
+	PG_PAUSE,     /* 53100 53200 58* 42* 28* 3D* 25006 and all unknown: wait, alarm, again */
+};
+
+struct pg;
+/* uri: libpq URI or key=value list, several hosts allowed; target_session_attrs=read-write and
+ * timeouts are added when absent. Connects lazily. */
+int pg_new(const char *uri, const char *application_name, struct pg **ret) MUST_CHECK;
+void pg_free(struct pg *p);
+/* Syntax only; -EINVAL with msg that holds no password. */
+int pg_uri_check(const char *uri, char *msg, size_t msg_cap) MUST_CHECK;
+/* Connects if needed; PG_OK, PG_RECONNECT, PG_PAUSE. */
+enum pg_verdict pg_connect(struct pg *p);
+bool pg_is_connected(const struct pg *p);
+/* Text of the last failure: SQLSTATE and primary message; no row data, no password. */
+const char *pg_error(const struct pg *p);
+const char *pg_sqlstate(const struct pg *p); /* "" when none */
+
+/* ---- parameters ---- */
+struct pg_array; /* one binary array column being built, reused between batches */
+enum pg_elem { PG_TEXT, PG_INT4, PG_INT8, PG_FLOAT8, PG_TIMESTAMPTZ, PG_JSONB, PG_BYTEA, PG_BOOL };
+int pg_array_new(enum pg_elem type, struct pg_array **ret) MUST_CHECK;
+void pg_array_free(struct pg_array *a);
+void pg_array_clear(struct pg_array *a);
+/* Each appends one element; -ENOMEM. p NULL in a span: SQL NULL. Times are Unix ms. */
+int pg_array_text(struct pg_array *a, struct span s) MUST_CHECK; /* TEXT, JSONB, BYTEA */
+int pg_array_int(struct pg_array *a, int64_t v) MUST_CHECK;      /* INT4 (range checked), INT8, TIMESTAMPTZ, BOOL */
+int pg_array_num(struct pg_array *a, double v) MUST_CHECK;
+int pg_array_null(struct pg_array *a) MUST_CHECK;
+size_t pg_array_len(const struct pg_array *a);
+
+struct pg_param {
+	enum { PG_PARAM_NULL, PG_PARAM_TEXT, PG_PARAM_INT8, PG_PARAM_ARRAY } kind;
+	struct span text;
+	int64_t int8;
+	const struct pg_array *array;
+};
+
+/* ---- statements ---- */
+struct pg_stmt {
+	const char *name, *sql; /* prepared on first use per connection */
+};
+struct pg_rows; /* result in text format */
+/* rows may be NULL. */
+enum pg_verdict pg_exec(struct pg *p, const struct pg_stmt *s, size_t n, const struct pg_param *param,
+			struct pg_rows **ret_rows) MUST_CHECK;
+enum pg_verdict pg_begin(struct pg *p) MUST_CHECK;
+enum pg_verdict pg_commit(struct pg *p) MUST_CHECK; /* PG_RECONNECT: it may have committed */
+void pg_rollback(struct pg *p);
+/* Plain SQL without parameters, several statements allowed (migrations). */
+enum pg_verdict pg_script(struct pg *p, const char *sql) MUST_CHECK;
+
+size_t pg_rows_len(const struct pg_rows *r);
+struct span pg_rows_text(const struct pg_rows *r, size_t row, size_t col); /* p NULL: SQL NULL */
+int64_t pg_rows_int(const struct pg_rows *r, size_t row, size_t col);
+uint64_t pg_rows_affected(const struct pg_rows *r);
+void pg_rows_free(struct pg_rows *r);

@@ -1,0 +1,1 @@
+# viw_fuzz(target DEPS lib …), sorted by target

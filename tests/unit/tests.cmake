@@ -1,0 +1,1 @@
+# viw_unit_test(module DEPS lib …), sorted by module
