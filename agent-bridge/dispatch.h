@@ -1,6 +1,6 @@
 /*
  * Commands and ownership: CLAIM, OFFER, RESULT, EXPIRE and the bridge's lease, each one atomic
- * Lua script (redis/*.lua). Sits between router/Redis and the session side; knows sessions only
+ * Lua script under redis/. Sits between router/Redis and the session side; knows sessions only
  * by sid (never reused), so a reply for a socket that is gone is simply dropped.
  *
  * Walk of a command: router.c ROUTEs it into mbox.<agent> and hints wake.<bridge> → dispatch

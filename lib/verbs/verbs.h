@@ -1,5 +1,5 @@
 /*
- * Verb manifests (verbs.d/*.json), typed parameters, digests. The agent uses it for early and
+ * Verb manifests (the JSON files of verbs.d), typed parameters, digests. The agent uses it for early and
  * friendly refusals, the helper as the authority, bridge and results-writer to know secrets.
  * Built-in verbs of the helper and agent are in the same registry, from a table.
  */
@@ -57,7 +57,7 @@ enum verbs_trust {
 	VERBS_TRUST_ANY,  /* agent, bridge, writer: content only */
 	VERBS_TRUST_ROOT, /* helper: folder and files root-owned, not group- or world-writable, no symlinks */
 };
-/* dir NULL: built-in verbs only. Every *.json in name order. 0; -EINVAL with faults (then *ret
+/* dir NULL: built-in verbs only. Every .json file in name order. 0; -EINVAL with faults (then *ret
  * holds the verbs that were good when `partial`, else NULL); -errno. */
 int verbs_load(const char *dir, enum verbs_trust trust, bool partial, struct verbs **ret,
 	       struct verbs_faults *faults) MUST_CHECK;
