@@ -1,0 +1,127 @@
+"""Fixtures of all tests; what they are made of is in lib/viwtest.py.
+
+tmp        short private directory
+root_dir   the same with a root-only chain (the helper trusts nothing else)
+redis      own redis-server: .url .unix_url .client .xadd_command() .stop() .start() .kill() .freeze()
+pg         fresh migrated database: .uri .query() .wait_row() .connect()
+pg_server  own PostgreSQL for tests that stop it; pg_server.new_database()
+start      start("agent-bridge", env={…}, args=[…], user="nobody") -> Proc
+connect    connect(url, headers=…) -> WsClient
+pki        certificates
+"""
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
+import viwtest  # noqa: E402
+
+
+def pytest_runtest_setup(item):
+    mark = item.get_closest_marker("timeout")
+    seconds = mark.args[0] if mark else 60
+
+    def on_alarm(signum, frame):
+        raise TimeoutError(f"{item.name} took more than {seconds} s")
+    signal.signal(signal.SIGALRM, on_alarm)
+    signal.alarm(seconds)
+
+
+def pytest_runtest_teardown(item):
+    signal.alarm(0)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed and call.when != "teardown":
+        starter = getattr(item, "funcargs", {}).get("start")
+        for proc in getattr(starter, "procs", []):
+            report.sections.append((f"log of {proc.name}", proc.tail(80)))
+
+
+@pytest.fixture
+def tmp():
+    path = viwtest.make_tmp()
+    yield path
+    if not os.environ.get("VIW_KEEP"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def root_dir():
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the helper trusts only root-owned files")
+    path = viwtest.make_root_dir()
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def start(tmp):
+    starter = viwtest.Starter(tmp)
+    yield starter
+    faults = starter.close()
+    if faults:
+        pytest.fail("\n".join(faults), pytrace=False)
+
+
+@pytest.fixture
+def redis(tmp):
+    server = viwtest.RedisServer(tmp).start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def pg_cluster():
+    server = viwtest.PgServer().init()
+    try:
+        yield server.start().make_template()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def pg(pg_cluster):
+    database = pg_cluster.new_database()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def pg_server():
+    server = viwtest.PgServer().init()
+    try:
+        yield server.start().make_template()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def ws_loop():
+    loop = viwtest.WsLoop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def connect(ws_loop):
+    clients = []
+
+    def go(url, *args, **kwargs):
+        clients.append(viwtest.WsClient(ws_loop, url, *args, **kwargs))
+        return clients[-1]
+    yield go
+    for c in clients:
+        c.close()
+
+
+@pytest.fixture
+def pki(tmp):
+    return viwtest.Pki(tmp)
