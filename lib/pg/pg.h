@@ -14,11 +14,13 @@
 /* By SQLSTATE class (PostgreSQL manual, appendix A). */
 enum pg_verdict {
 	PG_OK,
-	PG_RETRY,     /* 40001 40P01 55P03 57014: same transaction again */
-	PG_RECONNECT, /* 08* 57P0x 53300, connection lost: outcome unknown, again after reconnect */
-	PG_BAD_DATA,  /* 22* 23* 21000: one row is at fault: bisect */
-	PG_PAUSE,     /* 53100 53200 58* 42* 28* 3D* 25006 and all unknown: wait, alarm, again */
+	PG_RETRY,     /* 40* 55P03 57014: same transaction again */
+	PG_RECONNECT, /* 08* 57P0x 53300 25006 26* 0A000, connection lost: outcome unknown, again after
+		       * reconnect. 25006: the server became a standby; 26*, 0A000: prepared plans went stale */
+	PG_BAD_DATA,  /* 22* 23* 21* 54* P0* VW*: one row is at fault: bisect */
+	PG_PAUSE,     /* 53* 58* 42* 28* 3D* and all unknown: wait, alarm, again */
 };
+const char *pg_verdict_word(enum pg_verdict v);
 
 struct pg;
 /* uri: libpq URI or key=value list, several hosts allowed; target_session_attrs=read-write and
@@ -27,9 +29,17 @@ int pg_new(const char *uri, const char *application_name, struct pg **ret) MUST_
 void pg_free(struct pg *p);
 /* Syntax only; -EINVAL with msg that holds no password. */
 int pg_uri_check(const char *uri, char *msg, size_t msg_cap) MUST_CHECK;
-/* Connects if needed; PG_OK, PG_RECONNECT, PG_PAUSE. */
-enum pg_verdict pg_connect(struct pg *p);
+/* Connects if needed; PG_OK, PG_RECONNECT, PG_PAUSE. Waits 5 s a host unless the URI says otherwise. */
+enum pg_verdict pg_connect(struct pg *p) MUST_CHECK;
 bool pg_is_connected(const struct pg *p);
+/* Drops the connection; the next call connects again. */
+void pg_disconnect(struct pg *p);
+/* SQL run after each connect, such as SET statement_timeout. Kept by pointer. Default: statement
+ * 30 s, lock 5 s, idle in transaction 60 s. */
+void pg_set_session(struct pg *p, const char *sql);
+/* How long one call may take before the connection is given up as dead (a frozen server answers
+ * nothing, not even its own timeouts). Default 45 s; 0: no limit. */
+void pg_set_deadline_ms(struct pg *p, int64_t ms);
 /* Text of the last failure: SQLSTATE and primary message; no row data, no password. */
 const char *pg_error(const struct pg *p);
 const char *pg_sqlstate(const struct pg *p); /* "" when none */
@@ -42,7 +52,7 @@ void pg_array_free(struct pg_array *a);
 void pg_array_clear(struct pg_array *a);
 /* Each appends one element; -ENOMEM. p NULL in a span: SQL NULL. Times are Unix ms. */
 int pg_array_text(struct pg_array *a, struct span s) MUST_CHECK; /* TEXT, JSONB, BYTEA */
-int pg_array_int(struct pg_array *a, int64_t v) MUST_CHECK;      /* INT4 (range checked), INT8, TIMESTAMPTZ, BOOL */
+int pg_array_int(struct pg_array *a, int64_t v) MUST_CHECK;      /* INT4, INT8, TIMESTAMPTZ, BOOL; -ERANGE when it does not fit */
 int pg_array_num(struct pg_array *a, double v) MUST_CHECK;
 int pg_array_null(struct pg_array *a) MUST_CHECK;
 size_t pg_array_len(const struct pg_array *a);
