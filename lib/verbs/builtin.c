@@ -1,0 +1,91 @@
+/*
+ * Verbs that have no script: those of host-helper's own code, and the agent's ECHO and shutdown.
+ * Written as manifests, so that both kinds are read by the same code.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "verbs/verbs_private.h"
+
+static const struct {
+	bool local;
+	const char *manifest;
+} builtins[] = {
+    {true,
+     "{\"verb\":\"ECHO\",\"exec\":\"/\",\"effects\":false,\"concurrency\":64,"
+     "\"params\":{\"message\":{\"type\":\"text\",\"max\":32768,\"optional\":true,\"via\":\"env\"}},"
+     "\"doc\":\"Gives message back as stdout; answered by the agent itself.\"}"},
+    {true, "{\"verb\":\"shutdown\",\"exec\":\"/\",\"effects\":false,\"idempotent\":true,"
+	   "\"doc\":\"Stops the agent cleanly; answered by the agent itself.\"}"},
+    {false, "{\"verb\":\"get_system_health\",\"exec\":\"/\",\"effects\":false,\"concurrency\":16,"
+	    "\"timeout_s\":10,\"doc\":\"CPU, memory, disk, load and uptime, with a verdict.\"}"},
+    {false,
+     "{\"verb\":\"get_monitoring_data\",\"exec\":\"/\",\"effects\":false,\"concurrency\":4,"
+     "\"timeout_s\":15,\"params\":{\"services\":{\"type\":\"text\",\"max\":1024,\"optional\":true,"
+     "\"via\":\"env\"}},"
+     "\"doc\":\"The metrics of a TELEMETRY frame; services is a comma-separated list of units.\"}"},
+    {false, "{\"verb\":\"get_service_status\",\"exec\":\"/\",\"effects\":false,\"concurrency\":4,"
+	    "\"timeout_s\":15,\"params\":{\"unit\":{\"type\":\"unit\",\"via\":\"env\"}},"
+	    "\"doc\":\"State of one systemd unit.\"}"},
+    {false,
+     "{\"verb\":\"tail_logs\",\"exec\":\"/\",\"effects\":false,\"concurrency\":4,\"timeout_s\":20,"
+     "\"max_output_bytes\":262144,\"params\":{"
+     "\"unit\":{\"type\":\"unit\",\"optional\":true,\"via\":\"env\"},"
+     "\"lines\":{\"type\":\"int\",\"min\":1,\"max\":1000,\"default\":200,\"via\":\"env\"},"
+     "\"since_cursor\":{\"type\":\"text\",\"max\":512,\"optional\":true,\"via\":\"env\"},"
+     "\"priority\":{\"type\":\"enum\",\"optional\":true,\"via\":\"env\",\"values\":[\"0\",\"1\","
+     "\"2\","
+     "\"3\",\"4\",\"5\",\"6\",\"7\",\"emerg\",\"alert\",\"crit\",\"err\",\"warning\",\"notice\","
+     "\"info\","
+     "\"debug\"]}},\"doc\":\"Lines of the systemd journal.\"}"},
+    {false, "{\"verb\":\"list_containers\",\"exec\":\"/\",\"effects\":false,\"concurrency\":4,"
+	    "\"timeout_s\":15,\"max_output_bytes\":262144,\"params\":{"
+	    "\"all\":{\"type\":\"bool\",\"default\":true,\"via\":\"env\"}},"
+	    "\"doc\":\"Containers that spawn_container started; all: stopped ones too.\"}"},
+    {false,
+     "{\"verb\":\"spawn_container\",\"exec\":\"/\",\"effects\":true,\"timeout_s\":120,\"params\":{"
+     "\"image\":{\"type\":\"text\",\"max\":255,\"optional\":true,\"via\":\"env\",\"charset\":"
+     "\"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._/:@-\"},"
+     "\"name\":{\"type\":\"hostname\",\"optional\":true,\"via\":\"env\"},"
+     "\"username\":{\"type\":\"username\",\"optional\":true,\"via\":\"env\"},"
+     "\"container_port\":{\"type\":\"port\",\"default\":3000,\"via\":\"env\"},"
+     "\"userpass\":{\"type\":\"secret\",\"max\":128,\"optional\":true,\"via\":\"env\"}},"
+     "\"doc\":\"Starts one container of an allowed image with a published port.\"}"},
+    {false, "{\"verb\":\"stop_container\",\"exec\":\"/\",\"effects\":true,\"idempotent\":true,"
+	    "\"timeout_s\":180,\"concurrency\":4,\"params\":{"
+	    "\"container\":{\"type\":\"text\",\"min\":1,\"max\":128,\"via\":\"env\",\"charset\":"
+	    "\"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-\"},"
+	    "\"timeout\":{\"type\":\"duration_s\",\"max\":120,\"default\":10,\"via\":\"env\"},"
+	    "\"remove\":{\"type\":\"bool\",\"default\":true,\"via\":\"env\"}},"
+	    "\"doc\":\"Stops (and removes) a container that spawn_container started.\"}"},
+};
+
+static int add_one(struct verbs *vs, const char *manifest, bool local)
+{
+	struct verbs_faults faults = {0};
+	struct verb *v = NULL;
+
+	int r = verb_parse(manifest, strlen(manifest), "(built in)", &v, &faults);
+	verbs_faults_fini(&faults);
+	if (r < 0)
+		return r;
+	free(v->exec);
+	free(v->file);
+	v->exec = v->file = NULL;
+	v->builtin = true;
+	v->local = local;
+	r = verbs_add(vs, v);
+	if (r < 0)
+		verb_free(v);
+	return r;
+}
+
+int verbs_add_builtins(struct verbs *v)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(builtins); i++)
+		r = add_one(v, builtins[i].manifest, builtins[i].local);
+	return r;
+}
