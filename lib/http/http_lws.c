@@ -1,0 +1,366 @@
+/*
+ * The lws context, its one vhost, and our listening socket. States of a server: open → (accepting
+ * paused at the cap or without descriptors) → closing → freed by its own timer, after lws' second
+ * destroy call.
+ */
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "http/http_internal.h"
+
+#define ACCEPT_BATCH	64  /* per turn, so that other sockets get their turn in a storm */
+#define ACCEPT_PAUSE_MS 100 /* after EMFILE */
+#define DESTROY_STEP_MS 20
+#define BACKLOG		4096
+
+struct http_lws {
+	struct loop *loop;
+	struct http_table table;
+	struct http_lws_config cfg;
+	struct lws_protocols protocols[3];
+	struct lws_context *context;
+	struct lws_vhost *vhost;
+	int fd;
+	uint16_t port;
+	struct loop_poll *poll;
+	struct loop_timer *timer; /* resumes accepting; later drives the destroy steps */
+	size_t conns;
+	bool paused, closing;
+	int destroy_step;
+};
+
+const struct http_table *http_lws_table(const struct http_lws *h)
+{
+	return &h->table;
+}
+
+const char *const *http_lws_ws_paths(const struct http_lws *h)
+{
+	return h->cfg.ws_paths;
+}
+
+uint16_t http_lws_port(const struct http_lws *h)
+{
+	return h->port;
+}
+
+void *http_lws_arg(struct http_lws *h)
+{
+	return h->cfg.arg;
+}
+
+struct lws_vhost *http_lws_vhost(struct http_lws *h)
+{
+	return h->vhost;
+}
+
+struct loop *http_lws_loop(struct http_lws *h)
+{
+	return h->loop;
+}
+
+size_t http_lws_conns(const struct http_lws *h)
+{
+	return h->conns;
+}
+
+struct http_lws *http_lws_of(struct lws *wsi)
+{
+	return lws_context_user(lws_get_context(wsi));
+}
+
+bool http_lws_peer(struct lws *wsi, struct netaddr *ret)
+{
+	int fd = lws_get_socket_fd(wsi);
+
+	memset(ret, 0, sizeof(*ret));
+	ret->len = sizeof(ret->ss);
+	return fd >= 0 && getpeername(fd, (struct sockaddr *)&ret->ss, &ret->len) == 0;
+}
+
+/* ---- accepting ---- */
+
+static void accept_resume(struct http_lws *h)
+{
+	if (h->closing || !h->poll || !h->paused || h->conns >= h->cfg.max_conns)
+		return;
+	h->paused = false;
+	if (loop_poll_set(h->poll, LOOP_READ) < 0)
+		h->paused = true;
+}
+
+static void accept_pause(struct http_lws *h)
+{
+	h->paused = true;
+	(void)!loop_poll_set(h->poll, 0);
+}
+
+static void adopt(struct http_lws *h, int fd)
+{
+	int one = 1;
+
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	/* On failure lws closes fd. */
+	(void)lws_adopt_socket_vhost(h->vhost, fd);
+}
+
+static void on_listener_ready(void *arg, int events UNUSED)
+{
+	struct http_lws *h = arg;
+
+	for (int i = 0; i < ACCEPT_BATCH; i++) {
+		int fd;
+
+		if (h->conns >= h->cfg.max_conns) {
+			accept_pause(h);
+			return;
+		}
+		fd = accept4(h->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd >= 0) {
+			adopt(h, fd);
+			continue;
+		}
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+			accept_pause(h);
+			loop_timer_start(h->timer, ACCEPT_PAUSE_MS, 0);
+			return;
+		}
+		if (errno != EINTR && errno != ECONNABORTED)
+			return; /* EAGAIN, or a fault of one peer */
+	}
+}
+
+static int listener_open(struct http_lws *h, const char *bind_text)
+{
+	struct netaddr a;
+	int one = 1, r;
+
+	r = netaddr_parse_hostport(bind_text, &a);
+	if (r < 0)
+		return r;
+	h->fd = socket(a.ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (h->fd < 0)
+		return -errno;
+	(void)setsockopt(h->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(h->fd, (struct sockaddr *)&a.ss, a.len) < 0 || listen(h->fd, BACKLOG) < 0)
+		return -errno;
+	a.len = sizeof(a.ss);
+	if (getsockname(h->fd, (struct sockaddr *)&a.ss, &a.len) < 0)
+		return -errno;
+	h->port = netaddr_port(&a);
+	r = loop_poll_new(h->loop, h->fd, on_listener_ready, h, &h->poll);
+	return r < 0 ? r : loop_poll_set(h->poll, LOOP_READ);
+}
+
+/* ---- lws callbacks ---- */
+
+static int on_confirm_upgrade(struct http_lws *h, struct lws *wsi)
+{
+	char upgrade[32], uri[512];
+
+	/* Not `in`: it dangles after keep-alive followed by an unknown upgrade. */
+	if (lws_hdr_total_length(wsi, WSI_TOKEN_UPGRADE) <= 0)
+		return -1;
+	if (lws_hdr_copy(wsi, upgrade, sizeof(upgrade), WSI_TOKEN_UPGRADE) <= 0 ||
+	    strcasecmp(upgrade, "websocket") != 0)
+		return http_lws_refuse(wsi, 400, "bad_upgrade", "only Upgrade: websocket is served",
+				       0);
+	if (lws_hdr_copy(wsi, uri, sizeof(uri), WSI_TOKEN_GET_URI) <= 0)
+		return http_lws_refuse(wsi, 400, "bad_upgrade",
+				       "an upgrade is a GET of a short path", 0);
+	for (const char *const *p = h->cfg.ws_paths; p && *p; p++)
+		if (strcmp(*p, uri) == 0)
+			return h->cfg.on_upgrade(h->cfg.arg, wsi, uri);
+	return http_lws_refuse(wsi, 404, "not_found", "no WebSocket on this path", 0);
+}
+
+static void count_conn(struct http_lws *h, int by)
+{
+	if (by > 0) {
+		h->conns++;
+	} else if (h->conns > 0) {
+		h->conns--;
+		accept_resume(h);
+	}
+}
+
+static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
+		   size_t len)
+{
+	struct http_lws *h = http_lws_of(wsi);
+	struct http_conn *c = user;
+
+	switch (reason) {
+	case LWS_CALLBACK_WSI_CREATE:
+		count_conn(h, 1);
+		return 0;
+	case LWS_CALLBACK_WSI_DESTROY:
+		count_conn(h, -1);
+		return 0;
+	case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
+		return on_confirm_upgrade(h, wsi);
+	case LWS_CALLBACK_HTTP:
+		return http_on_request(h, wsi, c, in);
+	case LWS_CALLBACK_HTTP_BODY:
+		return http_on_body(c, in, len);
+	case LWS_CALLBACK_HTTP_BODY_COMPLETION:
+		return http_on_body_end(c);
+	case LWS_CALLBACK_HTTP_WRITEABLE:
+		return http_on_writable(wsi, c);
+	case LWS_CALLBACK_CLOSED_HTTP:
+	case LWS_CALLBACK_HTTP_DROP_PROTOCOL:
+		if (c)
+			http_on_gone(c);
+		return 0;
+	case LWS_CALLBACK_OPENSSL_PERFORM_CLIENT_CERT_VERIFICATION:
+		return len ? 0 : 1; /* OpenSSL's verdict; lws ignores it otherwise */
+	default:
+		return 0;
+	}
+}
+
+/* ---- open and close ---- */
+
+static void on_lws_log(int level UNUSED, const char *line)
+{
+	LOG_DEBUG(FIELDS(.event = "libwebsockets"), "%.*s", (int)strcspn(line, "\n"), line);
+}
+
+static int context_open(struct http_lws *h)
+{
+	/* All zero: lws keeps no validity timers of its own (they are sorted lists). */
+	static const lws_retry_bo_t no_validity;
+	void *loops[1] = {loop_native(h->loop)};
+	struct lws_context_creation_info info = {
+	    .port = CONTEXT_PORT_NO_LISTEN_SERVER,
+	    .protocols = h->protocols,
+	    .user = h,
+	    .foreign_loops = loops,
+	    .options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_EXPLICIT_VHOSTS |
+		       LWS_SERVER_OPTION_DISABLE_OS_CA_CERTS,
+	    .fd_limit_per_thread = h->cfg.many ? 0 : (unsigned)h->cfg.max_conns + 32,
+	    .max_http_header_pool = 0,
+	    .max_http_header_data = 8192,
+	    .timeout_secs = 20,
+	    .timeout_secs_ah_idle = 60,
+	    .keepalive_timeout = 30,
+	    .pt_serv_buf_size = 4096,
+	    .retry_and_idle_policy = &no_validity,
+	    .vhost_name = "default",
+	    .alpn = "http/1.1",
+	    .uid = -1,
+	    .gid = -1,
+	};
+
+	lws_set_log_level(log_enabled(LOG_LEVEL_DEBUG) ? LLL_ERR | LLL_WARN : 0, on_lws_log);
+	h->context = lws_create_context(&info);
+	if (!h->context)
+		return -ENOMEM;
+	h->vhost = lws_create_vhost(h->context, &info);
+	return h->vhost ? 0 : -ENOMEM;
+}
+
+static void protocols_fill(struct http_lws *h)
+{
+	h->protocols[0] = (struct lws_protocols){
+	    .name = "http", .callback = on_http, .per_session_data_size = sizeof(struct http_conn)};
+	if (h->cfg.ws)
+		h->protocols[1] = *h->cfg.ws;
+}
+
+static void http_lws_release(struct http_lws *h)
+{
+	loop_timer_close(h->timer);
+	free(h);
+}
+
+/* First destroy, loop turns, second destroy: called twice without turns between, lws crashes. */
+static void on_timer(void *arg)
+{
+	struct http_lws *h = arg;
+
+	if (!h->closing) {
+		accept_resume(h);
+		return;
+	}
+	switch (h->destroy_step++) {
+	case 0:
+		if (h->context)
+			lws_context_destroy(h->context);
+		loop_timer_start(h->timer, DESTROY_STEP_MS, 0);
+		return;
+	default:
+		if (h->context)
+			lws_context_destroy(h->context);
+		http_lws_release(h);
+		return;
+	}
+}
+
+static void on_listener_closed(void *arg)
+{
+	int *fd = arg;
+
+	close(*fd);
+	free(fd);
+}
+
+void http_lws_stop_accepting(struct http_lws *h)
+{
+	int *fd;
+
+	if (!h->poll)
+		return;
+	/* The port must answer no more from now on, though the watcher closes a turn later. */
+	(void)shutdown(h->fd, SHUT_RDWR);
+	fd = malloc(sizeof(*fd));
+	if (fd)
+		*fd = h->fd;
+	loop_poll_close(h->poll, fd ? on_listener_closed : NULL, fd);
+	h->poll = NULL;
+	h->fd = -1;
+}
+
+void http_lws_close(struct http_lws *h)
+{
+	if (!h || h->closing)
+		return;
+	http_lws_stop_accepting(h);
+	h->closing = true;
+	loop_timer_start(h->timer, 0, 0);
+}
+
+int http_lws_open(struct loop *l, const struct http_lws_config *cfg, struct http_lws **ret)
+{
+	struct http_lws *h = calloc(1, sizeof(*h));
+	int r;
+
+	if (!h)
+		return -ENOMEM;
+	h->loop = l;
+	h->cfg = *cfg;
+	h->table = *cfg->table;
+	h->fd = -1;
+	protocols_fill(h);
+	r = loop_timer_new(l, on_timer, h, &h->timer);
+	if (r < 0) {
+		free(h);
+		return r;
+	}
+	r = listener_open(h, cfg->bind);
+	if (r == 0)
+		r = context_open(h);
+	if (r < 0) {
+		if (h->fd >= 0 && !h->poll)
+			close(h->fd);
+		http_lws_close(h);
+		return r;
+	}
+	*ret = h;
+	return 0;
+}
