@@ -8,10 +8,10 @@
 #include "base/macros.h"
 
 struct buf {
-	char *data;  /* always NUL-terminated after the first append, the NUL is not counted */
-	size_t len;  /* bytes in use */
-	size_t cap;  /* bytes allocated, without the NUL */
-	size_t max;  /* len never exceeds this */
+	char *data; /* always NUL-terminated after the first append, the NUL is not counted */
+	size_t len; /* bytes in use */
+	size_t cap; /* bytes allocated, without the NUL */
+	size_t max; /* len never exceeds this */
 };
 
 /* max_bytes caps the content. Allocates nothing yet. */

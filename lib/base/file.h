@@ -6,10 +6,16 @@
 
 #include "base/buf.h"
 
-/* Reads all of path into out (appended). -EFBIG over out's cap, -errno. O_CLOEXEC, regular files only. */
+/* Reads all of path into out (appended). -EFBIG over out's cap, -errno. O_CLOEXEC, regular files
+ * only. */
 int file_read(const char *path, struct buf *out) MUST_CHECK;
-/* Same, one trailing newline dropped; -EACCES when others or the group may write it or others may
- * read it; -ENODATA when empty. */
+/*
+ * Same, one trailing newline dropped; -EACCES when others or the group may write it or others may
+ * read it; -ENODATA when empty. Container platforms mount secrets 0444 below /run/secrets: there,
+ * and only there, a file of root that nobody else may write may be readable by all.
+ */
 int file_read_secret(const char *path, struct buf *out) MUST_CHECK;
+/* What to do about an error of file_read_secret, in words; static text. */
+const char *file_secret_remedy(int error);
 /* Temporary file in the same folder, fsync, rename, fsync of the folder. mode as open(2). */
 int file_write_atomic(const char *path, const void *bytes, size_t n, unsigned mode) MUST_CHECK;

@@ -5,9 +5,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define AGENT_ID_MAX 64        /* ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ */
+#define AGENT_ID_MAX	   64  /* ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ */
 #define CORRELATION_ID_MAX 128 /* ^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$ */
-#define UUID_LEN 36
+#define UUID_LEN	   36
 
 bool ident_is_agent_id(const char *s, size_t n);
 bool ident_is_correlation_id(const char *s, size_t n);

@@ -13,7 +13,7 @@
 struct jsonw {
 	struct buf *out;
 	int err;
-	unsigned depth;      /* at most 32 */
+	unsigned depth;	     /* at most 32 */
 	uint32_t has_member; /* one bit a level: a comma is due */
 };
 

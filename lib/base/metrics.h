@@ -24,11 +24,11 @@ struct metric_family {
 };
 
 #define METRIC_ID(kind, id, name, labels, buckets, help) M_##id,
-#define METRIC_ROW(kind_, id_, name_, labels_, buckets_, help_)                                    \
-	{.kind = METRIC_KIND_##kind_,                                                              \
-	 .name = (name_),                                                                          \
-	 .labels = (labels_),                                                                      \
-	 .buckets = (buckets_),                                                                    \
+#define METRIC_ROW(kind_, id_, name_, labels_, buckets_, help_) \
+	{.kind = METRIC_KIND_##kind_,                           \
+	 .name = (name_),                                       \
+	 .labels = (labels_),                                   \
+	 .buckets = (buckets_),                                 \
 	 .help = (help_)},
 
 struct metric; /* one series */

@@ -25,7 +25,7 @@ uint16_t netaddr_port(const struct netaddr *a);
 
 struct cidr {
 	uint8_t addr[16]; /* IPv4 as mapped */
-	unsigned bits;    /* 0-128 */
+	unsigned bits;	  /* 0-128 */
 };
 struct cidr_list {
 	struct cidr *item;

@@ -12,7 +12,7 @@
 enum program_exit {
 	PROGRAM_OK = 0,
 	PROGRAM_UNAVAILABLE = 69, /* a needed service refused at start */
-	PROGRAM_SYSTEM = 71,      /* system error: bind, memory, descriptor limit */
+	PROGRAM_SYSTEM = 71,	  /* system error: bind, memory, descriptor limit */
 	PROGRAM_CONFIG = 78,
 };
 
@@ -20,9 +20,10 @@ extern const char *const program_version; /* from CMake's project version */
 
 /*
  * Handles the common options and loads cfg. Returns -1: go on running; else the exit code.
- * Options: --help --version --check-config --dump-config --config FILE --markdown (hidden:
- * prints docs). Unknown options and stray words: usage on stderr and 78. Words that are not
- * options are left for subcommands when spec->usage is set: *ret_words points into argv.
+ * Options: --help --version --check-config --dump-config --config FILE; hidden, for docs/:
+ * --markdown, --markdown-metrics. Unknown options and stray words: usage on stderr and 78. When
+ * spec->usage is set, words are left for subcommands, and so are unknown options that follow the
+ * first word: *ret_words is NULL-terminated and points into argv (its order is kept).
  * log_json and log_level come from the fields of that name if rows "LOG_JSON", "LOG_LEVEL" exist.
  */
 int program_start(const struct settings_spec *spec, int argc, char **argv, void *cfg,

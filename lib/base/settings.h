@@ -5,13 +5,15 @@
  * A program `foo` writes foo_settings.def with one row per setting:
  *
  *   SETTING(BOOL,   enabled,       "ENABLED",       "true",  0, 0, NULL, 0, "Run at all.")
- *   SETTING(INT,    max_conn,      "MAX_CONN",      "100",   1, 1000000, "connections", SETTING_RELOAD, "…")
- *   SETTING(STR,    id,            "ID",            NULL,    0, 0, NULL, 0, "…")
+ *   SETTING(INT,    max_conn,      "MAX_CONN",      "100",   1, 1000000, "connections",
+ * SETTING_RELOAD, "…") SETTING(STR,    id,            "ID",            NULL,    0, 0, NULL, 0, "…")
  *   SETTING(ENUM,   log_level,     "LOG_LEVEL",     "info",  0, 0, "debug|info|warn|error", 0, "…")
  *   SETTING(SECRET, shared_secret, "SHARED_SECRET", NULL,    0, 0, NULL, 0, "…")
- *     kind, field, name without prefix, default as text (NULL: unset), min, max (INT: value;
- *     STR, CSV, PATH, SECRET: max is the longest length in bytes, 0 = 4096), unit or enum words,
- *     flags, one-line doc
+ *     kind, field, name without prefix, default as text (NULL: unset), min, max (INT: value, both
+ *     0 = any; others: max is the longest length in bytes, 0 = 4096), unit or enum words, flags,
+ *     one-line doc, and where there is one the full name of another environment variable that
+ *     means the same (its own name wins):
+ *   SETTING(STR, stream_prefix, "STREAM_PREFIX", "viw", 0, 32, NULL, 0, "…", "VIW_STREAM_PREFIX")
  *
  * foo_settings.h:
  *   struct foo_settings {
@@ -26,12 +28,13 @@
  * Types in the struct: BOOL bool; INT int64_t; all others `char *` (NULL when unset, owned by the
  * struct, SECRET wiped on free).
  *
- * Precedence: environment, file, default. Names: <PREFIX>_<NAME>, in the file <name> in lower
- * case. Every SECRET also has <PREFIX>_<NAME>_FILE and <name>_file. The file is flat TOML:
- * comments, `key = "string" | 'string' | integer | true | false | ["a", "b"]` (arrays of strings
- * become CSV); tables, dotted keys, duplicates and anything else are faults with file and line.
- * An unknown name that starts with the program's prefix is a fault, except *_SERVICE_HOST,
- * *_SERVICE_PORT*, *_PORT, *_PORT_* (injected by Kubernetes).
+ * Precedence: environment, file, default; an empty value counts as unset there. Names:
+ * <PREFIX>_<NAME>, in the file <name> in lower case. Every SECRET and URL also has
+ * <PREFIX>_<NAME>_FILE and <name>_file (read by file_read_secret), but not both at once. The file
+ * is flat TOML: comments, `key = "string" | 'string' | integer | true | false | ["a", "b"]` (arrays
+ * of strings become CSV); tables, dotted keys, duplicates and anything else are faults with file
+ * and line. An unknown name that starts with the program's prefix is a fault, except what ends in
+ * _SERVICE_HOST or _PORT, or has _SERVICE_PORT or _PORT_ in it (injected by Kubernetes).
  */
 #pragma once
 
@@ -43,8 +46,8 @@
 #include "base/macros.h"
 
 enum setting_kind {
-	SETTING_KIND_BOOL,   /* true|false|1|0|yes|no|on|off */
-	SETTING_KIND_INT,    /* decimal within [min, max] */
+	SETTING_KIND_BOOL, /* true|false|1|0|yes|no|on|off */
+	SETTING_KIND_INT,  /* decimal within [min, max] */
 	SETTING_KIND_STR,
 	SETTING_KIND_PATH,   /* no NUL, not empty */
 	SETTING_KIND_CSV,    /* comma-separated, kept as text */
@@ -55,8 +58,8 @@ enum setting_kind {
 };
 
 enum setting_flags {
-	SETTING_RELOAD = 1,   /* SIGHUP applies a change */
-	SETTING_REQUIRED = 2, /* unset is a fault */
+	SETTING_RELOAD = 1,	/* SIGHUP applies a change */
+	SETTING_REQUIRED = 2,	/* unset is a fault */
 	SETTING_DEPRECATED = 4, /* accepted with a warning; doc names what replaces it */
 };
 
@@ -71,27 +74,31 @@ struct setting {
 	const char *env_alias; /* full name of another environment variable, or NULL */
 };
 
-#define SETTING_CTYPE_BOOL bool
-#define SETTING_CTYPE_INT int64_t
-#define SETTING_CTYPE_STR char *
-#define SETTING_CTYPE_PATH char *
-#define SETTING_CTYPE_CSV char *
-#define SETTING_CTYPE_ENUM char *
-#define SETTING_CTYPE_ADDR char *
+#define SETTING_CTYPE_BOOL   bool
+#define SETTING_CTYPE_INT    int64_t
+#define SETTING_CTYPE_STR    char *
+#define SETTING_CTYPE_PATH   char *
+#define SETTING_CTYPE_CSV    char *
+#define SETTING_CTYPE_ENUM   char *
+#define SETTING_CTYPE_ADDR   char *
 #define SETTING_CTYPE_SECRET char *
-#define SETTING_CTYPE_URL char *
-#define SETTING_FIELD(kind, field, name, def, min, max, unit, flags, doc)                          \
+#define SETTING_CTYPE_URL    char *
+#define SETTING_FIELD(kind, field, name, def, min, max, unit, flags, ...) \
 	SETTING_CTYPE_##kind field;
-#define SETTING_ROW(kind_, field_, name_, def_, min_, max_, unit_, flags_, doc_)                   \
-	{.kind = SETTING_KIND_##kind_,                                                             \
-	 .offset = offsetof(struct SETTINGS_STRUCT, field_),                                       \
-	 .name = (name_),                                                                          \
-	 .default_text = (def_),                                                                   \
-	 .min = (min_),                                                                            \
-	 .max = (max_),                                                                            \
-	 .unit = (unit_),                                                                          \
-	 .flags = (flags_),                                                                        \
-	 .doc = (doc_)},
+#define SETTING_DOC_OF(doc, ...)	  doc
+#define SETTING_ALIAS_OF(doc, alias, ...) alias
+/* the last arguments are doc and, optionally, the alias */
+#define SETTING_ROW(kind_, field_, name_, def_, min_, max_, unit_, flags_, ...) \
+	{.kind = SETTING_KIND_##kind_,                                          \
+	 .offset = offsetof(struct SETTINGS_STRUCT, field_),                    \
+	 .name = (name_),                                                       \
+	 .default_text = (def_),                                                \
+	 .min = (min_),                                                         \
+	 .max = (max_),                                                         \
+	 .unit = (unit_),                                                       \
+	 .flags = (flags_),                                                     \
+	 .doc = SETTING_DOC_OF(__VA_ARGS__, NULL),                              \
+	 .env_alias = SETTING_ALIAS_OF(__VA_ARGS__, NULL, NULL)},
 
 /* Faults are gathered, never just the first. Owned text; settings_faults_fini frees. */
 struct settings_faults {
@@ -100,26 +107,36 @@ struct settings_faults {
 		char *text;    /* what is wrong and what would be right; never a secret's value */
 	} * item;
 	size_t n;
+	struct settings_fault *warning; /* does not stop the program */
+	size_t warnings;
 };
 void settings_fault_add(struct settings_faults *f, const char *setting, const char *fmt, ...)
-	PRINTF_LIKE(3, 4);
+    PRINTF_LIKE(3, 4);
+void settings_warning_add(struct settings_faults *f, const char *setting, const char *fmt, ...)
+    PRINTF_LIKE(3, 4);
 void settings_faults_fini(struct settings_faults *f);
 
+struct metric_family;
 struct settings_spec {
-	const char *program;      /* "agent-bridge" */
-	const char *summary;      /* one line for --help */
-	const char *prefix;       /* "AGENT_BRIDGE" */
-	const char *file_env;     /* "AGENT_BRIDGE_CONFIG" */
+	const char *program;	  /* "agent-bridge" */
+	const char *summary;	  /* one line for --help */
+	const char *prefix;	  /* "AGENT_BRIDGE" */
+	const char *file_env;	  /* "AGENT_BRIDGE_CONFIG" */
 	const char *default_file; /* read when it exists; NULL: none */
-	const char *usage;        /* extra usage lines (subcommands), or NULL */
+	const char *usage;	  /* extra usage lines (subcommands), or NULL */
 	const struct setting *row;
 	size_t rows;
 	size_t struct_size;
-	/* Checks across settings; adds faults. May be NULL. */
+	/* Checks across settings; adds faults. May be NULL. Fields at fault hold their default; it
+	 * is not called while a SETTING_REQUIRED field is unset. */
 	void (*validate)(const void *cfg, struct settings_faults *faults);
+	/* The program's metrics, for --markdown-metrics. May be NULL. */
+	const struct metric_family *metric;
+	size_t metrics;
 };
 
-/* Fills cfg (zeroed first). 0, or -EINVAL with faults, -ENOMEM. envp as environ(7). */
+/* Fills cfg (zeroed first). 0 (perhaps with warnings), or -EINVAL with faults, -ENOMEM. envp as
+ * environ(7). cfg is to be freed with settings_free in every case. */
 int settings_load(const struct settings_spec *spec, char *const *envp, void *cfg,
 		  struct settings_faults *faults) MUST_CHECK;
 void settings_free(const struct settings_spec *spec, void *cfg);

@@ -7,7 +7,7 @@
 
 #include "base/macros.h"
 
-#define SHA256_BYTES 32
+#define SHA256_BYTES   32
 #define SHA256_HEX_LEN 64
 
 /* out: SHA256_BYTES. */

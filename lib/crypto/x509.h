@@ -10,10 +10,10 @@
 struct x509_st; /* OpenSSL's X509 */
 
 struct cert_info {
-	uint8_t fingerprint[32];  /* SHA-256 over the DER */
-	uint8_t spki_pin[32];     /* SHA-256 over SubjectPublicKeyInfo (RFC 7469, 2.4) */
-	char subject[512];        /* RFC 2253, cut when longer */
-	char cn[256];             /* empty: none, or not plain */
+	uint8_t fingerprint[32]; /* SHA-256 over the DER */
+	uint8_t spki_pin[32];	 /* SHA-256 over SubjectPublicKeyInfo (RFC 7469, 2.4) */
+	char subject[512];	 /* RFC 2253, cut when longer */
+	char cn[256];		 /* empty: none, or not plain */
 	int64_t not_before_ms, not_after_ms;
 };
 /* -EINVAL when it is not a certificate. */
