@@ -27,7 +27,7 @@ int buf_append(struct buf *b, const void *bytes, size_t n) MUST_CHECK;
 int buf_append_str(struct buf *b, const char *s) MUST_CHECK;
 int buf_append_char(struct buf *b, char c) MUST_CHECK;
 int buf_appendf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3) MUST_CHECK;
-int buf_vappendf(struct buf *b, const char *fmt, va_list ap) MUST_CHECK;
+int buf_vappendf(struct buf *b, const char *fmt, va_list ap) PRINTF_LIKE(2, 0) MUST_CHECK;
 
 /* Makes room for n more bytes and gives where to write them; buf_commit says how many were. */
 int buf_reserve(struct buf *b, size_t n, char **ret_at) MUST_CHECK;

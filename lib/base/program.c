@@ -56,31 +56,29 @@ static bool find_option(const char *word, enum action *ret)
 	return false;
 }
 
-/* Takes the common options out of argv; what is left are the words. -1, or the exit code. */
-static int parse_options(const struct settings_spec *spec, int argc, char **argv, enum action *ret)
+/* The common options, up to the first word. -1, or the exit code. */
+static int parse_options(const struct settings_spec *spec, int argc, char **argv, enum action *ret,
+			 char ***ret_words)
 {
-	int words = 0;
-	for (int i = 1; i < argc; i++) {
+	int i = 1;
+	for (; i < argc && argv[i][0] == '-'; i++) {
 		const char *path = NULL;
 		if (find_option(argv[i], ret))
 			continue;
-		if (strncmp(argv[i], "--config=", 9) == 0) {
+		if (strncmp(argv[i], "--config=", 9) == 0)
 			path = argv[i] + 9;
-		} else if (strcmp(argv[i], "--config") == 0) {
-			if (i + 1 == argc)
-				return usage_error(spec, "a file must follow", argv[i]);
-			path = argv[++i];
-		} else if (argv[i][0] == '-' && words == 0) {
+		else if (strcmp(argv[i], "--config") != 0)
 			return usage_error(spec, "unknown option", argv[i]);
-		} else if (!spec->usage) {
-			return usage_error(spec, "unknown word", argv[i]);
-		} else {
-			argv[words++] = argv[i];
-		}
-		if (path && (!spec->file_env || !*path || setenv(spec->file_env, path, 1) < 0))
+		else if (i + 1 == argc)
+			return usage_error(spec, "a file must follow", argv[i]);
+		else
+			path = argv[++i];
+		if (!spec->file_env || !*path || setenv(spec->file_env, path, 1) < 0)
 			return usage_error(spec, "not a settings file:", path);
 	}
-	argv[words] = NULL;
+	if (i < argc && !spec->usage)
+		return usage_error(spec, "unknown word", argv[i]);
+	*ret_words = argv + i;
 	return -1;
 }
 
@@ -166,11 +164,12 @@ int program_start(const struct settings_spec *spec, int argc, char **argv, void 
 {
 	enum action action = RUN;
 	memset(cfg, 0, spec->struct_size);
-	int code = parse_options(spec, argc, argv, &action);
+	char **words;
+	int code = parse_options(spec, argc, argv, &action, &words);
 	if (code >= 0)
 		return code;
 	if (ret_words)
-		*ret_words = argv;
+		*ret_words = words;
 	switch (action) {
 	case HELP:
 		settings_help(spec, stdout);

@@ -22,8 +22,8 @@ extern const char *const program_version; /* from CMake's project version */
  * Handles the common options and loads cfg. Returns -1: go on running; else the exit code.
  * Options: --help --version --check-config --dump-config --config FILE; hidden, for docs/:
  * --markdown, --markdown-metrics. Unknown options and stray words: usage on stderr and 78. When
- * spec->usage is set, words are left for subcommands, and so are unknown options that follow the
- * first word: *ret_words is NULL-terminated and points into argv (its order is kept).
+ * spec->usage is set, the first word ends the options: *ret_words points at it in argv
+ * (NULL-terminated; at the NULL when there is none), and all that follows is the subcommand's.
  * log_json and log_level come from the fields of that name if rows "LOG_JSON", "LOG_LEVEL" exist.
  */
 int program_start(const struct settings_spec *spec, int argc, char **argv, void *cfg,

@@ -41,6 +41,7 @@ struct source {
 
 /* ---- faults ---- */
 
+PRINTF_LIKE(4, 0)
 static void add(struct settings_fault **list, size_t *n, const char *setting, const char *fmt,
 		va_list ap)
 {
