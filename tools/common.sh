@@ -1,0 +1,43 @@
+# What every word of ./viw may use: messages, root, builds. Sourced; VIW_ROOT is the tree.
+
+say() { printf '\033[1m%s\033[0m\n' "$*" | if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9;]*m//g'; fi; }
+note() { printf '  %s\n' "$*"; }
+die() {
+	printf 'viw: %s\n' "$*" >&2
+	exit 1
+}
+
+is_root() { [ "$(id -u)" = 0 ]; }
+
+# Runs a command as root: directly, or through sudo.
+as_root() {
+	if is_root; then
+		"$@"
+	else
+		command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo and let $(id -un) use it"
+		sudo "$@"
+	fi
+}
+
+jobs_n() { nproc 2>/dev/null || echo 2; }
+
+# Postgres' programs are not in PATH on Debian.
+pg_bin() {
+	local d
+	d=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
+	[ -n "$d" ] || die "PostgreSQL is not installed: apt-get install postgresql"
+	echo "$d"
+}
+
+# Configures once, builds always (ninja does nothing when nothing changed).
+build_preset() {
+	local preset=$1
+	shift
+	[ -f "build/$preset/build.ninja" ] || cmake --preset "$preset" >"/tmp/viw-cmake.$$" 2>&1 || {
+		cat "/tmp/viw-cmake.$$" >&2
+		rm -f "/tmp/viw-cmake.$$"
+		die "cmake --preset $preset failed"
+	}
+	rm -f "/tmp/viw-cmake.$$"
+	ninja -C "build/$preset" -j "$(jobs_n)" --quiet "$@" || die "the build failed"
+}

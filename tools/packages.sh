@@ -1,0 +1,116 @@
+# Debian packages: one table says which and why; only what is missing gets installed, and no
+# service of theirs is started or left enabled. Sourced by ./viw.
+
+# group|package|why
+PACKAGES='
+build|gcc|C compiler
+build|libc6-dev|C library headers
+build|cmake|build description
+build|ninja-build|runs the build
+build|pkg-config|finds the libraries
+build|libssl-dev|HMAC, SHA-256, TLS, certificates
+build|libjansson-dev|JSON of settings, manifests and HTTP bodies
+build|libuv1-dev|event loop of bridge and agent
+build|libwebsockets-dev|WebSocket and HTTP
+build|libhiredis-dev|Redis protocol
+build|libpq-dev|PostgreSQL protocol
+build|libsystemd-dev|journal, D-Bus, socket activation in the helper
+build|libseccomp-dev|syscall filter of the helper
+build|libcurl4-openssl-dev|container engine API in the helper
+run|libwebsockets-evlib-uv|lets libwebsockets run on the libuv loop
+run|redis-server|private Redis of `up` and of tests
+run|redis-tools|redis-cli
+run|postgresql|private PostgreSQL of `up` and of tests
+run|postgresql-client|psql
+run|curl|asks the HTTP endpoints
+run|procps|process figures
+run|util-linux|setpriv, flock, setsid
+test|clang|second compiler of the warning check
+test|libcmocka-dev|unit tests
+test|python3|integration and end-to-end tests
+test|python3-pytest|runs them
+test|python3-websockets|a WebSocket client we did not write
+test|python3-redis|a Redis client we did not write
+test|python3-psycopg2|a PostgreSQL client we did not write
+test|python3-jsonschema|checks frames against the generated schema
+test|openssl|makes test certificates, TLS client
+test|nginx|terminates mTLS in front of the bridge in tests
+test|prometheus|promtool checks /metrics and alert rules
+test|git|lists the sources for the source checks
+fuzz|clang|libFuzzer
+fuzz|libclang-rt-14-dev|libFuzzer runtime
+fmt|clang-format|formatting
+fmt|clang-tidy|lint
+fmt|cppcheck|lint
+fmt|git|what changed
+bench|python3|drives the measurements
+bench|nats-server|measured beside the bridge
+bench|mosquitto|measured beside the bridge
+bench|nodejs|measured beside the bridge
+'
+
+package_is_installed() {
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# packages_need GROUP…: installs what these groups lack, saying what and why.
+packages_need() {
+	local group package why missing=() reason=() g
+	command -v dpkg-query >/dev/null || die "this is not Debian: install by hand what the table in tools/packages.sh lists"
+	for g in "$@"; do
+		while IFS='|' read -r group package why; do
+			[ "$group" = "$g" ] || continue
+			[[ " ${missing[*]-} " == *" $package "* ]] && continue
+			package_is_installed "$package" && continue
+			missing+=("$package")
+			reason+=("$why")
+		done <<<"$PACKAGES"
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	say "Installing ${#missing[@]} missing Debian packages"
+	local i
+	for i in "${!missing[@]}"; do printf '  %-24s %s\n' "${missing[$i]}" "${reason[$i]}"; done
+	packages_install "${missing[@]}"
+}
+
+# Installs with a policy that forbids starting services (invoke-rc.d asks it), and disables at the
+# next boot the services that came with packages of ours; the machine's own are left alone.
+packages_install() {
+	local script
+	script=$(mktemp)
+	cat >"$script" <<'ROOT'
+set -eu
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+	printf '#!/bin/sh\nexit 101\n' >$policy
+	chmod 755 $policy
+	trap 'rm -f $policy' EXIT
+fi
+log=$(mktemp)
+run() { "$@" >"$log" 2>&1 || { tail -n 30 "$log" >&2; rm -f "$log"; exit 1; }; }
+[ -n "$(find /var/lib/apt/lists -name '*_Packages*' -mmin -1440 -print -quit 2>/dev/null)" ] || run apt-get -q update
+before=$(ls /etc/systemd/system/*.wants 2>/dev/null | sort -u || true)
+# No cluster of its own for a PostgreSQL that only brings its programs.
+if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+	mkdir -p /etc/postgresql-common/createcluster.d
+	echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/viworks.conf
+fi
+apt-get -q -y --no-install-recommends install "$@" >"$log" 2>&1 || {
+	run apt-get -q update
+	run apt-get -q -y --no-install-recommends install "$@"
+}
+rm -f "$log"
+if command -v systemctl >/dev/null; then
+	for unit in redis-server postgresql nginx prometheus mosquitto nats-server; do
+		case " $* " in *" $unit "*) systemctl --quiet disable "$unit" >/dev/null 2>&1 || true ;; esac
+	done
+fi
+ROOT
+	sed -i '/^before=/d' "$script"
+	as_root bash "$script" "$@" || {
+		rm -f "$script"
+		die "installing packages failed"
+	}
+	rm -f "$script"
+}

@@ -1,0 +1,129 @@
+# ./viw test, fuzz, bench, chaos. Sourced by ./viw.
+
+TEST_PASSED=0
+TEST_FAILED=0
+
+# Adds a JUnit file's counts (ctest and pytest both write one) to the sums.
+test_count() {
+	local file=$1 tests=0 failures=0 errors=0 skipped=0 attr
+	[ -s "$file" ] || {
+		TEST_FAILED=$((TEST_FAILED + 1)) # it broke before it could report
+		return
+	}
+	for attr in tests failures errors skipped; do
+		printf -v "$attr" '%s' "$(grep -o '<testsuite [^>]*>' <(tr '\n' ' ' <"$file") | grep -o " $attr=\"[0-9]*\"" |
+			tr -dc '0-9\n' | awk '{s += $1} END {print s + 0}')"
+	done
+	TEST_FAILED=$((TEST_FAILED + failures + errors))
+	TEST_PASSED=$((TEST_PASSED + tests - failures - errors - skipped))
+}
+
+# A build without a test report of its own counts as one test: -Werror makes a warning a failure.
+test_build() {
+	local what=$1
+	shift
+	say "$what"
+	if ("$@"); then TEST_PASSED=$((TEST_PASSED + 1)); else TEST_FAILED=$((TEST_FAILED + 1)); fi
+}
+
+test_clang_build() {
+	[ -f build/clang/build.ninja ] || cmake -S . -B build/clang -G Ninja -DCMAKE_C_COMPILER=clang \
+		-DCMAKE_BUILD_TYPE=Debug -DVIW_TESTS=ON >/dev/null || return 1
+	ninja -C build/clang -j "$(jobs_n)" --quiet
+}
+
+# test_main [-k expression] [paths…]: paths choose pytest files, -k also chooses C unit tests.
+test_main() {
+	local word expression='' paths=() options=()
+	while [ $# -gt 0 ]; do
+		case $1 in
+		-k)
+			expression=${2-}
+			options+=(-k "$expression")
+			shift
+			;;
+		-*) options+=("$1") ;;
+		*) paths+=("$1") ;;
+		esac
+		shift
+	done
+	packages_need build run test
+	local began=$SECONDS report
+	report=$(mktemp -d)
+	test_build "Build: GCC with AddressSanitizer and UBSan (build/dev)" build_preset dev
+	[ $TEST_FAILED = 0 ] || test_verdict
+	if [ ${#paths[@]} = 0 ] && [ -z "$expression" ]; then
+		test_build "Build: Clang, no warnings (build/clang)" test_clang_build
+		test_build "Build: release, no warnings (build/release)" build_preset release
+	fi
+	if [ ${#paths[@]} = 0 ]; then
+		say "Unit tests (C)"
+		ctest --test-dir build/dev -j "$(jobs_n)" --timeout 120 --output-on-failure --output-junit "$report/ctest.xml" \
+			${expression:+-R "$expression"} || true
+		test_count "$report/ctest.xml"
+		paths=(tests/unit tests/integration tests/e2e)
+	fi
+	say "Source, integration and end-to-end tests"
+	as_root env PYTHONDONTWRITEBYTECODE=1 VIW_BIN="${VIW_BIN:-$VIW_ROOT/build/dev/bin}" /usr/bin/python3 -m pytest \
+		-c tests/pytest.ini --rootdir "$VIW_ROOT" --junit-xml="$report/pytest.xml" "${options[@]}" "${paths[@]}" || true
+	test_count "$report/pytest.xml"
+	as_root rm -rf "$report"
+	echo "took $((SECONDS - began)) s"
+	test_verdict
+}
+
+test_verdict() {
+	echo "$TEST_PASSED passed, $TEST_FAILED failed"
+	[ $TEST_FAILED = 0 ] && [ $TEST_PASSED -gt 0 ]
+	exit
+}
+
+# fuzz_main [-t seconds in all] [target…]. New inputs go to build/fuzz/corpus, findings to
+# build/fuzz/findings; what is worth keeping is copied to tests/fuzz/corpus/<target> by hand.
+fuzz_main() {
+	local total=60 targets=() t name bad=0
+	if [ "${1-}" = -t ]; then
+		total=$2
+		shift 2
+	fi
+	packages_need build fuzz
+	build_preset fuzz
+	for t in build/fuzz/fuzz/fuzz_*; do
+		name=${t##*/fuzz_}
+		[ -x "$t" ] && { [ $# = 0 ] || [[ " $* " == *" $name "* ]]; } && targets+=("$name")
+	done
+	[ ${#targets[@]} -gt 0 ] || die "no such fuzz target: ${*:-none is declared in tests/fuzz/targets.cmake}"
+	local each=$((total / ${#targets[@]}))
+	[ $each -gt 0 ] || each=1
+	mkdir -p build/fuzz/findings
+	for name in "${targets[@]}"; do
+		mkdir -p "build/fuzz/corpus/$name"
+		local args=(-max_total_time=$each -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
+			-artifact_prefix="build/fuzz/findings/$name-" "build/fuzz/corpus/$name")
+		[ -d "tests/fuzz/corpus/$name" ] && args+=("tests/fuzz/corpus/$name")
+		[ -f "tests/fuzz/$name.dict" ] && args=(-dict="tests/fuzz/$name.dict" "${args[@]}")
+		if "build/fuzz/fuzz/fuzz_$name" "${args[@]}" >"build/fuzz/$name.log" 2>&1; then
+			printf '  %-20s %12s executions in %s s, no finding\n' "$name" \
+				"$(sed -n 's/^stat::number_of_executed_units: *//p' "build/fuzz/$name.log")" "$each"
+		else
+			bad=1
+			tail -n 40 "build/fuzz/$name.log"
+			printf '  %-20s FINDING, see build/fuzz/%s.log\n' "$name" "$name"
+		fi
+	done
+	return $bad
+}
+
+bench_main() {
+	[ -x bench/run ] || die "bench/run is missing"
+	packages_need build run bench
+	build_preset release
+	exec bench/run "$@"
+}
+
+chaos_main() {
+	packages_need build run test
+	build_preset dev
+	as_root env PYTHONDONTWRITEBYTECODE=1 VIW_BIN="${VIW_BIN:-$VIW_ROOT/build/dev/bin}" /usr/bin/python3 -m pytest \
+		-c tests/pytest.ini --rootdir "$VIW_ROOT" -s tests/chaos "$@"
+}
