@@ -283,7 +283,8 @@ up_ready() { curl -fsS -m 2 -o /dev/null "http://127.0.0.1:$1$2"; }
 # What psql, redis, logs and dead-letters read from another terminal.
 up_write_env() {
 	{
-		printf 'UP_DATABASE_URL=%q\nUP_HTTP=%q\nUP_AGENT_ID=%q\n' "$UP_DATABASE_URL" "$UP_HTTP" "$UP_AGENT_ID"
+		printf 'UP_DATABASE_URL=%q\nUP_REDIS_URL=%q\nUP_HTTP=%q\nUP_AGENT_ID=%q\n' \
+			"$UP_DATABASE_URL" "$UP_REDIS_URL" "$UP_HTTP" "$UP_AGENT_ID"
 		printf 'UP_REDIS_CLI=('
 		printf '%q ' "${UP_REDIS_CLI[@]}"
 		echo ')'
@@ -402,12 +403,15 @@ up_explain() {
 }
 
 up_hints() {
-	local cli=${UP_REDIS_CLI[*]}
+	# The user's own URLs may hold passwords: shown by name.
+	local cli=${UP_REDIS_CLI[*]} db="'$UP_DATABASE_URL'"
+	[ -z "${VIW_REDIS_URL-}" ] || cli='redis-cli -u "$VIW_REDIS_URL"'
+	[ -z "${VIW_DATABASE_URL-}" ] || db='"$VIW_DATABASE_URL"'
 	cat <<-TEXT
 
 		Try from another terminal:
 		  $cli XADD viw.commands '*' correlation_id note-$RANDOM agent_id $UP_AGENT_ID command leave_note params '{"text":"hello"}'
-		  psql '$UP_DATABASE_URL' -c 'SELECT correlation_id, command, status, rc, stdout_redacted FROM agent_command_results ORDER BY id DESC LIMIT 5'
+		  psql $db -c 'SELECT correlation_id, command, status, rc, stdout_redacted FROM agent_command_results ORDER BY id DESC LIMIT 5'
 		  curl -s -H @$UP_DIR/secret/admin.header $UP_HTTP/internal/agent/agents
 		  curl -s -H @$UP_DIR/secret/admin.header $UP_HTTP/agent/telemetry/$UP_AGENT_ID/latest
 		  ./viw logs · ./viw psql · ./viw redis · ./viw dead-letters · ./viw down
@@ -437,9 +441,10 @@ up_main() {
 	local start
 	start=$(date +%s%N)
 	up_layout
-	up_stop
+	up_stop # what an up that was killed left behind
+	echo "$$ $(up_start_time $$)" >"$UP_DIR/pid/up"
 	trap 'exit 130' INT TERM HUP
-	trap 'trap - EXIT; trap "" INT TERM; echo; note "stopping"; up_stop' EXIT
+	trap 'trap - EXIT; trap "" INT TERM; echo; note "stopping"; up_stop; rm -f "$UP_DIR/pid/up"' EXIT
 	UP_SINCE=$(date +%s.%N)
 	up_start_stores
 	up_start_helper
@@ -452,11 +457,18 @@ up_main() {
 }
 
 up_down() {
-	[ -d "$UP_DIR/pid" ] || { [ -d "$UP_DIR" ] || { note "nothing runs"; return 0; }; }
-	local name n=0
+	local name n=0 pid started
 	for name in "${UP_ALL[@]}"; do up_alive "$name" && n=$((n + 1)); done
-	up_stop
-	note "stopped $n"
+	if up_alive up; then # it ends what it started
+		read -r pid started <"$UP_DIR/pid/up"
+		kill "$pid"
+		for ((i = 0; i < 1500; i++)); do
+			up_alive up || break
+			sleep 0.02
+		done
+	fi
+	[ ! -d "$UP_DIR/pid" ] || up_stop
+	note "stopped $n programs"
 	if [ "${1-}" = --wipe ]; then
 		as_root rm -rf -- "$UP_DIR"
 		rm -f .run
@@ -489,6 +501,5 @@ up_redis() {
 
 up_dead_letters() {
 	up_read_env
-	exec psql -X -P footer=off "$UP_DATABASE_URL" -c "SELECT at, stream, entry_id, reason,
-		left(encode(payload, 'escape'), 80) AS payload FROM dead_letters ORDER BY at DESC LIMIT ${1:-50}"
+	exec env VIWCTL_DATABASE_URL="$UP_DATABASE_URL" VIWCTL_REDIS_URL="$UP_REDIS_URL" "$UP_BIN/viwctl" dead-letters "${@:-list}"
 }
