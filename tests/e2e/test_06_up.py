@@ -1,0 +1,105 @@
+"""`./viw up`, as a newcomer uses it, on this tree's build under test."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+import viwtest
+
+pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as ./viw up does"),
+              pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def viw(root_dir):
+    """Runs ./viw with its data in a directory of the test's own and the build under test."""
+    env = {"PATH": os.environ["PATH"], "HOME": "/root", "TERM": "dumb", "VIW_UP_DIR": str(root_dir / "up"),
+           "VIW_PRESET": viwtest.BIN.parent.name}
+
+    def run(*words, **kwargs):
+        return subprocess.run([viwtest.ROOT / "viw", *words], env={**env, **kwargs.pop("env", {})}, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, **kwargs)
+    run.env = env
+    run.up_dir = root_dir / "up"
+    yield run
+    run("down")
+
+
+def programs_of(up_dir):
+    return [int(p.read_text().split()[0]) for p in (up_dir / "pid").glob("*") if p.name != "up" and p.read_text()]
+
+
+def test_once_runs_two_commands_and_leaves_nothing_behind(viw):
+    done = viw("up", "--once")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"get_system_health +done after \d+ ms", done.stdout)
+    assert re.search(r"leave_note +done after \d+ ms", done.stdout)
+    assert re.search(r"result row \w+ leave_note +done, rc 0, .*note 1 on .*: the spine stands", done.stdout)
+    assert len(set(re.findall(r"telemetry .* frame (\d+)", done.stdout))) >= 2
+    assert programs_of(viw.up_dir) == []
+
+    again = viw("up", "--once")
+    assert again.returncode == 0, again.stdout
+    assert "note 2 on" in again.stdout, "what an earlier run did is still there"
+    assert int(re.search(r"Everything runs, after (\d+) ms", again.stdout)[1]) < 5000  # < 2000 in a release build
+
+
+def test_second_terminal_and_interrupt(viw):
+    log = open(viw.up_dir.parent / "out", "w+")
+    up = subprocess.Popen([viwtest.ROOT / "viw", "up"], env=viw.env, stdout=log, stderr=subprocess.STDOUT,
+                          start_new_session=True)
+
+    def text():
+        log.seek(0)
+        return log.read()
+    try:
+        viwtest.wait_for(lambda: "Ctrl-C ends" in text() or up.poll() is not None, 60, "up prints what to try")
+        assert up.poll() is None, text()
+        pids = programs_of(viw.up_dir)
+        assert len(pids) == 7
+        assert viw("up", "--once").returncode != 0, "a second up refuses"
+        agent = (viw.up_dir / "pid" / "gateway-agent").read_text().split()[0]
+        assert os.stat(f"/proc/{agent}").st_uid != 0
+
+        # What up printed to try, tried as printed.
+        for line in re.findall(r"^  ((?:redis-cli|psql|curl) .*)$", text(), re.M):
+            tried = subprocess.run(["bash", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            assert tried.returncode == 0 and tried.stdout.strip(), f"{line}\n{tried.stdout}"
+            assert "error" not in tried.stdout.lower(), f"{line}\n{tried.stdout}"
+        viwtest.wait_for(lambda: re.search(r"result row note-\S* *leave_note +done", text()), 15,
+                         "the hand-made command shows in the first terminal")
+        assert "leave_note" in viw("psql", "-c", "SELECT command FROM agent_commands").stdout
+        assert viw("redis", "PING").stdout == "PONG\n"
+
+        up.send_signal(signal.SIGINT)
+        up.wait(30)
+        assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    finally:
+        if up.poll() is None:
+            up.kill()
+
+
+def test_it_says_why_when_a_program_cannot_start(viw):
+    assert viw("up", "--once").returncode == 0
+    (viw.up_dir / "verbs.d" / "broken.json").write_text("{")
+    done = viw("up", "--once")
+    assert done.returncode != 0
+    assert "broken.json" in done.stdout, done.stdout
+
+
+def test_given_servers_are_used_and_left_alone(viw, redis, pg):
+    done = viw("up", "--once", env={"VIW_REDIS_URL": redis.url, "VIW_DATABASE_URL": pg.uri})
+    assert done.returncode == 0, done.stdout
+    assert redis.client.xlen("viw.commands") == 2
+    assert len(pg.query("SELECT 1 FROM agent_command_results WHERE status = 'done'")) == 2
+    assert not (viw.up_dir / "redis" / "appendonlydir").exists()
+    assert not (viw.up_dir / "pg" / "data").exists()
+
+
+def test_down_wipe_forgets(viw):
+    assert viw("up", "--once").returncode == 0
+    assert viw("down", "--wipe").returncode == 0
+    assert not viw.up_dir.exists()
+    shutil.rmtree(viw.up_dir, ignore_errors=True)
