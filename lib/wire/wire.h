@@ -12,40 +12,70 @@
 #include "base/ident.h"
 #include "wire/json_scan.h"
 
-#define WIRE_MAX_DEPTH 16
+#define WIRE_MAX_DEPTH		     16
 #define WIRE_MAX_FRAME_BYTES_DEFAULT 262144
 
-enum wire_direction { WIRE_FROM_AGENT, WIRE_FROM_BRIDGE, WIRE_BOTH, WIRE_TO_HELPER, WIRE_FROM_HELPER };
+enum wire_direction {
+	WIRE_FROM_AGENT,
+	WIRE_FROM_BRIDGE,
+	WIRE_BOTH,
+	WIRE_TO_HELPER,
+	WIRE_FROM_HELPER
+};
 
-enum wire_status { WIRE_STATUS_SUCCESS, WIRE_STATUS_ERROR, WIRE_STATUS_EXPIRED, WIRE_STATUS_CANCELLED, WIRE_STATUS_UNKNOWN };
+enum wire_status {
+	WIRE_STATUS_SUCCESS,
+	WIRE_STATUS_ERROR,
+	WIRE_STATUS_EXPIRED,
+	WIRE_STATUS_CANCELLED,
+	WIRE_STATUS_UNKNOWN
+};
 const char *wire_status_word(enum wire_status s);
 
-struct wire_time { int64_t ms; bool set; };
-struct wire_int { int64_t v; bool set; };
-struct wire_uint { uint64_t v; bool set; };
-struct wire_bool { bool v, set; };
-struct wire_truncated { bool set, out, err; };
-struct wire_fault { bool set; struct span code, msg; };
+struct wire_time {
+	int64_t ms;
+	bool set;
+};
+struct wire_int {
+	int64_t v;
+	bool set;
+};
+struct wire_uint {
+	uint64_t v;
+	bool set;
+};
+struct wire_bool {
+	bool v, set;
+};
+struct wire_truncated {
+	bool set, out, err;
+};
+struct wire_fault {
+	bool set;
+	struct span code, msg;
+};
 
-#define WIRE_CTYPE_AGENT_ID struct span
+#define WIRE_CTYPE_AGENT_ID	  struct span
 #define WIRE_CTYPE_CORRELATION_ID struct span
-#define WIRE_CTYPE_UUID struct span
-#define WIRE_CTYPE_STR struct span
-#define WIRE_CTYPE_WORD struct span
-#define WIRE_CTYPE_TIME struct wire_time
-#define WIRE_CTYPE_INT struct wire_int
-#define WIRE_CTYPE_UINT struct wire_uint
-#define WIRE_CTYPE_BOOL struct wire_bool
-#define WIRE_CTYPE_OBJ struct span
-#define WIRE_CTYPE_STRS struct span
-#define WIRE_CTYPE_STRMAP struct span
-#define WIRE_CTYPE_STATUS enum wire_status
-#define WIRE_CTYPE_TRUNCATED struct wire_truncated
-#define WIRE_CTYPE_FAULT struct wire_fault
+#define WIRE_CTYPE_UUID		  struct span
+#define WIRE_CTYPE_STR		  struct span
+#define WIRE_CTYPE_WORD		  struct span
+#define WIRE_CTYPE_TIME		  struct wire_time
+#define WIRE_CTYPE_INT		  struct wire_int
+#define WIRE_CTYPE_UINT		  struct wire_uint
+#define WIRE_CTYPE_BOOL		  struct wire_bool
+#define WIRE_CTYPE_OBJ		  struct span
+#define WIRE_CTYPE_STRS		  struct span
+#define WIRE_CTYPE_STRMAP	  struct span
+#define WIRE_CTYPE_STATUS	  enum wire_status
+#define WIRE_CTYPE_TRUNCATED	  struct wire_truncated
+#define WIRE_CTYPE_FAULT	  struct wire_fault
 
-#define FRAME(TAG, tag, dir, doc) struct wire_##tag {
+#define FRAME(TAG, tag, dir, doc)	 struct wire_##tag {
 #define FIELD(kind, name, req, max, doc) WIRE_CTYPE_##kind name;
-#define FRAME_END(TAG, tag) };
+#define FRAME_END(TAG, tag) \
+	}                   \
+	;
 #include "wire/frames.def"
 #undef FRAME
 #undef FIELD
@@ -79,20 +109,20 @@ struct wire_frame {
 /* What a peer did wrong. Mapped to ERROR codes and closes in one place by each program. */
 enum wire_refusal {
 	WIRE_OK,
-	WIRE_BAD_JSON,      /* "bad_json": not JSON, or over a limit of it */
-	WIRE_BAD_TYPE,      /* "unknown_type" */
-	WIRE_WRONG_WAY,     /* "wrong_direction" */
+	WIRE_BAD_JSON,	    /* "bad_json": not JSON, or over a limit of it */
+	WIRE_BAD_TYPE,	    /* "unknown_type" */
+	WIRE_WRONG_WAY,	    /* "wrong_direction" */
 	WIRE_MISSING_FIELD, /* "missing_field" */
-	WIRE_BAD_FIELD,     /* "bad_field": wrong type, range, length, pattern */
+	WIRE_BAD_FIELD,	    /* "bad_field": wrong type, range, length, pattern */
 };
 const char *wire_refusal_code(enum wire_refusal r);
 
 struct wire_refusal_info {
 	enum wire_refusal code;
-	const char *field;        /* static; NULL when it is not one field */
-	char msg[160];            /* for the peer: names field, fault and remedy */
+	const char *field;	    /* static; NULL when it is not one field */
+	char msg[160];		    /* for the peer: names field, fault and remedy */
 	struct span correlation_id; /* when it could still be read, so that ERROR can carry it */
-	enum wire_type type;      /* WIRE_TYPES when unknown */
+	enum wire_type type;	    /* WIRE_TYPES when unknown */
 };
 
 struct wire_decoder;
@@ -103,10 +133,12 @@ void wire_decoder_free(struct wire_decoder *d);
 /* One text frame sent by `from` (WIRE_FROM_AGENT or WIRE_FROM_BRIDGE). Unknown members are
  * ignored. Returns WIRE_OK and fills ret, or the refusal with info. */
 enum wire_refusal wire_decode(struct wire_decoder *d, enum wire_direction from, const char *json,
-			      size_t n, struct wire_frame *ret, struct wire_refusal_info *info) MUST_CHECK;
+			      size_t n, struct wire_frame *ret,
+			      struct wire_refusal_info *info) MUST_CHECK;
 /* The same for messages without `type`: t is WIRE_HELPER_REQUEST or WIRE_HELPER_REPLY. */
 enum wire_refusal wire_decode_as(struct wire_decoder *d, enum wire_type t, const char *json,
-				 size_t n, struct wire_frame *ret, struct wire_refusal_info *info) MUST_CHECK;
+				 size_t n, struct wire_frame *ret,
+				 struct wire_refusal_info *info) MUST_CHECK;
 
 /* Appends the JSON; absent fields are left out. Times are written with milliseconds. asserts
  * that required fields are there. -ENOBUFS, -ENOMEM. */
@@ -114,9 +146,9 @@ int wire_encode(const struct wire_frame *f, struct buf *out) MUST_CHECK;
 
 /* Documents from the table. */
 int wire_markdown(struct buf *out) MUST_CHECK;
-int wire_json_schema(struct buf *out) MUST_CHECK;   /* one schema document, a definition a frame */
+int wire_json_schema(struct buf *out) MUST_CHECK; /* one schema document, a definition a frame */
 int wire_fuzz_dictionary(struct buf *out) MUST_CHECK;
 
 /* Helper line framing (contract section 5): "<64 hex> <json>\n". */
 #define WIRE_HELPER_REQUEST_MAX 65536
-#define WIRE_HELPER_REPLY_MAX 1048576
+#define WIRE_HELPER_REPLY_MAX	1048576
