@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 
 #include "base/ident.h"
+#include "base/utf8.h"
 #include "wire/json_core.h"
 
 #define ONES  0x0101010101010101u
@@ -33,34 +34,6 @@ static inline const char *skip_plain(const char *p, const char *end)
 	       (unsigned char)*p < 0x80)
 		p++;
 	return p;
-}
-
-static bool is_continuation(char c)
-{
-	return ((unsigned char)c & 0xC0) == 0x80;
-}
-
-/* Length of the UTF-8 sequence at p, whose first byte is not ASCII; 0 when it is not one
- * (RFC 3629, section 4). */
-static size_t utf8_sequence(const char *p, size_t n)
-{
-	unsigned char a = (unsigned char)p[0];
-	unsigned char b = n > 1 ? (unsigned char)p[1] : 0;
-
-	if (a >= 0xC2 && a <= 0xDF)
-		return n >= 2 && is_continuation(p[1]) ? 2 : 0;
-	if (a >= 0xE0 && a <= 0xEF) {
-		if (n < 3 || !is_continuation(p[1]) || !is_continuation(p[2]))
-			return 0;
-		return (a == 0xE0 && b < 0xA0) || (a == 0xED && b > 0x9F) ? 0 : 3;
-	}
-	if (a >= 0xF0 && a <= 0xF4) {
-		if (n < 4 || !is_continuation(p[1]) || !is_continuation(p[2]) ||
-		    !is_continuation(p[3]))
-			return 0;
-		return (a == 0xF0 && b < 0x90) || (a == 0xF4 && b > 0x8F) ? 0 : 4;
-	}
-	return 0;
 }
 
 static int hex_digit(char c)
