@@ -20,8 +20,7 @@ build|libcurl4-openssl-dev|container engine API in the helper
 run|libwebsockets-evlib-uv|lets libwebsockets run on the libuv loop
 run|redis-server|private Redis of `up` and of tests
 run|redis-tools|redis-cli
-run|postgresql|private PostgreSQL of `up` and of tests
-run|postgresql-client|psql
+run|postgresql|private PostgreSQL of `up` and of tests; psql
 run|curl|asks the HTTP endpoints
 run|procps|process figures
 run|util-linux|setpriv, flock, setsid
@@ -49,28 +48,25 @@ bench|mosquitto|measured beside the bridge
 bench|nodejs|measured beside the bridge
 '
 
-package_is_installed() {
-	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
-}
-
 # packages_need GROUP…: installs what these groups lack, saying what and why.
 packages_need() {
-	local group package why missing=() reason=() g
+	local group package why row installed missing=() rows=()
 	command -v dpkg-query >/dev/null || die "this is not Debian: install by hand what the table in tools/packages.sh lists"
-	for g in "$@"; do
-		while IFS='|' read -r group package why; do
-			[ "$group" = "$g" ] || continue
-			[[ " ${missing[*]-} " == *" $package "* ]] && continue
-			package_is_installed "$package" && continue
-			missing+=("$package")
-			reason+=("$why")
-		done <<<"$PACKAGES"
+	while IFS='|' read -r group package why; do
+		[[ -n $package && " $* " == *" $group "* && " ${missing[*]-} " != *" $package "* ]] || continue
+		missing+=("$package")
+		rows+=("$package|$why")
+	done <<<"$PACKAGES"
+	installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${missing[@]}" 2>/dev/null | sed -n 's/ installed$//p' | tr '\n' ' ') || true
+	missing=()
+	for row in "${rows[@]}"; do
+		package=${row%%|*}
+		[[ " $installed" == *" $package "* ]] && continue
+		[ ${#missing[@]} -gt 0 ] || say "Missing Debian packages, to be installed:"
+		printf '  %-24s %s\n' "$package" "${row#*|}"
+		missing+=("$package")
 	done
-	[ ${#missing[@]} -gt 0 ] || return 0
-	say "Installing ${#missing[@]} missing Debian packages"
-	local i
-	for i in "${!missing[@]}"; do printf '  %-24s %s\n' "${missing[$i]}" "${reason[$i]}"; done
-	packages_install "${missing[@]}"
+	[ ${#missing[@]} = 0 ] || packages_install "${missing[@]}"
 }
 
 # Installs with a policy that forbids starting services (invoke-rc.d asks it), and disables at the
@@ -81,36 +77,32 @@ packages_install() {
 	cat >"$script" <<'ROOT'
 set -eu
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
-policy=/usr/sbin/policy-rc.d
+policy=/usr/sbin/policy-rc.d made='' cluster=''
+trap 'rm -f "$made" "$cluster" "$log"' EXIT
+log=$(mktemp)
 if [ ! -e $policy ]; then
 	printf '#!/bin/sh\nexit 101\n' >$policy
 	chmod 755 $policy
-	trap 'rm -f $policy' EXIT
+	made=$policy
 fi
-log=$(mktemp)
-run() { "$@" >"$log" 2>&1 || { tail -n 30 "$log" >&2; rm -f "$log"; exit 1; }; }
+run() { "$@" >"$log" 2>&1 || { tail -n 30 "$log" >&2; exit 1; }; }
 [ -n "$(find /var/lib/apt/lists -name '*_Packages*' -mmin -1440 -print -quit 2>/dev/null)" ] || run apt-get -q update
-before=$(ls /etc/systemd/system/*.wants 2>/dev/null | sort -u || true)
 # No cluster of its own for a PostgreSQL that only brings its programs.
 if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
 	mkdir -p /etc/postgresql-common/createcluster.d
-	echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/viworks.conf
+	cluster=/etc/postgresql-common/createcluster.d/viworks.conf
+	echo 'create_main_cluster = false' >$cluster
 fi
 apt-get -q -y --no-install-recommends install "$@" >"$log" 2>&1 || {
 	run apt-get -q update
 	run apt-get -q -y --no-install-recommends install "$@"
 }
-rm -f "$log"
 if command -v systemctl >/dev/null; then
 	for unit in redis-server postgresql nginx prometheus mosquitto nats-server; do
 		case " $* " in *" $unit "*) systemctl --quiet disable "$unit" >/dev/null 2>&1 || true ;; esac
 	done
 fi
 ROOT
-	sed -i '/^before=/d' "$script"
-	as_root bash "$script" "$@" || {
-		rm -f "$script"
-		die "installing packages failed"
-	}
+	as_root bash "$script" "$@" || die "installing packages failed (above is the end of what apt-get said)"
 	rm -f "$script"
 }
