@@ -29,6 +29,16 @@ pg_bin() {
 	echo "$d"
 }
 
+build_main() {
+	local preset=${1:-release}
+	case $preset in
+	release) packages_need build ;;
+	fuzz) packages_need build fuzz ;;
+	*) packages_need build test ;;
+	esac
+	build_preset "$preset"
+}
+
 # Configures once, builds always (ninja does nothing when nothing changed).
 build_preset() {
 	local preset=$1

@@ -12,9 +12,9 @@ docs/metrics.md|docs_metrics
 tests/fuzz/frame.dict|docs_dictionary
 '
 
-docs_protocol() { "$DOCS_BIN/viw-docgen" protocol; }
-docs_schema() { "$DOCS_BIN/viw-docgen" schema; }
-docs_dictionary() { "$DOCS_BIN/viw-docgen" dictionary; }
+docs_protocol() { "$DOCS_BIN/../tools/viw-wire-docs" markdown; }
+docs_schema() { "$DOCS_BIN/../tools/viw-wire-docs" schema; }
+docs_dictionary() { "$DOCS_BIN/../tools/viw-wire-docs" dictionary; }
 
 docs_config() {
 	cat <<-'TEXT'
