@@ -16,12 +16,14 @@ CREATE TABLE agent_commands (
 	accepted_at timestamptz,
 	completed_at timestamptz,
 	entry_id text,
+	result_entry text,
 	params_masked boolean,
 	signed boolean,
 	requeued_at timestamptz,
 	CHECK ((completed_at IS NOT NULL) = (status NOT IN ('queued', 'offered', 'accepted')))
 ) WITH (fillfactor = 75);
 COMMENT ON COLUMN agent_commands.entry_id IS 'newest viw.commands entry of this command';
+COMMENT ON COLUMN agent_commands.result_entry IS 'viw.command_results entry that ended it; any other is late evidence';
 COMMENT ON COLUMN agent_commands.params_masked IS 'params lost a secret here, so the command cannot be queued again from this row';
 COMMENT ON COLUMN agent_commands.requeued_at IS 'last time Redis had lost it and it was queued, or cancelled, again';
 CREATE INDEX agent_commands_by_agent ON agent_commands (agent_id, issued_at DESC, correlation_id DESC);
