@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "base/crash.h"
+
 #define MS_PER_DAY   INT64_C(86400000)
 #define YEAR_0001_MS INT64_C(-62135596800000)
 #define YEAR_9999_MS INT64_C(253402300799999)
@@ -23,7 +25,11 @@ static uint64_t read_us(clockid_t id)
 
 int64_t clock_wall_ms(void)
 {
-	return (int64_t)(read_us(CLOCK_REALTIME) / 1000u) + atomic_load(&wall_shift_ms);
+	int64_t ms = (int64_t)(read_us(CLOCK_REALTIME) / 1000u) + atomic_load(&wall_shift_ms);
+#ifdef VIW_CRASH_POINTS
+	ms += crash_clock_shift_ms();
+#endif
+	return ms;
 }
 
 int64_t clock_boot_ms(void)

@@ -1,0 +1,116 @@
+/* See crash.h. Everything is opened before main, since a program may close its doors later. */
+#include "base/crash.h"
+
+#ifdef VIW_CRASH_POINTS
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define POINTS_MAX 256
+
+static char armed[128];
+static long armed_passing = 1;
+static _Atomic long passings;
+static int log_fd = -1;
+static const char *off_words;
+static const _Atomic int64_t *clock_shift;
+static _Atomic(const char *) passed[POINTS_MAX];
+
+static void open_clock(const char *path)
+{
+	int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	void *p =
+	    fd >= 0 ? mmap(NULL, sizeof *clock_shift, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+
+	if (p != MAP_FAILED)
+		clock_shift = p;
+	if (fd >= 0)
+		close(fd);
+}
+
+__attribute__((constructor)) static void crash_open(void)
+{
+	const char *point = getenv("VIW_CRASH_POINT"), *log = getenv("VIW_CRASH_LOG");
+
+	if (point) {
+		char *colon;
+
+		(void)snprintf(armed, sizeof armed, "%s", point);
+		colon = strchr(armed, ':');
+		if (colon) {
+			*colon = '\0';
+			armed_passing = strtol(colon + 1, NULL, 10);
+		}
+	}
+	if (log)
+		log_fd = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+	off_words = getenv("VIW_CRASH_OFF");
+	open_clock(getenv("VIW_CLOCK_FILE"));
+}
+
+static void tell(const char *what, const char *name)
+{
+	char line[192];
+	int n = snprintf(line, sizeof line, "%s %s %d\n", what, name, (int)getpid());
+
+	if (log_fd >= 0 && n > 0 && write(log_fd, line, (size_t)n) < 0)
+		log_fd = -1;
+}
+
+/* True at the first passing of this point. Points are literals, told apart by address. */
+static bool first_passing(const char *name)
+{
+	for (int i = 0; i < POINTS_MAX; i++) {
+		const char *none = NULL;
+
+		if (atomic_load(&passed[i]) == name)
+			return false;
+		if (atomic_compare_exchange_strong(&passed[i], &none, name))
+			return true;
+		if (none == name)
+			return false;
+	}
+	return false;
+}
+
+void crash_point(const char *name)
+{
+	int saved = errno;
+
+	if (first_passing(name))
+		tell("pass", name);
+	if (armed[0] && !strcmp(armed, name) &&
+	    atomic_fetch_add(&passings, 1) + 1 == armed_passing) {
+		tell("crash", name);
+		(void)kill(getpid(), SIGKILL);
+	}
+	errno = saved;
+}
+
+bool crash_off(const char *word)
+{
+	size_t n = strlen(word);
+
+	for (const char *p = off_words; p && *p;) {
+		size_t len = strcspn(p, ",");
+
+		if (len == n && !memcmp(p, word, n))
+			return true;
+		p += len + (p[len] == ',');
+	}
+	return false;
+}
+
+int64_t crash_clock_shift_ms(void)
+{
+	return clock_shift ? atomic_load(clock_shift) : 0;
+}
+
+#endif
