@@ -67,6 +67,11 @@ int redis_cmd(struct redis *r, redis_cb cb, void *arg, size_t argc, const struct
  * %lld (int64) fill whole words or parts. */
 int redis_cmdf(struct redis *r, redis_cb cb, void *arg, const char *fmt, ...) MUST_CHECK;
 
+/* Hot path: one RESP command written in place. Reserve at most max_bytes (same errors), write, then
+ * commit what was written at once; committing 0 bytes gives the room back. */
+int redis_reserve(struct redis *r, size_t max_bytes, char **ret_at) MUST_CHECK;
+void redis_commit(struct redis *r, size_t n, redis_cb cb, void *arg);
+
 /* A script: sent by EVALSHA; NOSCRIPT is answered by EVAL of the body, unseen by the caller. */
 struct redis_script {
 	const char *name, *body; /* embedded at build time */

@@ -1,0 +1,23 @@
+/* What the files of lib/loop share. */
+#pragma once
+
+#include <uv.h>
+
+#include "loop/loop.h"
+
+struct loop_signal {
+	uv_signal_t handle;
+	struct loop_signal *next;
+	void (*cb)(void *arg, int signum);
+	void *arg;
+};
+
+struct loop {
+	uv_loop_t uv;
+	uint64_t now_uv_ms; /* uv_now when now_boot_ms was read */
+	int64_t now_boot_ms;
+	struct loop_signal *signals;
+};
+
+/* Closes a handle whose first member of the owning struct is that handle; frees the struct. */
+void loop_close_and_free(uv_handle_t *h);

@@ -1,0 +1,282 @@
+/* The blocking connection of workers and tools: one command, one reply, every wait bounded. */
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "redis_internal.h"
+
+#define REQUEST_MAX_BYTES ((size_t)512 << 20) /* Redis' own limit of one value */
+#define KEEP_OUT_BYTES	  ((size_t)1 << 20)
+#define READ_BYTES	  65536
+
+struct redis_sync {
+	struct redis_url url;
+	int64_t default_timeout_ms, timeout_ms;
+	int fd;
+	struct buf out;
+	struct redis_reader *reader;
+	char error[200];
+};
+
+static int fail(struct redis_sync *r, int error, const char *what, const char *text)
+{
+	(void)snprintf(r->error, sizeof(r->error), "%s: %s", what, text);
+	if (r->fd >= 0)
+		(void)close(r->fd);
+	r->fd = -1;
+	buf_wipe(&r->out);
+	buf_trim(&r->out, KEEP_OUT_BYTES);
+	return error;
+}
+
+static int fail_errno(struct redis_sync *r, int error, const char *what)
+{
+	char text[64];
+
+	return fail(r, -error, what, strerror_r(error, text, sizeof(text)));
+}
+
+int redis_sync_new(const char *url, int64_t timeout_ms, struct redis_sync **ret)
+{
+	struct redis_sync *r = calloc(1, sizeof(*r));
+	char msg[160];
+	int error;
+
+	if (!r)
+		return -ENOMEM;
+	r->fd = -1;
+	r->default_timeout_ms = r->timeout_ms = timeout_ms > 0 ? timeout_ms : 5000;
+	buf_init(&r->out, REQUEST_MAX_BYTES);
+	error = redis_url_parse(url, &r->url, msg, sizeof(msg));
+	if (error == 0)
+		error = redis_reader_new(&r->reader);
+	if (error < 0) {
+		redis_sync_free(r);
+		return error;
+	}
+	*ret = r;
+	return 0;
+}
+
+void redis_sync_free(struct redis_sync *r)
+{
+	if (!r)
+		return;
+	if (r->fd >= 0)
+		(void)close(r->fd);
+	buf_wipe(&r->out);
+	buf_fini(&r->out);
+	redis_reader_free(r->reader);
+	redis_url_wipe(&r->url);
+	free(r);
+}
+
+void redis_sync_set_timeout(struct redis_sync *r, int64_t timeout_ms)
+{
+	r->timeout_ms = timeout_ms > 0 ? timeout_ms : r->default_timeout_ms;
+}
+
+const char *redis_sync_error(const struct redis_sync *r)
+{
+	return r->error;
+}
+
+/* 0 ready, -ETIMEDOUT. Signals do not shorten the wait: a command is never left half done. */
+static int wait_for(struct redis_sync *r, short events, int64_t deadline_ms)
+{
+	struct pollfd p = {.fd = r->fd, .events = events};
+
+	for (;;) {
+		int64_t left = deadline_ms - clock_boot_ms();
+		int n = left > 0 ? poll(&p, 1, left > 60000 ? 60000 : (int)left) : 0;
+
+		if (n > 0)
+			return 0;
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (left <= 0)
+			return -ETIMEDOUT;
+	}
+}
+
+static int try_connect(struct redis_sync *r, const struct sockaddr *sa, socklen_t len,
+		       int64_t deadline)
+{
+	int one = 1, error = 0;
+	socklen_t n = sizeof(error);
+
+	r->fd = socket(sa->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (r->fd < 0)
+		return fail_errno(r, errno, "socket");
+	if (!r->url.is_unix)
+		(void)setsockopt(r->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (connect(r->fd, sa, len) == 0)
+		return 0;
+	if (errno != EINPROGRESS)
+		return fail_errno(r, errno, "connect");
+	error = wait_for(r, POLLOUT, deadline);
+	if (error < 0)
+		return fail_errno(r, -error, "connect");
+	if (getsockopt(r->fd, SOL_SOCKET, SO_ERROR, &error, &n) < 0)
+		error = errno;
+	return error ? fail_errno(r, error, "connect") : 0;
+}
+
+static int connect_tcp(struct redis_sync *r, int64_t deadline)
+{
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *list;
+	char port[8];
+	int error;
+
+	(void)snprintf(port, sizeof(port), "%u", (unsigned)r->url.port);
+	error = getaddrinfo(r->url.host, port, &hints, &list);
+	if (error)
+		return fail(r, -EHOSTUNREACH, "name resolution", gai_strerror(error));
+	error = -EHOSTUNREACH;
+	for (struct addrinfo *a = list; a; a = a->ai_next) {
+		error = try_connect(r, a->ai_addr, a->ai_addrlen, deadline);
+		if (error == 0)
+			break;
+	}
+	freeaddrinfo(list);
+	return error;
+}
+
+static int write_out(struct redis_sync *r, int64_t deadline)
+{
+	size_t sent = 0;
+
+	while (sent < r->out.len) {
+		ssize_t n = send(r->fd, r->out.data + sent, r->out.len - sent, MSG_NOSIGNAL);
+		int error = n < 0 ? errno : 0;
+
+		if (n >= 0) {
+			sent += (size_t)n;
+		} else if (error == EAGAIN || error == EWOULDBLOCK) {
+			error = wait_for(r, POLLOUT, deadline);
+			if (error < 0)
+				return fail_errno(r, -error, "write");
+		} else if (error != EINTR) {
+			return fail_errno(r, error, "write");
+		}
+	}
+	buf_clear(&r->out);
+	buf_trim(&r->out, KEEP_OUT_BYTES);
+	return 0;
+}
+
+static int read_reply(struct redis_sync *r, int64_t deadline, const struct redis_reply **ret)
+{
+	char bytes[READ_BYTES];
+
+	for (;;) {
+		int error = redis_reader_next(r->reader, ret);
+		ssize_t n;
+
+		if (error < 0)
+			return fail(r, -EPROTO, "read", "not a Redis answer");
+		if (error > 0)
+			return 0;
+		n = recv(r->fd, bytes, sizeof(bytes), 0);
+		if (n > 0) {
+			if (redis_reader_feed(r->reader, bytes, (size_t)n) < 0)
+				return fail_errno(r, ENOMEM, "read");
+		} else if (n == 0) {
+			return fail(r, -ENOTCONN, "read", "closed by the server");
+		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+			error = wait_for(r, POLLIN, deadline);
+			if (error < 0)
+				return fail_errno(r, -error, "read");
+		} else if (errno != EINTR) {
+			return fail_errno(r, errno, "read");
+		}
+	}
+}
+
+static int greet(struct redis_sync *r, int64_t deadline)
+{
+	const struct redis_reply *reply;
+	unsigned due;
+	int error = resp_append_greeting(&r->out, &r->url, &due);
+
+	if (error == 0)
+		error = write_out(r, deadline);
+	while (error == 0 && due--) {
+		error = read_reply(r, deadline, &reply);
+		if (error == 0 && redis_type(reply) == REDIS_ERR)
+			error = fail(r, -ENOTCONN, "greeting", redis_str(reply).p);
+	}
+	return error;
+}
+
+static int ensure_connected(struct redis_sync *r)
+{
+	int64_t deadline = clock_boot_ms() + r->default_timeout_ms;
+	int error;
+
+	if (r->fd >= 0)
+		return 0;
+	buf_clear(&r->out);
+	error = redis_reader_reset(r->reader);
+	if (error < 0)
+		return error;
+	if (r->url.is_unix) {
+		struct sockaddr_un un = {.sun_family = AF_UNIX};
+
+		memcpy(un.sun_path, r->url.path, sizeof(r->url.path));
+		error = try_connect(r, (const struct sockaddr *)&un, sizeof(un), deadline);
+	} else {
+		error = connect_tcp(r, deadline);
+	}
+	return error < 0 ? error : greet(r, deadline);
+}
+
+const struct redis_reply *redis_sync_cmd(struct redis_sync *r, int *ret_error, size_t argc,
+					 const struct span *argv)
+{
+	const struct redis_reply *reply = NULL;
+	int64_t deadline;
+	int error = ensure_connected(r);
+
+	deadline = clock_boot_ms() + r->timeout_ms;
+	if (error == 0)
+		error = resp_append(&r->out, argc, argv);
+	if (error == 0)
+		error = write_out(r, deadline);
+	if (error == 0)
+		error = read_reply(r, deadline, &reply);
+	if (error < 0) {
+		*ret_error = error;
+		return NULL;
+	}
+	*ret_error = 0;
+	return reply;
+}
+
+const struct redis_reply *redis_sync_cmdf(struct redis_sync *r, int *ret_error, const char *fmt,
+					  ...)
+{
+	const struct redis_reply *reply = NULL;
+	struct span argv[REDIS_FMT_WORDS_MAX];
+	struct buf text;
+	size_t argc;
+	va_list ap;
+
+	buf_init(&text, REQUEST_MAX_BYTES);
+	va_start(ap, fmt);
+	*ret_error = resp_vformat(&text, fmt, ap, &argc, argv);
+	va_end(ap);
+	if (*ret_error == 0)
+		reply = redis_sync_cmd(r, ret_error, argc, argv);
+	buf_fini(&text);
+	return reply;
+}
