@@ -1,0 +1,684 @@
+/*
+ * lib/redis against a real redis-server of our own: on a unix socket in a private folder, ended by
+ * pid. What a program must survive: server absent, killed, stopped, wrong password, LOADING, script
+ * cache lost, limits.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* after the four above */
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "loop/loop.h"
+#include "redis/redis.h"
+#include "redis/streams.h"
+
+static char dir[64], sock[96], url[128];
+static pid_t server;
+static struct loop *loop;
+
+/* ---- the server ---- */
+
+static void server_start(const char *password)
+{
+	char log[128];
+
+	(void)snprintf(log, sizeof(log), "%s/log", dir);
+	unlink(sock);
+	server = fork();
+	assert_true(server >= 0);
+	if (server == 0) {
+		execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", sock, "--dir",
+		       dir, "--save", "", "--logfile", log, "--enable-debug-command", "yes",
+		       password ? "--requirepass" : NULL, password, (char *)NULL);
+		_exit(127);
+	}
+}
+
+static void server_kill(void)
+{
+	if (server > 0) {
+		kill(server, SIGKILL);
+		waitpid(server, NULL, 0);
+	}
+	server = 0;
+}
+
+/* Until it answers; a blocking client of ours is the probe. */
+static void server_wait(const char *at)
+{
+	struct redis_sync *r;
+	int error = -1;
+
+	assert_int_equal(redis_sync_new(at, 1000, &r), 0);
+	for (int i = 0; i < 500 && error; i++) {
+		(void)redis_sync_cmdf(r, &error, "PING");
+		if (error)
+			usleep(10000);
+	}
+	assert_int_equal(error, 0);
+	redis_sync_free(r);
+}
+
+static int group_set_up(void **state)
+{
+	(void)state;
+	(void)snprintf(dir, sizeof(dir), "/tmp/viw-redis-XXXXXX");
+	if (!mkdtemp(dir))
+		return -1;
+	(void)snprintf(sock, sizeof(sock), "%s/s", dir);
+	(void)snprintf(url, sizeof(url), "unix://%s", sock);
+	return 0;
+}
+
+static int group_tear_down(void **state)
+{
+	char cmd[128];
+
+	(void)state;
+	(void)snprintf(cmd, sizeof(cmd), "%s/log", dir);
+	unlink(cmd);
+	unlink(sock);
+	return rmdir(dir);
+}
+
+/* ---- the client under test ---- */
+
+struct client {
+	struct redis *r;
+	int ups, downs, replies, nulls;
+	int stop_at_ups, stop_at_downs, stop_at_answers;
+	char why[200], last[200];
+	int64_t last_int;
+	enum redis_error_class last_class;
+	bool close_in_callback;
+};
+
+static void check_stop(struct client *c)
+{
+	if ((c->stop_at_ups && c->ups >= c->stop_at_ups) ||
+	    (c->stop_at_downs && c->downs >= c->stop_at_downs) ||
+	    (c->stop_at_answers && c->replies + c->nulls >= c->stop_at_answers))
+		loop_stop(loop);
+}
+
+static void on_up(void *arg)
+{
+	struct client *c = arg;
+
+	c->ups++;
+	check_stop(c);
+}
+
+static void on_down(void *arg, const char *why)
+{
+	struct client *c = arg;
+
+	c->downs++;
+	(void)snprintf(c->why, sizeof(c->why), "%s", why);
+	check_stop(c);
+}
+
+static void on_reply(void *arg, const struct redis_reply *r)
+{
+	struct client *c = arg;
+
+	if (r)
+		c->replies++;
+	else
+		c->nulls++;
+	c->last_class = redis_error_class(r);
+	c->last_int = redis_int(r);
+	(void)snprintf(c->last, sizeof(c->last), SPAN_FMT, SPAN_ARG(redis_str(r)));
+	if (c->close_in_callback)
+		redis_close(c->r);
+	check_stop(c);
+}
+
+static const struct redis_ops ops = {on_up, on_down};
+
+static void on_deadline(void *arg)
+{
+	(void)arg;
+	fail_msg("not in time");
+}
+
+static void run(struct client *c, int ups, int downs, int answers)
+{
+	struct loop_timer *t;
+
+	c->stop_at_ups = ups;
+	c->stop_at_downs = downs;
+	c->stop_at_answers = answers;
+	assert_int_equal(loop_timer_new(loop, on_deadline, NULL, &t), 0);
+	loop_timer_start(t, 15000, 0);
+	loop_run(loop);
+	loop_timer_close(t);
+}
+
+static void open_client(struct client *c, const char *at, const struct redis_limits *limits)
+{
+	assert_int_equal(redis_open(loop, at, limits, &ops, c, &c->r), 0);
+}
+
+static int set_up(void **state)
+{
+	(void)state;
+	server_start(NULL);
+	server_wait(url);
+	return loop_new(&loop);
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	loop_free(loop);
+	server_kill();
+	return 0;
+}
+
+/* ---- cases ---- */
+
+static void test_commands_are_answered_in_order(void **state)
+{
+	struct client c = {0};
+	struct span argv[3] = {SPAN("SET"), SPAN("k"), {"a\0b\r\n", 5}};
+
+	(void)state;
+	open_client(&c, url, NULL);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), -ENOTCONN);
+	run(&c, 1, 0, 0);
+	assert_true(redis_is_up(c.r));
+	assert_int_equal(redis_cmd(c.r, on_reply, &c, 3, argv), 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "STRLEN %s", "k"), 0);
+	assert_int_equal(redis_in_flight(c.r), 2);
+	run(&c, 0, 0, 2);
+	assert_int_equal(c.last_int, 5);
+	assert_int_equal(redis_in_flight(c.r), 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "ECHO a%d-%lld-%b-%s", 7,
+				    (long long)INT64_MIN, SPAN("x y"), "z"),
+			 0);
+	run(&c, 0, 0, 3);
+	assert_string_equal(c.last, "a7--9223372036854775808-x y-z");
+	redis_close(c.r);
+}
+
+static void test_nested_and_large_replies(void **state)
+{
+	struct client c = {0};
+	struct redis_sync *s;
+	const struct redis_reply *r;
+	size_t n = 3 << 20;
+	char *big = malloc(n);
+	struct span argv[3] = {SPAN("SET"), SPAN("big"), {big, n}};
+	int error;
+
+	(void)state;
+	memset(big, 'x', n);
+	assert_int_equal(redis_sync_new(url, 5000, &s), 0);
+	assert_non_null(redis_sync_cmd(s, &error, 3, argv));
+	r = redis_sync_cmdf(s, &error, "GET big");
+	assert_int_equal(redis_str(r).n, n);
+	assert_memory_equal(redis_str(r).p, big, n);
+	r = redis_sync_cmdf(s, &error, "EVAL %b 0",
+			    SPAN("return {1,{2,{3,'four',false}},{},'\\r\\n'}"));
+	assert_int_equal(redis_len(r), 4);
+	assert_int_equal(redis_int(redis_at(redis_at(redis_at(r, 1), 1), 0)), 3);
+	assert_int_equal(redis_type(redis_at(redis_at(redis_at(r, 1), 1), 2)), REDIS_NIL);
+	assert_int_equal(redis_len(redis_at(r, 2)), 0);
+	assert_null(redis_at(r, 4));
+	redis_sync_free(s);
+	open_client(&c, url, NULL);
+	run(&c, 1, 0, 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "STRLEN big"), 0);
+	assert_int_equal(redis_cmd(c.r, on_reply, &c, 3, argv), 0);
+	run(&c, 0, 0, 2);
+	assert_string_equal(c.last, "OK");
+	redis_close(c.r);
+	free(big);
+}
+
+static void test_reserve_and_commit_write_in_place(void **state)
+{
+	static const char cmd[] = "*2\r\n$4\r\nECHO\r\n$3\r\nabc\r\n";
+	struct client c = {0};
+	char *at;
+
+	(void)state;
+	open_client(&c, url, NULL);
+	run(&c, 1, 0, 0);
+	for (int i = 0; i < 100; i++) {
+		assert_int_equal(redis_reserve(c.r, 1000, &at), 0);
+		memcpy(at, cmd, sizeof(cmd) - 1);
+		redis_commit(c.r, sizeof(cmd) - 1, on_reply, &c);
+		assert_int_equal(redis_reserve(c.r, 1000, &at), 0);
+		redis_commit(c.r, 0, on_reply, &c);
+	}
+	run(&c, 0, 0, 100);
+	assert_string_equal(c.last, "abc");
+	assert_int_equal(c.replies, 100);
+	redis_close(c.r);
+}
+
+static void test_limits_refuse_and_do_not_call_back(void **state)
+{
+	struct redis_limits limits = {.max_in_flight = 3, .max_in_flight_bytes = 1000};
+	struct client c = {0};
+	char text[990];
+
+	(void)state;
+	memset(text, 'x', sizeof(text));
+	text[sizeof(text) - 1] = '\0';
+	open_client(&c, url, &limits);
+	run(&c, 1, 0, 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), -ENOBUFS);
+	run(&c, 0, 0, 3);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "ECHO %s", text), 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "ECHO %s", text), -ENOBUFS);
+	run(&c, 0, 0, 4);
+	assert_int_equal(c.replies, 4);
+	assert_int_equal(c.nulls, 0);
+	redis_close(c.r);
+}
+
+static void test_killed_server_nulls_then_reconnects(void **state)
+{
+	struct client c = {0};
+	int64_t back;
+
+	(void)state;
+	open_client(&c, url, NULL);
+	run(&c, 1, 0, 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "BLPOP nothing 0"), 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), 0);
+	server_kill();
+	run(&c, 0, 1, 0);
+	assert_int_equal(c.nulls, 2);
+	assert_false(redis_is_up(c.r));
+	run(&c, 0, c.downs + 2, 0); /* goes on trying, and says so */
+	server_start(NULL);
+	server_wait(url);
+	back = clock_boot_ms();
+	run(&c, 2, 0, 0);
+	assert_true(clock_boot_ms() - back < 2000);
+	redis_close(c.r);
+}
+
+static void test_stopped_server_times_out_the_oldest(void **state)
+{
+	struct redis_limits limits = {.timeout_ms = 200};
+	struct client c = {0};
+	int64_t began;
+
+	(void)state;
+	open_client(&c, url, &limits);
+	run(&c, 1, 0, 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), 0);
+	run(&c, 0, 0, 1);
+	kill(server, SIGSTOP);
+	began = clock_boot_ms();
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), 0);
+	run(&c, 0, 1, 0);
+	assert_int_equal(c.nulls, 2);
+	assert_true(clock_boot_ms() - began >= 200);
+	assert_true(clock_boot_ms() - began < 2000);
+	assert_string_equal(c.why, "no answer in time");
+	kill(server, SIGCONT);
+	run(&c, 2, 0, 0);
+	redis_close(c.r);
+}
+
+/* It was we who slept: answers that are there count, however late. */
+static void test_own_pause_is_no_timeout(void **state)
+{
+	struct redis_limits limits = {.timeout_ms = 100};
+	struct client c = {0};
+
+	(void)state;
+	open_client(&c, url, &limits);
+	run(&c, 1, 0, 0);
+	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), 0);
+	loop_stop(loop);
+	loop_run(loop); /* one turn: it is sent */
+	usleep(250000);
+	run(&c, 0, 0, 1);
+	assert_int_equal(c.replies, 1);
+	assert_int_equal(c.downs, 0);
+	redis_close(c.r);
+}
+
+static void test_nobody_there_is_reported_again_and_again(void **state)
+{
+	struct client c = {0}, d = {0};
+
+	(void)state;
+	open_client(&c, "redis://127.0.0.1:1/0", NULL);
+	run(&c, 0, 2, 0);
+	assert_non_null(strstr(c.why, "refused"));
+	redis_close(c.r);
+	open_client(&d, "unix:///tmp/viw-nobody/s", NULL);
+	run(&d, 0, 2, 0);
+	redis_close(d.r);
+}
+
+static void test_wrong_password_never_goes_up(void **state)
+{
+	struct client c = {0}, d = {0}, e = {0};
+	struct redis_sync *s;
+	char at[256];
+	int error;
+
+	(void)state;
+	server_kill();
+	server_start("sesame");
+	(void)snprintf(at, sizeof(at), "unix://:sesame@%s", sock);
+	server_wait(at);
+	open_client(&c, at, NULL);
+	run(&c, 1, 0, 0);
+	redis_close(c.r);
+	(void)snprintf(at, sizeof(at), "unix://:hush-hush@%s", sock);
+	open_client(&d, at, NULL);
+	run(&d, 0, 2, 0);
+	assert_int_equal(d.ups, 0);
+	assert_non_null(strstr(d.why, "WRONGPASS"));
+	assert_null(strstr(d.why, "hush-hush"));
+	redis_close(d.r);
+	assert_int_equal(redis_sync_new(at, 1000, &s), 0);
+	assert_null(redis_sync_cmdf(s, &error, "PING"));
+	assert_int_equal(error, -ENOTCONN);
+	assert_non_null(strstr(redis_sync_error(s), "WRONGPASS"));
+	redis_sync_free(s);
+	open_client(&e, url, NULL); /* none given: PING is refused */
+	run(&e, 0, 1, 0);
+	assert_non_null(strstr(e.why, "NOAUTH"));
+	redis_close(e.r);
+}
+
+/* A server that speaks RESP by script: what a real one cannot be made to say reliably. */
+static pid_t fake_start(const char *const *answers, size_t n)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	pid_t pid;
+
+	unlink(sock);
+	memcpy(un.sun_path, sock, strlen(sock) + 1);
+	assert_int_equal(bind(listener, (struct sockaddr *)&un, sizeof(un)), 0);
+	assert_int_equal(listen(listener, 8), 0);
+	pid = fork();
+	if (pid == 0) {
+		for (size_t i = 0; i < n; i++) {
+			int fd = accept(listener, NULL, NULL);
+			char bytes[256];
+
+			(void)!read(fd, bytes, sizeof(bytes));
+			(void)!write(fd, answers[i], strlen(answers[i]));
+			(void)!read(fd, bytes, sizeof(bytes));
+			close(fd);
+		}
+		_exit(0);
+	}
+	close(listener);
+	return pid;
+}
+
+static void test_loading_and_garbage_are_not_up(void **state)
+{
+	static const char *const answers[] = {"-LOADING Redis is loading the dataset in memory\r\n",
+					      "?what\r\n", "+PONG\r\n"};
+	struct client c = {0};
+	pid_t fake;
+
+	(void)state;
+	server_kill();
+	fake = fake_start(answers, 3);
+	open_client(&c, url, NULL);
+	run(&c, 0, 1, 0);
+	assert_non_null(strstr(c.why, "LOADING"));
+	run(&c, 0, 2, 0);
+	assert_string_equal(c.why, "not a Redis answer");
+	run(&c, 1, 0, 0);
+	assert_int_equal(c.downs, 2);
+	redis_close(c.r);
+	kill(fake, SIGKILL);
+	waitpid(fake, NULL, 0);
+}
+
+static void test_real_loading_server(void **state)
+{
+	struct client c = {0};
+	struct redis_sync *s;
+	int error;
+
+	(void)state;
+	assert_int_equal(redis_sync_new(url, 5000, &s), 0);
+	(void)redis_sync_cmdf(s, &error,
+			      "CONFIG SET key-load-delay 300 "
+			      "loading-process-events-interval-bytes 1024");
+	(void)redis_sync_cmdf(s, &error, "DEBUG POPULATE 20000 key 100");
+	open_client(&c, url, NULL);
+	run(&c, 1, 0, 0);
+	assert_int_equal(redis_cmdf(c.r, NULL, NULL, "DEBUG RELOAD"), 0);
+	loop_stop(loop);
+	loop_run(loop);
+	/* While it loads it answers commands of others with LOADING: that class is passing. */
+	for (int i = 0; i < 2000; i++) {
+		const struct redis_reply *r = redis_sync_cmdf(s, &error, "GET x");
+
+		if (redis_error_class(r) == REDIS_E_LOADING) {
+			assert_true(redis_error_is_passing(REDIS_E_LOADING));
+			break;
+		}
+		assert_true(i < 1999);
+	}
+	redis_sync_free(s);
+	redis_close(c.r);
+}
+
+/* ---- scripts ---- */
+
+static void test_script_survives_script_flush(void **state)
+{
+	struct redis_script script = {.name = "add", .body = "return KEYS[1] .. '+' .. ARGV[1]"};
+	struct span argv[2] = {SPAN("k"), SPAN("v")};
+	struct client c = {0};
+
+	(void)state;
+	open_client(&c, url, NULL);
+	run(&c, 1, 0, 0);
+	for (int i = 1; i <= 3; i++) {
+		assert_int_equal(redis_eval(c.r, &script, on_reply, &c, 1, 2, argv), 0);
+		run(&c, 0, 0, i);
+		assert_string_equal(c.last, "k+v");
+		if (i == 2) {
+			c.replies--;
+			assert_int_equal(redis_cmdf(c.r, on_reply, &c, "SCRIPT FLUSH"), 0);
+			run(&c, 0, 0, i);
+		}
+	}
+	assert_string_equal(script.sha1, "537a7c4cda08d2574e35317d024b4f67ccf6172d");
+	redis_close(c.r);
+}
+
+static void test_script_error_reaches_the_caller(void **state)
+{
+	struct redis_script script = {.name = "bad", .body = "return redis.error_reply('OOM no')"};
+	struct client c = {0};
+
+	(void)state;
+	open_client(&c, url, NULL);
+	run(&c, 1, 0, 0);
+	assert_int_equal(redis_eval(c.r, &script, on_reply, &c, 0, 0, NULL), 0);
+	run(&c, 0, 0, 1);
+	assert_int_equal(c.last_class, REDIS_E_OOM);
+	assert_true(redis_error_is_passing(c.last_class));
+	redis_close(c.r);
+}
+
+/* ---- closing ---- */
+
+static void test_close_answers_all_and_may_come_from_a_callback(void **state)
+{
+	struct client c = {0}, d = {0};
+
+	(void)state;
+	open_client(&c, url, NULL);
+	run(&c, 1, 0, 0);
+	for (int i = 0; i < 5; i++)
+		assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), 0);
+	redis_close(c.r);
+	assert_int_equal(c.nulls, 5);
+	d.close_in_callback = true;
+	open_client(&d, url, NULL);
+	run(&d, 1, 0, 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(redis_cmdf(d.r, on_reply, &d, "PING"), 0);
+	run(&d, 0, 0, 3);
+	assert_int_equal(d.replies, 1);
+	assert_int_equal(d.nulls, 2);
+}
+
+/* ---- blocking client ---- */
+
+static void test_sync_reconnects_and_times_out(void **state)
+{
+	struct redis_sync *s;
+	int error;
+
+	(void)state;
+	assert_int_equal(redis_sync_new(url, 300, &s), 0);
+	assert_non_null(redis_sync_cmdf(s, &error, "PING"));
+	server_kill();
+	assert_null(redis_sync_cmdf(s, &error, "PING"));
+	assert_int_equal(error, -ENOTCONN);
+	assert_null(redis_sync_cmdf(s, &error, "PING"));
+	assert_true(error < 0);
+	server_start(NULL);
+	server_wait(url);
+	assert_non_null(redis_sync_cmdf(s, &error, "PING"));
+	assert_null(redis_sync_cmdf(s, &error, "BLPOP nothing 5"));
+	assert_int_equal(error, -ETIMEDOUT);
+	/* The late answer of the dropped connection is never taken for the next one's. */
+	assert_string_equal(redis_str(redis_sync_cmdf(s, &error, "ECHO me")).p, "me");
+	redis_sync_set_timeout(s, 3000);
+	assert_int_equal(redis_type(redis_sync_cmdf(s, &error, "BLPOP nothing 1")), REDIS_NIL);
+	assert_int_equal(error, 0);
+	redis_sync_free(s);
+}
+
+static void test_streams(void **state)
+{
+	struct redis_sync *s;
+	const struct redis_reply *r;
+	struct stream_entry e;
+	int64_t ms;
+	int error;
+
+	(void)state;
+	assert_int_equal(redis_sync_new(url, 1000, &s), 0);
+	(void)redis_sync_cmdf(s, &error, "XGROUP CREATE st g 0 MKSTREAM");
+	r = redis_sync_cmdf(s, &error, "XREADGROUP GROUP g c STREAMS st >");
+	assert_null(stream_read_entries(r));
+	(void)redis_sync_cmdf(s, &error, "XADD st 1700000000123-4 agent_id a1 frame %b",
+			      SPAN("{\"x y\":1}"));
+	r = redis_sync_cmdf(s, &error, "XREADGROUP GROUP g c STREAMS st >");
+	r = stream_read_entries(r);
+	assert_int_equal(redis_len(r), 1);
+	assert_int_equal(stream_entry_parse(redis_at(r, 0), &e), 0);
+	assert_true(span_eq(stream_field(&e, "frame"), "{\"x y\":1}"));
+	assert_null(stream_field(&e, "fram").p);
+	assert_int_equal(stream_id_ms(e.id, &ms), 0);
+	assert_int_equal(ms, 1700000000123);
+	(void)redis_sync_cmdf(s, &error, "XTRIM st MAXLEN 0");
+	r = stream_read_entries(redis_sync_cmdf(s, &error, "XREADGROUP GROUP g c STREAMS st 0"));
+	assert_int_equal(stream_entry_parse(redis_at(r, 0), &e), 0);
+	assert_null(e.fields);
+	assert_null(stream_field(&e, "frame").p);
+	assert_int_equal(stream_id_ms(SPAN("12"), &ms), -EINVAL);
+	assert_int_equal(stream_id_ms(SPAN("-1"), &ms), -EINVAL);
+	assert_int_equal(stream_id_ms(SPAN("99999999999999999999-1"), &ms), -EINVAL);
+	assert_int_equal(stream_id_ms(SPAN("12-x"), &ms), -EINVAL);
+	redis_sync_free(s);
+}
+
+/* ---- URLs: no server ---- */
+
+static void test_urls(void **state)
+{
+	static const char *const good[] = {
+	    "redis://127.0.0.1:6379/0", "redis://h",	    "redis://h/",
+	    "redis://:p@h:1/3",		"redis://u:p%40@h", "redis://[::1]:6379/1",
+	    "unix:///run/r.sock",	"unix:///r?db=2",   "unix://:p@/run/r.sock",
+	};
+	static const char *const bad[] = {
+	    "",
+	    "http://h",
+	    "redis://",
+	    "redis://h:0",
+	    "redis://h:99999",
+	    "redis://h/x",
+	    "redis://u@h",
+	    "redis://[::1",
+	    "rediss://h",
+	    "unix://rel",
+	    "unix:///r?x=1",
+	    "redis://h:6379x",
+	    "redis://:%zz@h",
+	    "redis://:a%@h",
+	    "redis://h/1/2",
+	    "unix:///r?db=",
+	};
+	char msg[200];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++)
+		assert_int_equal(redis_url_check(good[i], msg, sizeof(msg)), 0);
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		msg[0] = '\0';
+		assert_int_equal(redis_url_check(bad[i], msg, sizeof(msg)), -EINVAL);
+		assert_true(msg[0]);
+	}
+	assert_int_equal(redis_url_check("redis://u:swordfish@h:x", msg, sizeof(msg)), -EINVAL);
+	assert_null(strstr(msg, "swordfish"));
+}
+
+int main(void)
+{
+#define CASE(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_urls),
+	    CASE(test_commands_are_answered_in_order),
+	    CASE(test_nested_and_large_replies),
+	    CASE(test_reserve_and_commit_write_in_place),
+	    CASE(test_limits_refuse_and_do_not_call_back),
+	    CASE(test_killed_server_nulls_then_reconnects),
+	    CASE(test_stopped_server_times_out_the_oldest),
+	    CASE(test_own_pause_is_no_timeout),
+	    CASE(test_nobody_there_is_reported_again_and_again),
+	    CASE(test_wrong_password_never_goes_up),
+	    CASE(test_loading_and_garbage_are_not_up),
+	    CASE(test_real_loading_server),
+	    CASE(test_script_survives_script_flush),
+	    CASE(test_script_error_reaches_the_caller),
+	    CASE(test_close_answers_all_and_may_come_from_a_callback),
+	    CASE(test_sync_reconnects_and_times_out),
+	    CASE(test_streams),
+	};
+
+	return cmocka_run_group_tests(tests, group_set_up, group_tear_down);
+}
