@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -40,6 +41,12 @@ static void server_start(const char *password)
 	server = fork();
 	assert_true(server >= 0);
 	if (server == 0) {
+		int null = open("/dev/null", O_RDWR);
+
+		/* Never outlive the test, never hold its output open. */
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+		(void)dup2(null, 1);
+		(void)dup2(null, 2);
 		execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", sock, "--dir",
 		       dir, "--save", "", "--logfile", log, "--enable-debug-command", "yes",
 		       password ? "--requirepass" : NULL, password, (char *)NULL);
