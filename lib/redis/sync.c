@@ -42,7 +42,9 @@ static int fail_errno(struct redis_sync *r, int error, const char *what)
 {
 	char text[64];
 
-	return fail(r, -error, what, strerror_r(error, text, sizeof(text)));
+	/* One code for "the server has gone", however it shows. */
+	return fail(r, error == EPIPE || error == ECONNRESET ? -ENOTCONN : -error, what,
+		    strerror_r(error, text, sizeof(text)));
 }
 
 int redis_sync_new(const char *url, int64_t timeout_ms, struct redis_sync **ret)

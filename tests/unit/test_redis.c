@@ -98,6 +98,8 @@ static int group_tear_down(void **state)
 	(void)state;
 	(void)snprintf(cmd, sizeof(cmd), "%s/log", dir);
 	unlink(cmd);
+	(void)snprintf(cmd, sizeof(cmd), "%s/dump.rdb", dir); /* of DEBUG RELOAD */
+	unlink(cmd);
 	unlink(sock);
 	return rmdir(dir);
 }
