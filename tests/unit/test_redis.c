@@ -176,7 +176,8 @@ static void run(struct client *c, int ups, int downs, int answers)
 	c->stop_at_answers = answers;
 	assert_int_equal(loop_timer_new(loop, on_deadline, NULL, &t), 0);
 	loop_timer_start(t, 15000, 0);
-	for (done = false; !done;) /* a stop asked for outside ends a run before it began */
+	for (done = false, check_stop(c);
+	     !done;) /* a stop asked for outside ends a run before it began */
 		loop_run(loop);
 	loop_timer_close(t);
 }
