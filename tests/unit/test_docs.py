@@ -33,7 +33,7 @@ def test_files_named_in_documents_exist(page):
     missing = []
     for word in re.findall(r"`((?:lib|agent-bridge|workers|gateway-agent|host-helper|sql|tests|tools|viwctl|bench|"
                            r"compose|runbooks|docs|demo)/[\w./-]*[\w/])`", page.read_text()):
-        if not (ROOT / word).exists():
+        if "NN" not in word and not (ROOT / word).exists():
             missing.append(word)
     assert not missing
 
