@@ -1,0 +1,37 @@
+"""Alert rules and runbooks agree with each other, with the metrics, and with promtool."""
+import re
+import subprocess
+
+import pytest
+import viwtest
+
+RULES = viwtest.ROOT / "compose" / "prometheus"
+TEXT = (RULES / "alerts.yml").read_text()
+
+
+@pytest.mark.parametrize("words", [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]],
+                         ids=["check", "test"])
+def test_promtool_is_content(words):
+    done = subprocess.run(["promtool", *words], cwd=RULES, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_alarm_has_a_page_and_is_in_the_index():
+    index = (viwtest.ROOT / "runbooks" / "README.md").read_text()
+    alarms = re.findall(r"alert: (\w+)", TEXT)
+    pages = re.findall(r"runbook: (\S+)", TEXT)
+    assert len(alarms) == len(pages) > 10
+    assert [a for a in alarms if a not in index] == []
+    assert [p for p in pages if not (viwtest.ROOT / p).exists()] == []
+
+
+def test_every_alarm_is_tried_by_the_rule_tests():
+    tried = (RULES / "alerts_test.yml").read_text()
+    fired = set(re.findall(r"alertname: (\w+)\n\s+exp_alerts", tried))
+    assert set(re.findall(r"alert: (\w+)", TEXT)) == fired
+
+
+def test_rules_use_metrics_that_exist():
+    known = set(re.findall(r"`(viw_\w+)", (viwtest.ROOT / "docs" / "metrics.md").read_text()))
+    used = {re.sub(r"_bucket$", "", m) for m in re.findall(r"\b(viw_\w+)", TEXT)}
+    assert used <= known, used - known
