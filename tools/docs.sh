@@ -9,12 +9,10 @@ docs/config.md|docs_config
 docs/protocol.md|docs_protocol
 docs/protocol.schema.json|docs_schema
 docs/metrics.md|docs_metrics
-tests/fuzz/frame.dict|docs_dictionary
 '
 
 docs_protocol() { "$DOCS_BIN/../tools/viw-wire-docs" markdown; }
 docs_schema() { "$DOCS_BIN/../tools/viw-wire-docs" schema; }
-docs_dictionary() { "$DOCS_BIN/../tools/viw-wire-docs" dictionary; }
 
 docs_config() {
 	cat <<-'TEXT'

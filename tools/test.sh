@@ -78,40 +78,9 @@ test_verdict() {
 	exit
 }
 
-# fuzz_main [-t seconds in all] [target…]. New inputs go to build/fuzz/corpus, findings to
-# build/fuzz/findings; what is worth keeping is copied to tests/fuzz/corpus/<target> by hand.
 fuzz_main() {
-	local total=60 targets=() t name bad=0
-	if [ "${1-}" = -t ]; then
-		total=$2
-		shift 2
-	fi
 	packages_need build fuzz
-	build_preset fuzz
-	for t in build/fuzz/fuzz/fuzz_*; do
-		name=${t##*/fuzz_}
-		[ -x "$t" ] && { [ $# = 0 ] || [[ " $* " == *" $name "* ]]; } && targets+=("$name")
-	done
-	[ ${#targets[@]} -gt 0 ] || die "no such fuzz target: ${*:-none is declared in tests/fuzz/targets.cmake}"
-	local each=$((total / ${#targets[@]}))
-	[ $each -gt 0 ] || each=1
-	mkdir -p build/fuzz/findings
-	for name in "${targets[@]}"; do
-		mkdir -p "build/fuzz/corpus/$name"
-		local args=(-max_total_time=$each -timeout=10 -rss_limit_mb=2048 -print_final_stats=1
-			-artifact_prefix="build/fuzz/findings/$name-" "build/fuzz/corpus/$name")
-		[ -d "tests/fuzz/corpus/$name" ] && args+=("tests/fuzz/corpus/$name")
-		[ -f "tests/fuzz/$name.dict" ] && args=(-dict="tests/fuzz/$name.dict" "${args[@]}")
-		if "build/fuzz/fuzz/fuzz_$name" "${args[@]}" >"build/fuzz/$name.log" 2>&1; then
-			printf '  %-20s %12s executions in %s s, no finding\n' "$name" \
-				"$(sed -n 's/^stat::number_of_executed_units: *//p' "build/fuzz/$name.log")" "$each"
-		else
-			bad=1
-			tail -n 40 "build/fuzz/$name.log"
-			printf '  %-20s FINDING, see build/fuzz/%s.log\n' "$name" "$name"
-		fi
-	done
-	return $bad
+	exec tests/fuzz/run "$@"
 }
 
 bench_main() {
@@ -123,7 +92,5 @@ bench_main() {
 
 chaos_main() {
 	packages_need build run test
-	build_preset dev
-	as_root env PYTHONDONTWRITEBYTECODE=1 VIW_BIN="${VIW_BIN:-$VIW_ROOT/build/dev/bin}" /usr/bin/python3 -m pytest \
-		-c tests/pytest.ini --rootdir "$VIW_ROOT" -s tests/chaos "$@"
+	exec tests/chaos/run "$@"
 }
