@@ -1,0 +1,32 @@
+/*
+ * A small client CA in a folder: ca.key (0600), ca.crt, index (one line a certificate), crl.pem.
+ * Signs client certificates that name an agent (SAN URI urn:viworks:agent:<id>), P-256 and
+ * SHA-256. One writer at a time: every change holds a lock on the folder.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/macros.h"
+
+/* Makes the CA; -EEXIST when there is one. `name` is its CN. The folder is made 0700. */
+int ca_init(const char *dir, const char *name, int days) MUST_CHECK;
+
+struct ca_issued {
+	struct buf cert_pem, key_pem; /* key empty when a CSR was given; wiped by ca_issued_fini */
+	char serial[41];	      /* hex */
+	char fingerprint[65];	      /* SHA-256 over the DER, hex */
+	int64_t not_after_ms;
+};
+/* csr_pem NULL: makes a key too. A CSR's own names are ignored, its signature is checked.
+ * -ENOENT no CA there, -EINVAL bad CSR or key, -errno. */
+int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int days,
+	     struct ca_issued *ret) MUST_CHECK;
+void ca_issued_fini(struct ca_issued *i);
+
+/* Revokes every certificate of the agent that is still valid, writes crl.pem anew (good for
+ * crl_days) and calls each with their fingerprints. *ret_n: how many. */
+int ca_revoke(const char *dir, const char *agent_id, int crl_days,
+	      void (*each)(void *arg, const char *fingerprint_hex), void *arg, size_t *ret_n) MUST_CHECK;

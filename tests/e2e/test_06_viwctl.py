@@ -1,0 +1,246 @@
+"""viwctl as an operator types it, against the real chain; certificates judged by openssl."""
+import json
+import os
+import subprocess
+import threading
+import time
+
+import pytest
+import viwtest
+
+
+@pytest.fixture
+def ctl(request, redis, pg, tmp):
+    """ctl("gateways", "--json") -> CompletedProcess; env= overrides settings."""
+    def run(*words, env=None, stdin=None, timeout=40):
+        settings = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "VIWCTL_REDIS_URL": redis.url,
+                    "VIWCTL_DATABASE_URL": pg.uri, "VIWCTL_CA_DIR": str(tmp / "ca"),
+                    "ASAN_OPTIONS": "exitcode=99", **(env or {})}
+        return subprocess.run([viwtest.BIN / "viwctl", *map(str, words)], env=settings, text=True,
+                              cwd=tmp, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=timeout)
+    return run
+
+
+class Hand:
+    """A hand-made agent that answers each COMMAND from a table verb -> (status, rc, stdout)."""
+
+    def __init__(self, chain, connect, agent_id, answers, **hello):
+        self.ws = connect(chain.ws_url, headers=chain.headers(agent_id))
+        self.ws.hello(agent_id, **hello)
+        self.agent_id, self.answers, self.seen = agent_id, answers, []
+        self.stopping = False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.stopping:
+            try:
+                frame = self.ws.recv(0.2)
+            except AssertionError:
+                continue
+            except Exception:
+                return
+            if frame["type"] not in ("COMMAND", "CANCEL"):
+                continue
+            self.seen.append(frame)
+            head = {"agent_id": self.agent_id, "correlation_id": frame["correlation_id"]}
+            if frame["type"] == "CANCEL":
+                self.ws.send({"type": "RESULT", **head, "status": "cancelled"})
+                continue
+            answer = self.answers.get(frame["verb"])
+            if answer:
+                self.ws.send({"type": "COMMAND_ACK", **head})
+                self.ws.send({"type": "RESULT", **head, "status": answer[0], "rc": answer[1],
+                              "stdout": answer[2], "command": frame["verb"]})
+
+    def stop(self):
+        self.stopping = True
+        self.thread.join(5)
+
+
+@pytest.fixture
+def hand(chain, connect):
+    made = []
+
+    def go(agent_id, answers, **hello):
+        made.append(Hand(chain, connect, agent_id, answers, **hello))
+        chain.pg.wait_row("SELECT 1 FROM os_gateways WHERE agent_id = %s AND status = 'online'", agent_id)
+        return made[-1]
+    yield go
+    for h in made:
+        h.stop()
+
+
+def test_words_and_usage(ctl):
+    done = ctl("help")
+    assert done.returncode == 0 and "gateways" in done.stdout and "enroll" in done.stdout
+    done = ctl("gatewyas")
+    assert done.returncode == 64 and "'gatewyas' is not a word" in done.stderr
+    done = ctl("gateways", env={"VIWCTL_DATABASE_URL": ""})
+    assert done.returncode == 69 and "VIWCTL_DATABASE_URL" in done.stderr
+    done = ctl("gateways", env={"VIWCTL_REDIS_URL": "http://x"})
+    assert done.returncode == 78 and "VIWCTL_REDIS_URL" in done.stderr
+
+
+def test_send_waits_prints_and_exits_with_the_commands_rc(ctl, hand):
+    hand("gw-1", {"ECHO": ("success", 0, "hello"), "list_users": ("success", 7, "no"),
+                  "get_system_health": ("unknown", None, None)})
+    done = ctl("send", "gw-1", "ECHO", "message=hello", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert "status              done" in done.stdout and "hello" in done.stdout
+    assert "queued" in done.stderr or "done" in done.stderr
+    done = ctl("send", "gw-1", "list_users", "--wait", "--json")
+    assert done.returncode == 7
+    row = json.loads(done.stdout)
+    assert (row["status"], row["rc"], row["agent_id"]) == ("failed", 7, "gw-1")
+    shown = ctl("command", row["correlation_id"], "--json")
+    assert json.loads(shown.stdout)["status"] == "failed"
+
+
+def test_send_that_expires_or_is_cancelled_says_so(ctl, hand, chain):
+    done = ctl("send", "gw-nobody", "ECHO", "message=x", "--wait", "--ttl", "1")
+    assert done.returncode == 110, done.stdout + done.stderr
+    sent = ctl("send", "gw-nobody", "ECHO", "message=x", "--ttl", "60")
+    cid = sent.stdout.strip()
+    chain.pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = %s", cid)
+    assert ctl("cancel", cid).returncode == 0
+    chain.pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = %s AND status = 'cancelled'", cid)
+    again = ctl("cancel", cid)
+    assert again.returncode == 1 and "ended already: cancelled" in again.stderr
+    assert ctl("command", "no-such-id").returncode == 1
+
+
+def test_send_checks_against_manifests_before_anything_is_queued(ctl, redis, root_dir):
+    viwtest.write_verb(root_dir / "verbs.d", "add_user", exec="/bin/true", argv=["{username}"],
+                       params={"username": {"type": "username"},
+                               "userpass": {"type": "secret", "via": "stdin"}})
+    env = {"VIWCTL_VERBS_DIR": str(root_dir / "verbs.d")}
+    done = ctl("send", "gw-1", "add_user", "username=-rf", "userpass=x12345", env=env)
+    assert done.returncode == 64 and "username" in done.stderr
+    done = ctl("send", "gw-1", "no_such_verb", env=env)
+    assert done.returncode == 64 and "no_such_verb" in done.stderr
+    done = ctl("send", "gw-1", "add_user", "username=bob", "userpass=-", "--dry-run", env=env,
+               stdin="hunter2-secret\n")
+    assert done.returncode == 0 and "***" in done.stdout
+    assert "hunter2-secret" not in done.stdout + done.stderr
+    done = ctl("send", "gw 1", "ECHO")
+    assert done.returncode == 64 and "not an agent id" in done.stderr
+    assert redis.client.xlen("viw.commands") == 0
+
+
+def test_a_fan_out_goes_in_batches_and_stops_at_the_first_failures(ctl, hand):
+    for i in range(4):
+        hand(f"gw-{i}", {"ECHO": ("success", 0, "ok")}, site="lab")
+    hand("gw-9", {"ECHO": ("error", 3, "broken")}, site="lab")
+    done = ctl("send", "--site", "lab", "ECHO", "message=x", "--batch", "2", "--json")
+    assert done.returncode == 1
+    summary = json.loads(done.stdout)
+    assert (summary["done"], summary["not_done"], summary["not_sent"]) == (4, 1, 0)
+    assert "4 of 5" in done.stderr
+    done = ctl("send", "--all", "list_users", "--batch", "2", "--ttl", "1", "--json")
+    summary = json.loads(done.stdout)
+    assert summary["not_sent"] == 3, "stops after the batch that failed"
+
+
+def test_gateways_filters_and_one_in_full(ctl, hand):
+    h = hand("gw-a", {}, site="north", labels={"ring": "0"})
+    hand("gw-b", {}, site="south")
+    h.ws.send({"type": "TELEMETRY", "agent_id": "gw-a", "ts": viwtest.rfc3339(), "seq": 1,
+               "metrics": {"cpu_pct": 12.5, "mem_pct": 40}})
+    rows = json.loads(ctl("gateways", "--json").stdout)
+    assert [r["agent_id"] for r in rows] == ["gw-a", "gw-b"]
+    assert [r["agent_id"] for r in json.loads(ctl("gateways", "--label", "ring=0", "--json").stdout)] == ["gw-a"]
+    assert [r["agent_id"] for r in json.loads(ctl("gateways", "--site", "south", "--json").stdout)] == ["gw-b"]
+    viwtest.wait_for(lambda: json.loads(ctl("gateways", "gw-a", "--json").stdout).get("metrics", {}).get("cpu_pct") == 12.5)
+    text = ctl("gateways").stdout
+    assert text.splitlines()[0].startswith("AGENT_ID") and "north" in text
+    assert ctl("gateways", "gw-z").returncode == 1
+    assert "AGENT_ID" in ctl("top", "--once").stdout
+
+
+def test_logs_follow_the_cursor(ctl, hand):
+    answer = {"lines": [{"ts": "2026-11-20T11:09:00.123Z", "cursor": "c1", "unit": "nginx.service",
+                         "pid": 7, "priority": 6, "message": "started\x1b[31m"}],
+              "next_cursor": "c1", "gap": True}
+    h = hand("gw-1", {"tail_logs": ("success", 0, json.dumps(answer))})
+    done = ctl("logs", "gw-1", "--unit", "nginx.service", "-n", "5")
+    assert done.returncode == 0, done.stderr
+    assert "2026-11-20T11:09:00.123Z nginx.service[7]: started?[31m" in done.stdout
+    assert "gap" in done.stderr
+    assert h.seen[0]["args"] == {"unit": "nginx.service", "lines": 5}
+
+
+def test_doctor_names_what_is_wrong_and_what_to_do(ctl, redis, chain):
+    viwtest.wait_for(lambda: ctl("doctor", env={"VIWCTL_BRIDGE_URL": chain.http_url}).returncode == 0, 15,
+                     "everything is well", every=0.5)
+    redis.client.config_set("maxmemory-policy", "allkeys-lru")
+    done = ctl("doctor", "--json")
+    assert done.returncode == 1
+    bad = [c for c in json.loads(done.stdout) if c["grade"] == "bad"]
+    assert [c["check"] for c in bad] == ["redis maxmemory-policy"] and "noeviction" in bad[0]["remedy"]
+    assert ctl("doctor", env={"VIWCTL_REDIS_URL": "redis://127.0.0.1:1/0"}).returncode == 1
+
+
+def openssl(*argv):
+    return subprocess.run(["openssl", *map(str, argv)], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+
+
+def test_enroll_makes_what_a_site_needs_and_takes_it_back(ctl, tmp, redis):
+    assert ctl("enroll", "gw-1").returncode == 1, "no CA yet"
+    assert ctl("enroll", "--init-ca").returncode == 0
+    assert ctl("enroll", "--init-ca").returncode == 1, "never overwritten"
+    secret = viwtest.write_secret(tmp / "shared", "shared-secret-0123456789abcdef")
+    done = ctl("enroll", "gw-1", "--backend", "wss://gateway.example.net/agent/ws", "--site", "lab",
+               "--shared-secret", secret, "--out", tmp / "gw-1", "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    cert = tmp / "gw-1" / "agent.crt"
+    ca = tmp / "ca"
+    assert openssl("verify", "-purpose", "sslclient", "-CAfile", ca / "ca.crt", cert).returncode == 0
+    text = openssl("x509", "-in", cert, "-noout", "-text").stdout
+    assert "URI:urn:viworks:agent:gw-1" in text and "TLS Web Client Authentication" in text
+    assert openssl("x509", "-in", cert, "-noout", "-fingerprint", "-sha256").stdout.strip().split("=")[1] \
+        .replace(":", "").lower() == made["fingerprint"]
+    modes = {p.name: oct(os.stat(p).st_mode & 0o777) for p in (tmp / "gw-1").iterdir()}
+    assert modes["agent.key"] == modes["shared.secret"] == modes["host_helper.secret"] == "0o400"
+    assert oct(os.stat(ca / "ca.key").st_mode & 0o777) == "0o600"
+    env = (tmp / "gw-1" / "gateway-agent.env").read_text()
+    assert "VIW_AGENT_ID=gw-1" in env and "VIW_AGENT_SITE=lab" in env and "shared-secret-" not in env
+    assert subprocess.run(["sh", "-n", tmp / "gw-1" / "install.sh"]).returncode == 0
+
+    assert ctl("enroll", "--revoke", "gw-1").returncode == 0
+    assert redis.client.smembers("viw.revoked") == {made["fingerprint"]}
+    bundle = tmp / "bundle.pem"
+    bundle.write_text((ca / "ca.crt").read_text() + (ca / "crl.pem").read_text())
+    done = openssl("verify", "-crl_check", "-CAfile", bundle, cert)
+    assert done.returncode != 0 and "revoked" in done.stdout
+    assert ctl("enroll", "--revoke", "gw-1").returncode == 1, "nothing left to revoke"
+
+
+def test_enroll_from_a_request_keeps_the_key_where_it_was_made(ctl, tmp):
+    assert ctl("enroll", "--init-ca").returncode == 0
+    key, csr = tmp / "k", tmp / "r"
+    assert openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", csr, "-subj",
+                   "/CN=somebody-else").returncode == 0
+    done = ctl("enroll", "gw-2", "--csr", csr, "--out", tmp / "gw-2")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp / "gw-2" / "agent.key").exists()
+    text = openssl("x509", "-in", tmp / "gw-2" / "agent.crt", "-noout", "-text").stdout
+    assert "CN = gw-2" in text and "somebody-else" not in text
+    csr.write_text(csr.read_text().replace("MII", "MIJ", 1))
+    done = ctl("enroll", "gw-2", "--csr", csr)
+    assert done.returncode == 1 and "PKCS#10" in done.stderr
+
+
+def test_lost_asks_before_it_declares(ctl, chain):
+    sent = ctl("send", "gw-gone", "ECHO", "message=x", "--ttl", "600").stdout.strip()
+    chain.pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = %s", sent)
+    done = ctl("lost", "gw-gone")
+    assert done.returncode == 1 and "1 open commands" in done.stderr
+    assert chain.pg.query("SELECT 1 FROM agent_lost_declarations") == []
+    done = ctl("lost", "gw-gone", "--yes")
+    assert done.returncode == 0, done.stderr
+    chain.pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = %s AND status = 'unknown'", sent,
+                      timeout=20)

@@ -1,0 +1,128 @@
+/* viwctl gateways: the fleet, or one gateway in full. */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/ident.h"
+#include "viwctl.h"
+
+static const struct col list_cols[] = {
+	{"agent_id", COL_TEXT},	 {"status", COL_TEXT},	 {"site", COL_TEXT},
+	{"version", COL_TEXT},	 {"last_seen", COL_TEXT}, {"cpu_pct", COL_NUM},
+	{"mem_pct", COL_NUM},	 {"disk_pct", COL_NUM},	 {"containers", COL_NUM},
+	{"bridge_id", COL_TEXT},
+};
+
+#define TS(column) "to_char(" column " at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+
+/* Keyset by agent_id: $5 is the last one of the page before. */
+static const struct pg_stmt list_stmt = {
+	"viwctl_gateways",
+	"select g.agent_id, g.status, g.site, g.version, " TS("g.last_seen") ", "
+	"round(s.cpu_pct::numeric, 1), round(s.mem_pct::numeric, 1), round(s.disk_pct::numeric, 1), "
+	"s.containers_running, g.bridge_id "
+	"from os_gateways g left join os_gateway_status s using (agent_id) "
+	"where ($1::text is null or g.site = $1) and ($2::text is null or g.status = $2) "
+	"and ($3::text is null or g.labels ->> $3 = $4) and g.agent_id > coalesce($5, '') "
+	"order by g.agent_id limit $6::bigint",
+};
+
+static const struct col one_cols[] = {
+	{"agent_id", COL_TEXT},	  {"display_name", COL_TEXT}, {"status", COL_TEXT},
+	{"hostname", COL_TEXT},	  {"site", COL_TEXT},	      {"labels", COL_JSON},
+	{"version", COL_TEXT},	  {"capabilities", COL_JSON}, {"bridge_id", COL_TEXT},
+	{"conn_id", COL_TEXT},	  {"epoch", COL_NUM},	      {"ip", COL_TEXT},
+	{"first_seen", COL_TEXT}, {"last_seen", COL_TEXT},    {"telemetry_at", COL_TEXT},
+	{"services", COL_JSON},	  {"metrics", COL_JSON},      {"open_commands", COL_NUM},
+};
+
+static const struct pg_stmt one_stmt = {
+	"viwctl_gateway",
+	"select g.agent_id, g.display_name, g.status, g.hostname, g.site, g.labels, g.version, "
+	"g.capabilities, g.bridge_id, g.conn_id, g.epoch, g.ip, " TS("g.first_seen") ", "
+	TS("g.last_seen") ", " TS("s.ts") ", s.services, s.metrics, "
+	"(select count(*) from agent_commands c where c.agent_id = g.agent_id "
+	"and c.status in ('queued', 'offered', 'accepted')) "
+	"from os_gateways g left join os_gateway_status s using (agent_id) where g.agent_id = $1",
+};
+
+static int show_one(struct ctl *c, const char *agent_id)
+{
+	if (!ident_is_agent_id(agent_id, strlen(agent_id))) {
+		ctl_error("'%s' is not an agent id", agent_id);
+		return CTL_USAGE;
+	}
+	struct pg_rows *r = ctl_query(c, &one_stmt, 1, &agent_id);
+	if (!r)
+		return CTL_UNAVAILABLE;
+	int code = CTL_OK;
+	if (pg_rows_len(r) == 0) {
+		ctl_error("no gateway '%s' was ever seen; `viwctl gateways` lists them", agent_id);
+		code = CTL_NO;
+	} else {
+		ctl_print_row(c, one_cols, ARRAY_LEN(one_cols), r, 0);
+	}
+	pg_rows_free(r);
+	return code;
+}
+
+/* "k=v" split in place; false when there is no '='. */
+static bool split_label(char *text, const char **key, const char **value)
+{
+	char *eq = strchr(text, '=');
+	if (!eq || eq == text)
+		return false;
+	*eq = '\0';
+	*key = text;
+	*value = eq + 1;
+	return true;
+}
+
+int cmd_gateways(struct ctl *c, int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"site", required_argument, NULL, 's'},	 {"label", required_argument, NULL, 'l'},
+		{"status", required_argument, NULL, 't'}, {"after", required_argument, NULL, 'a'},
+		{"limit", required_argument, NULL, 'n'}, {"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
+	};
+	const char *param[6] = {NULL, NULL, NULL, NULL, NULL, "1000"};
+	optind = 1;
+	for (int o; (o = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+		if (o == 's') {
+			param[0] = optarg;
+		} else if (o == 't') {
+			param[1] = optarg;
+		} else if (o == 'a') {
+			param[4] = optarg;
+		} else if (o == 'n') {
+			param[5] = optarg;
+		} else if (o == 'l' && split_label(optarg, &param[2], &param[3])) {
+			continue;
+		} else {
+			fprintf(o == 'h' ? stdout : stderr,
+				"viwctl gateways [AGENT] [--site S] [--label k=v] "
+				"[--status expected|online|offline|decommissioned] "
+				"[--limit N (1000)] [--after AGENT]\n");
+			return o == 'h' ? CTL_OK : CTL_USAGE;
+		}
+	}
+	if (optind < argc)
+		return show_one(c, argv[optind]);
+	char *end = NULL;
+	long limit = strtol(param[5], &end, 10);
+	if (*end || limit < 1 || limit > 100000) {
+		ctl_error("--limit must be 1 to 100000");
+		return CTL_USAGE;
+	}
+	struct pg_rows *r = ctl_query(c, &list_stmt, 6, param);
+	if (!r)
+		return CTL_UNAVAILABLE;
+	ctl_print_rows(c, list_cols, ARRAY_LEN(list_cols), r);
+	if (!c->json && pg_rows_len(r) == (size_t)limit)
+		printf("… more: --after " SPAN_FMT "\n",
+		       SPAN_ARG(pg_rows_text(r, pg_rows_len(r) - 1, 0)));
+	pg_rows_free(r);
+	return CTL_OK;
+}
