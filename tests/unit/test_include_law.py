@@ -42,7 +42,7 @@ THIRD = {
     "jansson.h": ["lib/verbs/", "host-helper/", "viwctl/", "tests/"],
     "systemd/": ["host-helper/"],
     "seccomp.h": ["host-helper/"],
-    "curl/": ["host-helper/"],
+    "curl/": ["host-helper/", "viwctl/"],
 }
 
 
