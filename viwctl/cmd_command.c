@@ -22,7 +22,8 @@ int cmd_command(struct ctl *c, int argc, char **argv)
 }
 
 static const struct pg_stmt agent_stmt = {
-	"viwctl_command_agent", "select agent_id, status from agent_commands where correlation_id = $1"};
+    "viwctl_command_agent",
+    "select agent_id, status from agent_commands where correlation_id = $1"};
 
 int cmd_cancel(struct ctl *c, int argc, char **argv)
 {
@@ -33,8 +34,8 @@ int cmd_cancel(struct ctl *c, int argc, char **argv)
 	struct pg_rows *r = ctl_query(c, &agent_stmt, 1, &param);
 	if (!r)
 		return CTL_UNAVAILABLE;
-	bool found = pg_rows_len(r) > 0 &&
-		     span_copy(pg_rows_text(r, 0, 0), agent_id, sizeof agent_id) == 0;
+	bool found =
+	    pg_rows_len(r) > 0 && span_copy(pg_rows_text(r, 0, 0), agent_id, sizeof agent_id) == 0;
 	pg_rows_free(r);
 	if (!found) {
 		ctl_error("no command '%s' is in the database", argv[1]);
@@ -49,13 +50,14 @@ int cmd_cancel(struct ctl *c, int argc, char **argv)
 	if (code == CTL_OK)
 		code = command_send_cancel(c, argv[1], agent_id);
 	if (code == CTL_OK)
-		printf(c->json ? "{\"asked\":true}\n" : "cancel asked; `viwctl command` shows what became of it\n");
+		printf(c->json ? "{\"asked\":true}\n"
+			       : "cancel asked; `viwctl command` shows what became of it\n");
 	return code;
 }
 
-static const struct pg_stmt open_stmt = {
-	"viwctl_open",
-	"select count(*) from agent_commands where agent_id = $1 and status in ('queued', 'offered', 'accepted')"};
+static const struct pg_stmt open_stmt = {"viwctl_open",
+					 "select count(*) from agent_commands where agent_id = $1 "
+					 "and status in ('queued', 'offered', 'accepted')"};
 static const struct pg_stmt lost_stmt = {"viwctl_lost", "select viw_declare_lost($1)"};
 
 int cmd_lost(struct ctl *c, int argc, char **argv)
@@ -73,8 +75,10 @@ int cmd_lost(struct ctl *c, int argc, char **argv)
 	pg_rows_free(r);
 	if (!yes) {
 		fprintf(stderr,
-			"%lld open commands of %s would end as `unknown` and never run. This is for a host "
-			"that will not come back. Repeat with --yes to do it.\n", open, argv[1]);
+			"%lld open commands of %s would end as `unknown` and never run. This is "
+			"for a host "
+			"that will not come back. Repeat with --yes to do it.\n",
+			open, argv[1]);
 		return CTL_NO;
 	}
 	r = ctl_query(c, &lost_stmt, 1, &param);

@@ -18,8 +18,8 @@
 #include "streams_info.h"
 
 #define SKEW_WARN_MS 2000
-#define LAG_WARN_MS 10000
-#define LAG_BAD_MS 60000
+#define LAG_WARN_MS  10000
+#define LAG_BAD_MS   60000
 #define CERT_WARN_MS (30LL * 86400 * 1000)
 
 enum grade { GRADE_OK, GRADE_WARN, GRADE_BAD };
@@ -31,10 +31,11 @@ struct doctor {
 	bool any_bad;
 };
 
-static void say(struct doctor *d, enum grade g, const char *check, const char *remedy, const char *fmt, ...)
-	PRINTF_LIKE(5, 6);
+static void say(struct doctor *d, enum grade g, const char *check, const char *remedy,
+		const char *fmt, ...) PRINTF_LIKE(5, 6);
 
-static void say(struct doctor *d, enum grade g, const char *check, const char *remedy, const char *fmt, ...)
+static void say(struct doctor *d, enum grade g, const char *check, const char *remedy,
+		const char *fmt, ...)
 {
 	static const char *const words[] = {"ok", "warn", "bad"};
 	char seen[512];
@@ -63,7 +64,8 @@ static void say(struct doctor *d, enum grade g, const char *check, const char *r
 static bool config_get(struct doctor *d, const char *name, char *out, size_t cap)
 {
 	int error = 0;
-	const struct redis_reply *r = redis_sync_cmdf(ctl_redis(d->c), &error, "CONFIG GET %s", name);
+	const struct redis_reply *r =
+	    redis_sync_cmdf(ctl_redis(d->c), &error, "CONFIG GET %s", name);
 	return r && redis_type(r) == REDIS_ARR && redis_len(r) >= 2 &&
 	       span_copy(redis_str(redis_at(r, 1)), out, cap) == 0;
 }
@@ -74,7 +76,8 @@ static void check_redis_setting(struct doctor *d, const char *name, const char *
 	char value[64], check[64];
 	snprintf(check, sizeof check, "redis %s", name);
 	if (!config_get(d, name, value, sizeof value))
-		say(d, GRADE_WARN, check, "look at it on the server", "CONFIG GET is not allowed here");
+		say(d, GRADE_WARN, check, "look at it on the server",
+		    "CONFIG GET is not allowed here");
 	else
 		say(d, strcmp(value, want) == 0 ? GRADE_OK : g, check, remedy, "%s", value);
 }
@@ -89,7 +92,8 @@ static void check_redis_clock(struct doctor *d)
 	int64_t server = redis_int(redis_at(r, 0)) * 1000 + redis_int(redis_at(r, 1)) / 1000;
 	int64_t skew = server - (before + clock_wall_ms()) / 2;
 	say(d, llabs(skew) > SKEW_WARN_MS ? GRADE_WARN : GRADE_OK, "redis clock",
-	    "run a time service (chrony) on both machines", "%+lld ms from this machine", (long long)skew);
+	    "run a time service (chrony) on both machines", "%+lld ms from this machine",
+	    (long long)skew);
 }
 
 static bool check_redis(struct doctor *d)
@@ -112,14 +116,15 @@ static void check_groups(struct doctor *d)
 	for (const struct stream_group *g = stream_groups; g->stream; g++) {
 		struct group_state s;
 		char check[96];
-		snprintf(check, sizeof check, "%s.%s ← %s", d->c->cfg.stream_prefix, g->stream, g->group);
+		snprintf(check, sizeof check, "%s.%s ← %s", d->c->cfg.stream_prefix, g->stream,
+			 g->group);
 		if (group_look(d->c, g, &s) < 0) {
 			say(d, GRADE_BAD, check, "look at the type of that key", "cannot be read");
 		} else if (!s.exists) {
-			say(d, GRADE_WARN, check, "start the program that reads it; it makes the group",
-			    "no such group");
+			say(d, GRADE_WARN, check,
+			    "start the program that reads it; it makes the group", "no such group");
 		} else {
-			enum grade grade = s.oldest_ms > LAG_BAD_MS ? GRADE_BAD
+			enum grade grade = s.oldest_ms > LAG_BAD_MS    ? GRADE_BAD
 					   : s.oldest_ms > LAG_WARN_MS ? GRADE_WARN
 								       : GRADE_OK;
 			say(d, grade, check, "runbooks/lag-grows.md",
@@ -133,22 +138,23 @@ static void check_groups(struct doctor *d)
 /* ---- PostgreSQL ---- */
 
 static const struct pg_stmt version_stmt = {
-	"viwctl_version", "select count(*), max(version), current_setting('server_version') from schema_migrations"};
+    "viwctl_version",
+    "select count(*), max(version), current_setting('server_version') from schema_migrations"};
 static const struct pg_stmt clock_stmt = {
-	"viwctl_clock", "select (extract(epoch from clock_timestamp()) * 1000)::bigint"};
+    "viwctl_clock", "select (extract(epoch from clock_timestamp()) * 1000)::bigint"};
 static const struct pg_stmt roles_stmt = {
-	"viwctl_roles",
-	"select string_agg(want, ', ') from unnest(array['viw_telemetry_writer', 'viw_results_writer', "
-	"'viw_reader']) want where not exists (select 1 from pg_roles where rolname = want)"};
+    "viwctl_roles",
+    "select string_agg(want, ', ') from unnest(array['viw_telemetry_writer', 'viw_results_writer', "
+    "'viw_reader']) want where not exists (select 1 from pg_roles where rolname = want)"};
 static const struct pg_stmt letters_stmt = {"viwctl_letters", "select count(*) from dead_letters"};
 static const struct pg_stmt days_stmt = {
-	"viwctl_days",
-	"select min(ahead) from (select parent, max(day) - (now() at time zone 'UTC')::date as ahead "
-	"from viw_partition_days where attached group by parent) p"};
+    "viwctl_days",
+    "select min(ahead) from (select parent, max(day) - (now() at time zone 'UTC')::date as ahead "
+    "from viw_partition_days where attached group by parent) p"};
 static const struct pg_stmt stuck_stmt = {
-	"viwctl_stuck",
-	"select count(*) from agent_commands where status in ('queued', 'offered', 'accepted') "
-	"and expires_at < now() - interval '1 minute'"};
+    "viwctl_stuck",
+    "select count(*) from agent_commands where status in ('queued', 'offered', 'accepted') "
+    "and expires_at < now() - interval '1 minute'"};
 
 /* First column of a one-row query as a number; -1 after a failure was said. */
 static int64_t number(struct doctor *d, const struct pg_stmt *s)
@@ -166,7 +172,8 @@ static void check_roles(struct doctor *d)
 		return;
 	struct span missing = pg_rows_text(r, 0, 0);
 	if (missing.p)
-		say(d, GRADE_BAD, "postgresql roles", "sql/migrate URI", "missing: " SPAN_FMT, SPAN_ARG(missing));
+		say(d, GRADE_BAD, "postgresql roles", "sql/migrate URI", "missing: " SPAN_FMT,
+		    SPAN_ARG(missing));
 	else
 		say(d, GRADE_OK, "postgresql roles", NULL, "there");
 	pg_rows_free(r);
@@ -176,19 +183,22 @@ static void check_schema(struct doctor *d)
 {
 	struct pg_rows *r = ctl_query(d->c, &version_stmt, 0, NULL);
 	if (!r) {
-		say(d, GRADE_BAD, "postgresql schema", "sql/migrate URI", "schema_migrations cannot be read");
+		say(d, GRADE_BAD, "postgresql schema", "sql/migrate URI",
+		    "schema_migrations cannot be read");
 		return;
 	}
-	say(d, pg_rows_int(r, 0, 0) > 0 ? GRADE_OK : GRADE_BAD, "postgresql schema", "sql/migrate URI",
-	    "PostgreSQL " SPAN_FMT ", %lld migrations, newest " SPAN_FMT, SPAN_ARG(pg_rows_text(r, 0, 2)),
-	    (long long)pg_rows_int(r, 0, 0), SPAN_ARG(pg_rows_text(r, 0, 1)));
+	say(d, pg_rows_int(r, 0, 0) > 0 ? GRADE_OK : GRADE_BAD, "postgresql schema",
+	    "sql/migrate URI", "PostgreSQL " SPAN_FMT ", %lld migrations, newest " SPAN_FMT,
+	    SPAN_ARG(pg_rows_text(r, 0, 2)), (long long)pg_rows_int(r, 0, 0),
+	    SPAN_ARG(pg_rows_text(r, 0, 1)));
 	pg_rows_free(r);
 }
 
 static void check_postgresql(struct doctor *d)
 {
 	if (!ctl_pg(d->c)) {
-		say(d, GRADE_BAD, "postgresql", "start it; runbooks/postgresql-away.md", "no answer");
+		say(d, GRADE_BAD, "postgresql", "start it; runbooks/postgresql-away.md",
+		    "no answer");
 		return;
 	}
 	check_schema(d);
@@ -196,16 +206,18 @@ static void check_postgresql(struct doctor *d)
 	int64_t before = clock_wall_ms(), server = number(d, &clock_stmt);
 	int64_t skew = server - (before + clock_wall_ms()) / 2;
 	say(d, llabs(skew) > SKEW_WARN_MS ? GRADE_WARN : GRADE_OK, "postgresql clock",
-	    "run a time service (chrony) on both machines", "%+lld ms from this machine", (long long)skew);
+	    "run a time service (chrony) on both machines", "%+lld ms from this machine",
+	    (long long)skew);
 	int64_t days = number(d, &days_stmt);
 	say(d, days < 1 ? GRADE_BAD : GRADE_OK, "day partitions",
 	    "telemetry-writer makes them; is it running?", "%lld days ahead", (long long)days);
 	int64_t letters = number(d, &letters_stmt);
-	say(d, letters > 0 ? GRADE_WARN : GRADE_OK, "dead letters", "viwctl dead-letters", "%lld", (long long)letters);
+	say(d, letters > 0 ? GRADE_WARN : GRADE_OK, "dead letters", "viwctl dead-letters", "%lld",
+	    (long long)letters);
 	int64_t stuck = number(d, &stuck_stmt);
 	say(d, stuck > 0 ? GRADE_WARN : GRADE_OK, "commands past their time, open",
-	    "their agents are away; `viwctl gateways --status offline`, then wait or `viwctl lost`", "%lld",
-	    (long long)stuck);
+	    "their agents are away; `viwctl gateways --status offline`, then wait or `viwctl lost`",
+	    "%lld", (long long)stuck);
 }
 
 /* ---- bridge and certificates ---- */
@@ -223,8 +235,9 @@ static void check_bridge(struct doctor *d)
 	if (http_get(d->c, "/internal/agent/_readyz", &body, &status, msg, sizeof msg) < 0)
 		say(d, GRADE_BAD, "bridge", "runbooks/bridge-not-ready.md", "%s", msg);
 	else
-		say(d, status == 200 ? GRADE_OK : GRADE_BAD, "bridge", "runbooks/bridge-not-ready.md",
-		    "%ld %.200s", status, body.data ? body.data : "");
+		say(d, status == 200 ? GRADE_OK : GRADE_BAD, "bridge",
+		    "runbooks/bridge-not-ready.md", "%ld %.200s", status,
+		    body.data ? body.data : "");
 	buf_fini(&body);
 }
 
@@ -237,13 +250,17 @@ static void check_certificate(struct doctor *d, const char *name, const char *wh
 	snprintf(path, sizeof path, "%s/%s", d->c->cfg.ca_dir, name);
 	buf_init(&pem, 1U << 20);
 	if (file_read(path, &pem) == 0) {
-		if (cert_from_pem(pem.data, pem.len, &cert) < 0 || cert_info_from_x509(cert, &info) < 0) {
+		if (cert_from_pem(pem.data, pem.len, &cert) < 0 ||
+		    cert_info_from_x509(cert, &info) < 0) {
 			say(d, GRADE_BAD, what, "replace it", "%s is not a certificate", path);
 		} else {
 			int64_t left = info.not_after_ms - clock_wall_ms();
 			clock_format_rfc3339(info.not_after_ms, until);
-			say(d, left < 0 ? GRADE_BAD : left < CERT_WARN_MS ? GRADE_WARN : GRADE_OK, what,
-			    "runbooks/certificate-rotation.md", "until %s", until);
+			say(d,
+			    left < 0		  ? GRADE_BAD
+			    : left < CERT_WARN_MS ? GRADE_WARN
+						  : GRADE_OK,
+			    what, "runbooks/certificate-rotation.md", "until %s", until);
 		}
 	}
 	cert_free(cert);
@@ -254,7 +271,9 @@ int cmd_doctor(struct ctl *c, int argc, char **argv)
 {
 	struct doctor d = {.c = c};
 	if (argc > 1) {
-		fprintf(stderr, "viwctl doctor takes no arguments; exit code 0 when nothing is bad, else 1\n");
+		fprintf(
+		    stderr,
+		    "viwctl doctor takes no arguments; exit code 0 when nothing is bad, else 1\n");
 		return strcmp(argv[1], "--help") == 0 ? CTL_OK : CTL_USAGE;
 	}
 	buf_init(&d.json, 1U << 20);

@@ -14,10 +14,10 @@
 #include "crypto/crypto.h"
 #include "viwctl.h"
 
-#define CA_DAYS 3650
-#define CERT_DAYS 397
-#define CRL_DAYS 30
-#define CSR_MAX 65536
+#define CA_DAYS	   3650
+#define CERT_DAYS  397
+#define CRL_DAYS   30
+#define CSR_MAX	   65536
 #define TARGET_DIR "/etc/viworks" /* where the files go on the site */
 
 struct enroll_options {
@@ -29,7 +29,8 @@ struct enroll_options {
 static void usage(FILE *out)
 {
 	fputs("viwctl enroll --init-ca                  make the client CA in VIWCTL_CA_DIR\n"
-	      "viwctl enroll AGENT [options]            key, certificate, secrets and settings in DIR\n"
+	      "viwctl enroll AGENT [options]            key, certificate, secrets and settings in "
+	      "DIR\n"
 	      "  --out DIR               where to (./AGENT)\n"
 	      "  --csr FILE              certify this request; the key stays where it was made\n"
 	      "  --days N                validity (397)\n"
@@ -38,42 +39,66 @@ static void usage(FILE *out)
 	      "  --trust FILE            CA that signed the bridge's certificate, copied along\n"
 	      "  --pin B64[,B64]         VIW_AGENT_BACKEND_SPKI_PIN\n"
 	      "  --shared-secret FILE    the bridge's shared secret, copied along\n"
-	      "viwctl enroll --revoke AGENT             revoke its certificates: CRL and viw.revoked\n",
+	      "viwctl enroll --revoke AGENT             revoke its certificates: CRL and "
+	      "viw.revoked\n",
 	      out);
 }
 
 static bool parse(int argc, char **argv, struct enroll_options *o)
 {
 	static const struct option options[] = {
-		{"init-ca", no_argument, NULL, 'i'},	{"revoke", no_argument, NULL, 'r'},
-		{"out", required_argument, NULL, 'o'},	{"csr", required_argument, NULL, 'c'},
-		{"days", required_argument, NULL, 'd'}, {"backend", required_argument, NULL, 'b'},
-		{"site", required_argument, NULL, 's'}, {"trust", required_argument, NULL, 't'},
-		{"pin", required_argument, NULL, 'p'},	{"shared-secret", required_argument, NULL, 'S'},
-		{"help", no_argument, NULL, 'h'},	{NULL, 0, NULL, 0},
+	    {"init-ca", no_argument, NULL, 'i'},    {"revoke", no_argument, NULL, 'r'},
+	    {"out", required_argument, NULL, 'o'},  {"csr", required_argument, NULL, 'c'},
+	    {"days", required_argument, NULL, 'd'}, {"backend", required_argument, NULL, 'b'},
+	    {"site", required_argument, NULL, 's'}, {"trust", required_argument, NULL, 't'},
+	    {"pin", required_argument, NULL, 'p'},  {"shared-secret", required_argument, NULL, 'S'},
+	    {"help", no_argument, NULL, 'h'},	    {NULL, 0, NULL, 0},
 	};
 	optind = 1;
 	for (int opt; (opt = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
 		switch (opt) {
-		case 'i': o->init_ca = true; break;
-		case 'r': o->revoke = true; break;
-		case 'o': o->out = optarg; break;
-		case 'c': o->csr = optarg; break;
-		case 'd': o->days = strtol(optarg, NULL, 10); break;
-		case 'b': o->backend = optarg; break;
-		case 's': o->site = optarg; break;
-		case 't': o->trust = optarg; break;
-		case 'p': o->pins = optarg; break;
-		case 'S': o->shared_secret = optarg; break;
-		case 'h': return o->help = true, false;
-		default: return false;
+		case 'i':
+			o->init_ca = true;
+			break;
+		case 'r':
+			o->revoke = true;
+			break;
+		case 'o':
+			o->out = optarg;
+			break;
+		case 'c':
+			o->csr = optarg;
+			break;
+		case 'd':
+			o->days = strtol(optarg, NULL, 10);
+			break;
+		case 'b':
+			o->backend = optarg;
+			break;
+		case 's':
+			o->site = optarg;
+			break;
+		case 't':
+			o->trust = optarg;
+			break;
+		case 'p':
+			o->pins = optarg;
+			break;
+		case 'S':
+			o->shared_secret = optarg;
+			break;
+		case 'h':
+			return o->help = true, false;
+		default:
+			return false;
 		}
 	}
 	if (o->init_ca)
 		return optind == argc;
 	o->agent_id = optind + 1 == argc ? argv[optind] : NULL;
 	if (!o->agent_id || !ident_is_agent_id(o->agent_id, strlen(o->agent_id))) {
-		ctl_error("give one agent id: letters, digits, dot, underscore, hyphen; at most 64");
+		ctl_error(
+		    "give one agent id: letters, digits, dot, underscore, hyphen; at most 64");
 		return false;
 	}
 	if (o->days < 1 || o->days > 3650) {
@@ -115,7 +140,9 @@ static int copy(const char *dir, const char *name, const char *from, bool secret
 	int code = CTL_SYSTEM;
 	if (r < 0)
 		ctl_error("%s: %s%s", from, strerror(-r),
-			  r == -EACCES ? " (a secret's file must not be open to group or others: chmod 600)" : "");
+			  r == -EACCES
+			      ? " (a secret's file must not be open to group or others: chmod 600)"
+			      : "");
 	else
 		code = put(dir, name, b.data, b.len, mode);
 	buf_wipe(&b);
@@ -143,13 +170,15 @@ static int put_env(const struct enroll_options *o, const char *dir)
 {
 	struct buf b;
 	buf_init(&b, 65536);
-	int r = buf_appendf(&b, "# Settings of gateway-agent for %s; install as " TARGET_DIR "/gateway-agent.env\n"
-				"VIW_AGENT_ID=%s\nVIW_AGENT_BACKEND_URL=%s\n"
-				"VIW_AGENT_CERT_PATH=" TARGET_DIR "/agent.crt\n"
-				"VIW_AGENT_KEY_PATH=" TARGET_DIR "/agent.key\n"
-				"VIW_AGENT_HELPER_SECRET_FILE=" TARGET_DIR "/agent_helper.secret\n"
-				"VIW_AGENT_FEATURE_EXEC_ENABLE=true\n",
-			    o->agent_id, o->agent_id, o->backend ? o->backend : "wss://CHANGE-ME:8082/agent/ws");
+	int r = buf_appendf(
+	    &b,
+	    "# Settings of gateway-agent for %s; install as " TARGET_DIR "/gateway-agent.env\n"
+	    "VIW_AGENT_ID=%s\nVIW_AGENT_BACKEND_URL=%s\n"
+	    "VIW_AGENT_CERT_PATH=" TARGET_DIR "/agent.crt\n"
+	    "VIW_AGENT_KEY_PATH=" TARGET_DIR "/agent.key\n"
+	    "VIW_AGENT_HELPER_SECRET_FILE=" TARGET_DIR "/agent_helper.secret\n"
+	    "VIW_AGENT_FEATURE_EXEC_ENABLE=true\n",
+	    o->agent_id, o->agent_id, o->backend ? o->backend : "wss://CHANGE-ME:8082/agent/ws");
 	if (r == 0 && o->site)
 		r = buf_appendf(&b, "VIW_AGENT_SITE=%s\n", o->site);
 	if (r == 0 && o->trust)
@@ -157,7 +186,8 @@ static int put_env(const struct enroll_options *o, const char *dir)
 	if (r == 0 && o->pins)
 		r = buf_appendf(&b, "VIW_AGENT_BACKEND_SPKI_PIN=%s\n", o->pins);
 	if (r == 0 && o->shared_secret)
-		r = buf_append_str(&b, "VIW_AGENT_SHARED_SECRET_FILE=" TARGET_DIR "/shared.secret\n");
+		r = buf_append_str(&b,
+				   "VIW_AGENT_SHARED_SECRET_FILE=" TARGET_DIR "/shared.secret\n");
 	int code = r == 0 ? put(dir, "gateway-agent.env", b.data, b.len, 0644) : CTL_SYSTEM;
 	buf_fini(&b);
 	return code;
@@ -166,18 +196,21 @@ static int put_env(const struct enroll_options *o, const char *dir)
 static int put_install(const struct enroll_options *o, const char *dir)
 {
 	static const char script[] =
-		"#!/bin/sh\n"
-		"# Run as root on the site, in this folder: puts the files where the units look for them.\n"
-		"set -eu\n"
-		"cd \"$(dirname \"$0\")\"\n"
-		"d=" TARGET_DIR "\n"
-		"install -d -m 0755 \"$d\"\n"
-		"install -m 0644 gateway-agent.env agent.crt \"$d\"\n"
-		"for f in agent.key shared.secret; do [ ! -e $f ] || install -m 0400 -o viworks-agent -g viworks $f \"$d\"; done\n"
-		"[ ! -e trust.crt ] || install -m 0644 trust.crt \"$d\"\n"
-		"install -m 0400 -o root -g root host_helper.secret \"$d/host_helper.secret\"\n"
-		"install -m 0400 -o viworks-agent -g viworks host_helper.secret \"$d/agent_helper.secret\"\n"
-		"systemctl enable --now viworks-host-helper.socket viworks-gateway-agent.service\n";
+	    "#!/bin/sh\n"
+	    "# Run as root on the site, in this folder: puts the files where the units look for "
+	    "them.\n"
+	    "set -eu\n"
+	    "cd \"$(dirname \"$0\")\"\n"
+	    "d=" TARGET_DIR "\n"
+	    "install -d -m 0755 \"$d\"\n"
+	    "install -m 0644 gateway-agent.env agent.crt \"$d\"\n"
+	    "for f in agent.key shared.secret; do [ ! -e $f ] || install -m 0400 -o viworks-agent "
+	    "-g viworks $f \"$d\"; done\n"
+	    "[ ! -e trust.crt ] || install -m 0644 trust.crt \"$d\"\n"
+	    "install -m 0400 -o root -g root host_helper.secret \"$d/host_helper.secret\"\n"
+	    "install -m 0400 -o viworks-agent -g viworks host_helper.secret "
+	    "\"$d/agent_helper.secret\"\n"
+	    "systemctl enable --now viworks-host-helper.socket viworks-gateway-agent.service\n";
 	(void)o;
 	return put(dir, "install.sh", script, sizeof script - 1, 0755);
 }
@@ -196,14 +229,18 @@ static int issue(struct ctl *c, const struct enroll_options *o, struct ca_issued
 	buf_init(&csr, CSR_MAX);
 	int code = o->csr ? read_csr(o->csr, &csr) : CTL_OK;
 	if (code == CTL_OK) {
-		int r = ca_issue(c->cfg.ca_dir, o->agent_id, o->csr ? csr.data : NULL, (int)o->days, ret);
+		int r = ca_issue(c->cfg.ca_dir, o->agent_id, o->csr ? csr.data : NULL, (int)o->days,
+				 ret);
 		if (r == -ENOENT)
-			ctl_error("no CA in %s (VIWCTL_CA_DIR); `viwctl enroll --init-ca` makes one",
-				  c->cfg.ca_dir);
+			ctl_error(
+			    "no CA in %s (VIWCTL_CA_DIR); `viwctl enroll --init-ca` makes one",
+			    c->cfg.ca_dir);
 		else if (r == -EINVAL)
-			ctl_error("%s", o->csr ? "the request is not a PEM PKCS#10 with a good signature, or "
-						 "the CA's files do not fit each other"
-					       : "the CA's files do not fit each other");
+			ctl_error(
+			    "%s",
+			    o->csr ? "the request is not a PEM PKCS#10 with a good signature, or "
+				     "the CA's files do not fit each other"
+				   : "the CA's files do not fit each other");
 		else if (r < 0)
 			ctl_error("VIWCTL_CA_DIR %s: %s", c->cfg.ca_dir, strerror(-r));
 		code = r < 0 ? CTL_NO : CTL_OK;
@@ -239,11 +276,13 @@ static int enroll(struct ctl *c, const struct enroll_options *o)
 		code = put_install(o, dir);
 	clock_format_rfc3339(i.not_after_ms, until);
 	if (code == CTL_OK && c->json)
-		printf("{\"agent_id\":\"%s\",\"dir\":\"%s\",\"serial\":\"%s\",\"fingerprint\":\"%s\",\"not_after\":\"%s\"}\n",
+		printf("{\"agent_id\":\"%s\",\"dir\":\"%s\",\"serial\":\"%s\",\"fingerprint\":\"%"
+		       "s\",\"not_after\":\"%s\"}\n",
 		       o->agent_id, dir, i.serial, i.fingerprint, until);
 	else if (code == CTL_OK)
 		printf("agent        %s\nfolder       %s\nfingerprint  %s\nvalid until  %s\n"
-		       "next         copy the folder to the site over a safe way, run install.sh there as root\n",
+		       "next         copy the folder to the site over a safe way, run install.sh "
+		       "there as root\n",
 		       o->agent_id, dir, i.fingerprint, until);
 	ca_issued_fini(&i);
 	return code;
@@ -262,7 +301,7 @@ static void on_revoked(void *arg, const char *fingerprint_hex)
 	ctl_key(v->c, "revoked", key, sizeof key);
 	struct redis_sync *redis = v->code == CTL_OK ? ctl_redis(v->c) : NULL;
 	const struct redis_reply *r =
-		redis ? redis_sync_cmdf(redis, &error, "SADD %s %s", key, fingerprint_hex) : NULL;
+	    redis ? redis_sync_cmdf(redis, &error, "SADD %s %s", key, fingerprint_hex) : NULL;
 	if (!r || redis_type(r) == REDIS_ERR)
 		v->code = CTL_UNAVAILABLE;
 }
@@ -281,11 +320,13 @@ static int revoke_agent(struct ctl *c, const struct enroll_options *o)
 		return CTL_NO;
 	}
 	if (v.code != CTL_OK)
-		ctl_error("the CRL is written, but Redis does not know yet; run this again, or give the "
-			  "new crl.pem to each bridge");
+		ctl_error(
+		    "the CRL is written, but Redis does not know yet; run this again, or give the "
+		    "new crl.pem to each bridge");
 	else
 		printf(c->json ? "{\"revoked\":%zu}\n"
-			       : "%zu certificates revoked; bridges refuse them from now on. Copy crl.pem to them too.\n",
+			       : "%zu certificates revoked; bridges refuse them from now on. Copy "
+				 "crl.pem to them too.\n",
 		       n);
 	return v.code;
 }

@@ -8,43 +8,48 @@
 #include "viwctl.h"
 
 static const struct col list_cols[] = {
-	{"agent_id", COL_TEXT},	 {"status", COL_TEXT},	 {"site", COL_TEXT},
-	{"version", COL_TEXT},	 {"last_seen", COL_TEXT}, {"cpu_pct", COL_NUM},
-	{"mem_pct", COL_NUM},	 {"disk_pct", COL_NUM},	 {"containers", COL_NUM},
-	{"bridge_id", COL_TEXT},
+    {"agent_id", COL_TEXT},  {"status", COL_TEXT},    {"site", COL_TEXT},   {"version", COL_TEXT},
+    {"last_seen", COL_TEXT}, {"cpu_pct", COL_NUM},    {"mem_pct", COL_NUM}, {"disk_pct", COL_NUM},
+    {"containers", COL_NUM}, {"bridge_id", COL_TEXT},
 };
 
 #define TS(column) "to_char(" column " at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
 
 /* Keyset by agent_id: $5 is the last one of the page before. */
 static const struct pg_stmt list_stmt = {
-	"viwctl_gateways",
-	"select g.agent_id, g.status, g.site, g.version, " TS("g.last_seen") ", "
-	"round(s.cpu_pct::numeric, 1), round(s.mem_pct::numeric, 1), round(s.disk_pct::numeric, 1), "
-	"s.containers_running, g.bridge_id "
-	"from os_gateways g left join os_gateway_status s using (agent_id) "
-	"where ($1::text is null or g.site = $1) and ($2::text is null or g.status = $2) "
-	"and ($3::text is null or g.labels ->> $3 = $4) and g.agent_id > coalesce($5, '') "
-	"order by g.agent_id limit $6::bigint",
+    "viwctl_gateways",
+    "select g.agent_id, g.status, g.site, g.version, " TS(
+	"g.last_seen") ", "
+		       "round(s.cpu_pct::numeric, 1), round(s.mem_pct::numeric, 1), "
+		       "round(s.disk_pct::numeric, 1), "
+		       "s.containers_running, g.bridge_id "
+		       "from os_gateways g left join os_gateway_status s using (agent_id) "
+		       "where ($1::text is null or g.site = $1) and ($2::text is null or g.status "
+		       "= $2) "
+		       "and ($3::text is null or g.labels ->> $3 = $4) and g.agent_id > "
+		       "coalesce($5, '') "
+		       "order by g.agent_id limit $6::bigint",
 };
 
 static const struct col one_cols[] = {
-	{"agent_id", COL_TEXT},	  {"display_name", COL_TEXT}, {"status", COL_TEXT},
-	{"hostname", COL_TEXT},	  {"site", COL_TEXT},	      {"labels", COL_JSON},
-	{"version", COL_TEXT},	  {"capabilities", COL_JSON}, {"bridge_id", COL_TEXT},
-	{"conn_id", COL_TEXT},	  {"epoch", COL_NUM},	      {"ip", COL_TEXT},
-	{"first_seen", COL_TEXT}, {"last_seen", COL_TEXT},    {"telemetry_at", COL_TEXT},
-	{"services", COL_JSON},	  {"metrics", COL_JSON},      {"open_commands", COL_NUM},
+    {"agent_id", COL_TEXT},   {"display_name", COL_TEXT}, {"status", COL_TEXT},
+    {"hostname", COL_TEXT},   {"site", COL_TEXT},	  {"labels", COL_JSON},
+    {"version", COL_TEXT},    {"capabilities", COL_JSON}, {"bridge_id", COL_TEXT},
+    {"conn_id", COL_TEXT},    {"epoch", COL_NUM},	  {"ip", COL_TEXT},
+    {"first_seen", COL_TEXT}, {"last_seen", COL_TEXT},	  {"telemetry_at", COL_TEXT},
+    {"services", COL_JSON},   {"metrics", COL_JSON},	  {"open_commands", COL_NUM},
 };
 
 static const struct pg_stmt one_stmt = {
-	"viwctl_gateway",
-	"select g.agent_id, g.display_name, g.status, g.hostname, g.site, g.labels, g.version, "
-	"g.capabilities, g.bridge_id, g.conn_id, g.epoch, g.ip, " TS("g.first_seen") ", "
-	TS("g.last_seen") ", " TS("s.ts") ", s.services, s.metrics, "
-	"(select count(*) from agent_commands c where c.agent_id = g.agent_id "
-	"and c.status in ('queued', 'offered', 'accepted')) "
-	"from os_gateways g left join os_gateway_status s using (agent_id) where g.agent_id = $1",
+    "viwctl_gateway",
+    "select g.agent_id, g.display_name, g.status, g.hostname, g.site, g.labels, g.version, "
+    "g.capabilities, g.bridge_id, g.conn_id, g.epoch, g.ip, " TS("g.first_seen") ", " TS(
+	"g.last_seen") ", " TS("s.ts") ", s.services, s.metrics, "
+				       "(select count(*) from agent_commands c where c.agent_id = "
+				       "g.agent_id "
+				       "and c.status in ('queued', 'offered', 'accepted')) "
+				       "from os_gateways g left join os_gateway_status s using "
+				       "(agent_id) where g.agent_id = $1",
 };
 
 static int show_one(struct ctl *c, const char *agent_id)
@@ -82,10 +87,13 @@ static bool split_label(char *text, const char **key, const char **value)
 int cmd_gateways(struct ctl *c, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"site", required_argument, NULL, 's'},	 {"label", required_argument, NULL, 'l'},
-		{"status", required_argument, NULL, 't'}, {"after", required_argument, NULL, 'a'},
-		{"limit", required_argument, NULL, 'n'}, {"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0},
+	    {"site", required_argument, NULL, 's'},
+	    {"label", required_argument, NULL, 'l'},
+	    {"status", required_argument, NULL, 't'},
+	    {"after", required_argument, NULL, 'a'},
+	    {"limit", required_argument, NULL, 'n'},
+	    {"help", no_argument, NULL, 'h'},
+	    {NULL, 0, NULL, 0},
 	};
 	const char *param[6] = {NULL, NULL, NULL, NULL, NULL, "1000"};
 	optind = 1;

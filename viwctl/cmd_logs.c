@@ -15,7 +15,7 @@
 #include "follow.h"
 
 #define FOLLOW_PAUSE_S 2
-#define TTL_S 30
+#define TTL_S	       30
 
 struct logs_options {
 	const char *agent_id, *unit, *priority;
@@ -25,9 +25,8 @@ struct logs_options {
 };
 
 static const struct pg_stmt output_stmt = {
-	"viwctl_output",
-	"select status, stdout_redacted, coalesce(error_msg, error_code, '') "
-	"from agent_command_results where correlation_id = $1"};
+    "viwctl_output", "select status, stdout_redacted, coalesce(error_msg, error_code, '') "
+		     "from agent_command_results where correlation_id = $1"};
 
 static int ask(struct ctl *c, const struct logs_options *o, char *ret_id)
 {
@@ -42,8 +41,10 @@ static int ask(struct ctl *c, const struct logs_options *o, char *ret_id)
 	jsonw_str(&w, "priority", o->priority);
 	jsonw_obj_end(&w);
 	int code = jsonw_finish(&w) < 0 ? CTL_SYSTEM : CTL_OK;
-	struct command_out out = {
-		.agent_id = o->agent_id, .verb = "tail_logs", .params_json = params.data, .ttl_s = TTL_S};
+	struct command_out out = {.agent_id = o->agent_id,
+				  .verb = "tail_logs",
+				  .params_json = params.data,
+				  .ttl_s = TTL_S};
 	struct command_state s = {0};
 	if (code == CTL_OK)
 		code = command_send(c, &out);
@@ -84,7 +85,8 @@ static void print_answer(const struct ctl *c, struct logs_options *o, const json
 {
 	const json_t *lines = json_object_get(answer, "lines");
 	if (json_is_true(json_object_get(answer, "gap")))
-		fprintf(stderr, "-- gap: the journal no longer holds the place where the last answer ended --\n");
+		fprintf(stderr, "-- gap: the journal no longer holds the place where the last "
+				"answer ended --\n");
 	for (size_t i = 0; i < json_array_size(lines); i++)
 		print_line(c, json_array_get(lines, i));
 	const char *next = text_of(answer, "next_cursor");
@@ -121,9 +123,9 @@ static int show(struct ctl *c, struct logs_options *o, const char *id)
 static bool parse(int argc, char **argv, struct logs_options *o, bool *ret_help)
 {
 	static const struct option options[] = {
-		{"unit", required_argument, NULL, 'u'},	 {"lines", required_argument, NULL, 'n'},
-		{"follow", no_argument, NULL, 'f'},	 {"priority", required_argument, NULL, 'p'},
-		{"help", no_argument, NULL, 'h'},	 {NULL, 0, NULL, 0},
+	    {"unit", required_argument, NULL, 'u'}, {"lines", required_argument, NULL, 'n'},
+	    {"follow", no_argument, NULL, 'f'},	    {"priority", required_argument, NULL, 'p'},
+	    {"help", no_argument, NULL, 'h'},	    {NULL, 0, NULL, 0},
 	};
 	optind = 1;
 	for (int opt; (opt = getopt_long(argc, argv, "u:n:fp:h", options, NULL)) != -1;) {
@@ -148,7 +150,8 @@ int cmd_logs(struct ctl *c, int argc, char **argv)
 	struct logs_options o = {.lines = 200};
 	bool help = false;
 	if (!parse(argc, argv, &o, &help)) {
-		fputs("viwctl logs AGENT --unit U [-n LINES (200, at most 1000)] [--priority P] [-f]\n",
+		fputs("viwctl logs AGENT --unit U [-n LINES (200, at most 1000)] [--priority P] "
+		      "[-f]\n",
 		      help ? stdout : stderr);
 		return help ? CTL_OK : CTL_USAGE;
 	}

@@ -10,7 +10,7 @@
 #include "follow.h"
 
 #define PARAMS_MAX 65536
-#define GRACE_MS 10000 /* past the command's time, for the writers */
+#define GRACE_MS   10000 /* past the command's time, for the writers */
 
 struct send_options {
 	bool wait, dry_run, all, help;
@@ -20,14 +20,16 @@ struct send_options {
 
 static void usage(FILE *out)
 {
-	fputs("viwctl send AGENT VERB [key=value | key=@FILE | key=- ...]\n"
-	      "viwctl send --all|--site S|--label k=v VERB [key=value ...]\n"
-	      "  --wait            follow the states, print the result, exit with the command's rc\n"
-	      "  --ttl SECONDS     not started later than this (60; 1 to 86400)\n"
-	      "  --id ID           correlation id (a new UUID)\n"
-	      "  --dry-run         check and show, send nothing\n"
-	      "  --batch N         gateways at once in a fan-out (10)\n"
-	      "  --max-failures M  stop the fan-out after so many that are not done (0)\n", out);
+	fputs(
+	    "viwctl send AGENT VERB [key=value | key=@FILE | key=- ...]\n"
+	    "viwctl send --all|--site S|--label k=v VERB [key=value ...]\n"
+	    "  --wait            follow the states, print the result, exit with the command's rc\n"
+	    "  --ttl SECONDS     not started later than this (60; 1 to 86400)\n"
+	    "  --id ID           correlation id (a new UUID)\n"
+	    "  --dry-run         check and show, send nothing\n"
+	    "  --batch N         gateways at once in a fan-out (10)\n"
+	    "  --max-failures M  stop the fan-out after so many that are not done (0)\n",
+	    out);
 }
 
 static bool parse_long(const char *text, long min, long max, const char *what, long *ret)
@@ -58,28 +60,54 @@ static bool parse_label(struct send_options *o, char *text)
 static bool parse_options(int argc, char **argv, struct send_options *o)
 {
 	static const struct option options[] = {
-		{"wait", no_argument, NULL, 'w'},	{"ttl", required_argument, NULL, 't'},
-		{"id", required_argument, NULL, 'i'},	{"dry-run", no_argument, NULL, 'd'},
-		{"all", no_argument, NULL, 'a'},	{"site", required_argument, NULL, 's'},
-		{"label", required_argument, NULL, 'l'}, {"batch", required_argument, NULL, 'b'},
-		{"max-failures", required_argument, NULL, 'm'}, {"help", no_argument, NULL, 'h'},
-		{NULL, 0, NULL, 0},
+	    {"wait", no_argument, NULL, 'w'},
+	    {"ttl", required_argument, NULL, 't'},
+	    {"id", required_argument, NULL, 'i'},
+	    {"dry-run", no_argument, NULL, 'd'},
+	    {"all", no_argument, NULL, 'a'},
+	    {"site", required_argument, NULL, 's'},
+	    {"label", required_argument, NULL, 'l'},
+	    {"batch", required_argument, NULL, 'b'},
+	    {"max-failures", required_argument, NULL, 'm'},
+	    {"help", no_argument, NULL, 'h'},
+	    {NULL, 0, NULL, 0},
 	};
 	bool ok = true;
 	optind = 1;
 	for (int opt; ok && (opt = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
 		switch (opt) {
-		case 'w': o->wait = true; break;
-		case 'd': o->dry_run = true; break;
-		case 'a': o->all = true; break;
-		case 's': o->site = optarg; break;
-		case 'i': o->id = optarg; break;
-		case 'h': o->help = true; break;
-		case 'l': ok = parse_label(o, optarg); break;
-		case 't': ok = parse_long(optarg, 1, TTL_S_MAX, "--ttl", &o->ttl_s); break;
-		case 'b': ok = parse_long(optarg, 1, 10000, "--batch", &o->batch); break;
-		case 'm': ok = parse_long(optarg, 0, 1000000, "--max-failures", &o->max_failures); break;
-		default: ok = false;
+		case 'w':
+			o->wait = true;
+			break;
+		case 'd':
+			o->dry_run = true;
+			break;
+		case 'a':
+			o->all = true;
+			break;
+		case 's':
+			o->site = optarg;
+			break;
+		case 'i':
+			o->id = optarg;
+			break;
+		case 'h':
+			o->help = true;
+			break;
+		case 'l':
+			ok = parse_label(o, optarg);
+			break;
+		case 't':
+			ok = parse_long(optarg, 1, TTL_S_MAX, "--ttl", &o->ttl_s);
+			break;
+		case 'b':
+			ok = parse_long(optarg, 1, 10000, "--batch", &o->batch);
+			break;
+		case 'm':
+			ok = parse_long(optarg, 0, 1000000, "--max-failures", &o->max_failures);
+			break;
+		default:
+			ok = false;
 		}
 	}
 	if (ok && o->id && !ident_is_correlation_id(o->id, strlen(o->id))) {
@@ -121,10 +149,12 @@ static void show_dry(struct ctl *c, const char *agent_id, const char *verb_name,
 	bool any = false;
 	const struct verbs *verbs = ctl_verbs(c);
 	buf_init(&masked, PARAMS_MAX * 2);
-	if (redact_params(verbs ? verbs_find(verbs, verb_name) : NULL, span_of(params), &masked, &any) == 0)
-		printf("would XADD %s.commands * correlation_id <new> agent_id %s command %s params "
-		       "'%.*s' ttl_s %ld\n",
-		       c->cfg.stream_prefix, agent_id, verb_name, (int)masked.len, masked.data, ttl_s);
+	if (redact_params(verbs ? verbs_find(verbs, verb_name) : NULL, span_of(params), &masked,
+			  &any) == 0)
+		printf(
+		    "would XADD %s.commands * correlation_id <new> agent_id %s command %s params "
+		    "'%.*s' ttl_s %ld\n",
+		    c->cfg.stream_prefix, agent_id, verb_name, (int)masked.len, masked.data, ttl_s);
 	buf_fini(&masked);
 }
 
@@ -140,11 +170,11 @@ static int send_one(struct ctl *c, const struct send_options *o, const char *age
 		return CTL_OK;
 	}
 	struct command_out out = {
-		.correlation_id = o->id,
-		.agent_id = agent_id,
-		.verb = verb_name,
-		.params_json = params,
-		.ttl_s = o->ttl_s,
+	    .correlation_id = o->id,
+	    .agent_id = agent_id,
+	    .verb = verb_name,
+	    .params_json = params,
+	    .ttl_s = o->ttl_s,
 	};
 	if (o->wait && !ctl_pg(c))
 		return CTL_UNAVAILABLE;
@@ -177,13 +207,14 @@ struct target {
 };
 
 static const struct pg_stmt targets_stmt = {
-	"viwctl_targets",
-	"select agent_id from os_gateways where status <> 'decommissioned' "
-	"and ($1::text is null or site = $1) and ($2::text is null or labels ->> $2 = $3) "
-	"order by agent_id",
+    "viwctl_targets",
+    "select agent_id from os_gateways where status <> 'decommissioned' "
+    "and ($1::text is null or site = $1) and ($2::text is null or labels ->> $2 = $3) "
+    "order by agent_id",
 };
 
-static int find_targets(struct ctl *c, const struct send_options *o, struct target **ret, size_t *ret_n)
+static int find_targets(struct ctl *c, const struct send_options *o, struct target **ret,
+			size_t *ret_n)
 {
 	const char *param[] = {o->site, o->label_key, o->label_value};
 	struct pg_rows *r = ctl_query(c, &targets_stmt, 3, param);
@@ -214,7 +245,7 @@ static int send_target(struct ctl *c, const struct send_options *o, struct targe
 		       const char *verb_name, const char *params)
 {
 	struct command_out out = {
-		.agent_id = t->agent_id, .verb = verb_name, .params_json = params, .ttl_s = o->ttl_s};
+	    .agent_id = t->agent_id, .verb = verb_name, .params_json = params, .ttl_s = o->ttl_s};
 	int code = command_send(c, &out);
 	if (code == CTL_OK) {
 		memcpy(t->id, out.id, sizeof t->id);
@@ -229,8 +260,9 @@ struct tally {
 
 static void report_target(const struct target *t)
 {
-	fprintf(stderr, "%-24s %-10s %s%s\n", t->agent_id, *t->state.status ? t->state.status : "sent",
-		t->id, t->state.error_code[0] ? "" : "");
+	fprintf(stderr, "%-24s %-10s %s%s\n", t->agent_id,
+		*t->state.status ? t->state.status : "sent", t->id,
+		t->state.error_code[0] ? "" : "");
 	if (t->state.error_code[0])
 		fprintf(stderr, "%-24s   %s\n", "", t->state.error_code);
 }
@@ -261,7 +293,8 @@ static int run_batch(struct ctl *c, const struct send_options *o, struct target 
 	return CTL_OK;
 }
 
-static void print_summary(const struct ctl *c, const struct target *t, size_t n, const struct tally *y)
+static void print_summary(const struct ctl *c, const struct target *t, size_t n,
+			  const struct tally *y)
 {
 	size_t sent = y->done + y->failed + y->open;
 	if (!c->json) {
@@ -269,15 +302,16 @@ static void print_summary(const struct ctl *c, const struct target *t, size_t n,
 		       y->open, n - sent);
 		return;
 	}
-	printf("{\"done\":%zu,\"not_done\":%zu,\"open\":%zu,\"not_sent\":%zu,\"commands\":[", y->done,
-	       y->failed, y->open, n - sent);
+	printf("{\"done\":%zu,\"not_done\":%zu,\"open\":%zu,\"not_sent\":%zu,\"commands\":[",
+	       y->done, y->failed, y->open, n - sent);
 	for (size_t i = 0; i < sent; i++)
 		printf("%s{\"agent_id\":\"%s\",\"correlation_id\":\"%s\",\"status\":\"%s\"}",
 		       i ? "," : "", t[i].agent_id, t[i].id, t[i].state.status);
 	puts("]}");
 }
 
-static int send_many(struct ctl *c, const struct send_options *o, const char *verb_name, const char *params)
+static int send_many(struct ctl *c, const struct send_options *o, const char *verb_name,
+		     const char *params)
 {
 	struct target *t = NULL;
 	size_t n = 0;
@@ -289,7 +323,8 @@ static int send_many(struct ctl *c, const struct send_options *o, const char *ve
 		show_dry(c, t[i].agent_id, verb_name, params, o->ttl_s);
 	size_t step = (size_t)o->batch;
 	for (size_t i = 0; !o->dry_run && i < n && code == CTL_OK; i += step) {
-		code = run_batch(c, o, t, i, i + step < n ? i + step : n, verb_name, params, &tally);
+		code =
+		    run_batch(c, o, t, i, i + step < n ? i + step : n, verb_name, params, &tally);
 		fprintf(stderr, "%zu of %zu\n", i + step < n ? i + step : n, n);
 		if (tally.failed + tally.open > (size_t)o->max_failures)
 			break;

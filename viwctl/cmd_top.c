@@ -12,28 +12,30 @@
 #define EVERY_MS 2000
 
 static const struct pg_stmt counts_stmt = {
-	"viwctl_counts",
-	"select (select count(*) filter (where status = 'online') from os_gateways), "
-	"(select count(*) filter (where status = 'offline') from os_gateways), "
-	"(select count(*) from agent_commands where status in ('queued', 'offered', 'accepted')), "
-	"(select count(*) from agent_command_results where recorded_at > now() - interval '60 seconds'), "
-	"(select count(*) from agent_command_results where recorded_at > now() - interval '60 seconds' "
-	"and status <> 'done'), (select count(*) from dead_letters)"};
+    "viwctl_counts",
+    "select (select count(*) filter (where status = 'online') from os_gateways), "
+    "(select count(*) filter (where status = 'offline') from os_gateways), "
+    "(select count(*) from agent_commands where status in ('queued', 'offered', 'accepted')), "
+    "(select count(*) from agent_command_results where recorded_at > now() - interval '60 "
+    "seconds'), "
+    "(select count(*) from agent_command_results where recorded_at > now() - interval '60 seconds' "
+    "and status <> 'done'), (select count(*) from dead_letters)"};
 
 static const struct col busy_cols[] = {
-	{"agent_id", COL_TEXT}, {"status", COL_TEXT},  {"site", COL_TEXT},	{"cpu_pct", COL_NUM},
-	{"mem_pct", COL_NUM},	{"disk_pct", COL_NUM}, {"load1", COL_NUM},	{"seen_s", COL_NUM},
-	{"open", COL_NUM},
+    {"agent_id", COL_TEXT}, {"status", COL_TEXT}, {"site", COL_TEXT},
+    {"cpu_pct", COL_NUM},   {"mem_pct", COL_NUM}, {"disk_pct", COL_NUM},
+    {"load1", COL_NUM},	    {"seen_s", COL_NUM},  {"open", COL_NUM},
 };
 static const struct pg_stmt busy_stmt = {
-	"viwctl_busy",
-	"select g.agent_id, g.status, g.site, round(s.cpu_pct::numeric, 1), round(s.mem_pct::numeric, 1), "
-	"round(s.disk_pct::numeric, 1), round(s.load1::numeric, 2), "
-	"extract(epoch from now() - g.last_seen)::bigint, "
-	"(select nullif(count(*), 0) from agent_commands c where c.agent_id = g.agent_id "
-	"and c.status in ('queued', 'offered', 'accepted')) "
-	"from os_gateways g left join os_gateway_status s using (agent_id) "
-	"where g.status <> 'decommissioned' order by s.cpu_pct desc nulls last, g.agent_id limit 20"};
+    "viwctl_busy",
+    "select g.agent_id, g.status, g.site, round(s.cpu_pct::numeric, 1), round(s.mem_pct::numeric, "
+    "1), "
+    "round(s.disk_pct::numeric, 1), round(s.load1::numeric, 2), "
+    "extract(epoch from now() - g.last_seen)::bigint, "
+    "(select nullif(count(*), 0) from agent_commands c where c.agent_id = g.agent_id "
+    "and c.status in ('queued', 'offered', 'accepted')) "
+    "from os_gateways g left join os_gateway_status s using (agent_id) "
+    "where g.status <> 'decommissioned' order by s.cpu_pct desc nulls last, g.agent_id limit 20"};
 
 static int print_lag(struct ctl *c)
 {
@@ -56,10 +58,12 @@ static int draw(struct ctl *c)
 	if (!r)
 		return CTL_UNAVAILABLE;
 	clock_format_rfc3339(clock_wall_ms(), now);
-	printf("%s  online %lld  offline %lld  open commands %lld  results/min %lld (not done %lld)  "
-	       "dead letters %lld\n\n", now, (long long)pg_rows_int(r, 0, 0), (long long)pg_rows_int(r, 0, 1),
-	       (long long)pg_rows_int(r, 0, 2), (long long)pg_rows_int(r, 0, 3),
-	       (long long)pg_rows_int(r, 0, 4), (long long)pg_rows_int(r, 0, 5));
+	printf(
+	    "%s  online %lld  offline %lld  open commands %lld  results/min %lld (not done %lld)  "
+	    "dead letters %lld\n\n",
+	    now, (long long)pg_rows_int(r, 0, 0), (long long)pg_rows_int(r, 0, 1),
+	    (long long)pg_rows_int(r, 0, 2), (long long)pg_rows_int(r, 0, 3),
+	    (long long)pg_rows_int(r, 0, 4), (long long)pg_rows_int(r, 0, 5));
 	pg_rows_free(r);
 	int code = print_lag(c);
 	if (code != CTL_OK)

@@ -26,16 +26,16 @@ static void validate(const void *cfg, struct settings_faults *faults)
 }
 
 const struct settings_spec viwctl_settings_spec = {
-	.program = "viwctl",
-	.summary = "see and steer a fleet of gateways",
-	.prefix = "VIWCTL",
-	.file_env = "VIWCTL_CONFIG",
-	.default_file = "/etc/viworks/viwctl.toml",
-	.usage = "viwctl WORD [ARGUMENTS]; `viwctl help` lists the words",
-	.row = rows,
-	.rows = ARRAY_LEN(rows),
-	.struct_size = sizeof(struct viwctl_settings),
-	.validate = validate,
+    .program = "viwctl",
+    .summary = "see and steer a fleet of gateways",
+    .prefix = "VIWCTL",
+    .file_env = "VIWCTL_CONFIG",
+    .default_file = "/etc/viworks/viwctl.toml",
+    .usage = "viwctl WORD [ARGUMENTS]; `viwctl help` lists the words",
+    .row = rows,
+    .rows = ARRAY_LEN(rows),
+    .struct_size = sizeof(struct viwctl_settings),
+    .validate = validate,
 };
 
 void ctl_error(const char *fmt, ...)
@@ -113,7 +113,8 @@ void ctl_fini(struct ctl *c)
 	settings_free(&viwctl_settings_spec, &c->cfg);
 }
 
-struct pg_rows *ctl_query(struct ctl *c, const struct pg_stmt *s, size_t n, const char *const *param)
+struct pg_rows *ctl_query(struct ctl *c, const struct pg_stmt *s, size_t n,
+			  const char *const *param)
 {
 	struct pg *p = ctl_pg(c);
 	struct pg_param params[8];
@@ -122,8 +123,8 @@ struct pg_rows *ctl_query(struct ctl *c, const struct pg_stmt *s, size_t n, cons
 		return NULL;
 	for (size_t i = 0; i < n && i < ARRAY_LEN(params); i++)
 		params[i] = (struct pg_param){
-			.kind = param[i] ? PG_PARAM_TEXT : PG_PARAM_NULL,
-			.text = span_of(param[i]),
+		    .kind = param[i] ? PG_PARAM_TEXT : PG_PARAM_NULL,
+		    .text = span_of(param[i]),
 		};
 	if (pg_exec(p, s, n, params, &r) != PG_OK) {
 		ctl_error("PostgreSQL: %s", pg_error(p));

@@ -14,8 +14,8 @@
 #include "base/jsonw.h"
 #include "crypto/crypto.h"
 
-#define POLL_FIRST_MS 10
-#define POLL_MAX_MS 250
+#define POLL_FIRST_MS	10
+#define POLL_MAX_MS	250
 #define PARAM_VALUE_MAX 65536
 
 static const char *issuer(const struct ctl *c)
@@ -54,11 +54,21 @@ int command_send(struct ctl *c, struct command_out *o)
 	ctl_key(c, "commands", key, sizeof key);
 	snprintf(ttl, sizeof ttl, "%ld", o->ttl_s);
 	const struct span argv[] = {
-		SPAN("XADD"),		  span_of(key),		SPAN("*"),
-		SPAN("correlation_id"),	  span_of(o->id),	SPAN("agent_id"),
-		span_of(o->agent_id),	  SPAN("command"),	span_of(o->verb),
-		SPAN("params"),		  span_of(o->params_json), SPAN("ttl_s"),
-		span_of(ttl),		  SPAN("issued_by_admin_id"), span_of(issuer(c)),
+	    SPAN("XADD"),
+	    span_of(key),
+	    SPAN("*"),
+	    SPAN("correlation_id"),
+	    span_of(o->id),
+	    SPAN("agent_id"),
+	    span_of(o->agent_id),
+	    SPAN("command"),
+	    span_of(o->verb),
+	    SPAN("params"),
+	    span_of(o->params_json),
+	    SPAN("ttl_s"),
+	    span_of(ttl),
+	    SPAN("issued_by_admin_id"),
+	    span_of(issuer(c)),
 	};
 	return xadd(c, ARRAY_LEN(argv), argv);
 }
@@ -68,23 +78,30 @@ int command_send_cancel(struct ctl *c, const char *correlation_id, const char *a
 	char key[128];
 	ctl_key(c, "commands", key, sizeof key);
 	const struct span argv[] = {
-		SPAN("XADD"),		 span_of(key),	     SPAN("*"),
-		SPAN("correlation_id"),	 span_of(correlation_id), SPAN("agent_id"),
-		span_of(agent_id),	 SPAN("op"),	     SPAN("cancel"),
-		SPAN("issued_by_admin_id"), span_of(issuer(c)),
+	    SPAN("XADD"),
+	    span_of(key),
+	    SPAN("*"),
+	    SPAN("correlation_id"),
+	    span_of(correlation_id),
+	    SPAN("agent_id"),
+	    span_of(agent_id),
+	    SPAN("op"),
+	    SPAN("cancel"),
+	    SPAN("issued_by_admin_id"),
+	    span_of(issuer(c)),
 	};
 	return xadd(c, ARRAY_LEN(argv), argv);
 }
 
 static const struct pg_stmt look_stmt = {
-	"viwctl_look",
-	"select c.status, r.rc, r.error_code, "
-	"(extract(epoch from c.queued_at) * 1000)::bigint, "
-	"(extract(epoch from c.offered_at) * 1000)::bigint, "
-	"(extract(epoch from c.accepted_at) * 1000)::bigint, "
-	"(extract(epoch from c.completed_at) * 1000)::bigint "
-	"from agent_commands c left join agent_command_results r using (correlation_id) "
-	"where c.correlation_id = $1",
+    "viwctl_look",
+    "select c.status, r.rc, r.error_code, "
+    "(extract(epoch from c.queued_at) * 1000)::bigint, "
+    "(extract(epoch from c.offered_at) * 1000)::bigint, "
+    "(extract(epoch from c.accepted_at) * 1000)::bigint, "
+    "(extract(epoch from c.completed_at) * 1000)::bigint "
+    "from agent_commands c left join agent_command_results r using (correlation_id) "
+    "where c.correlation_id = $1",
 };
 
 static bool is_open(const char *status)
@@ -122,8 +139,8 @@ int command_exit_code(const struct command_state *s)
 		const char *status;
 		int code;
 	} codes[] = {
-		{"done", CTL_OK},	      {"expired", CTL_EXPIRED}, {"cancelled", CTL_CANCELLED},
-		{"rejected", CTL_REJECTED},   {"unknown", CTL_UNKNOWN},
+	    {"done", CTL_OK},		{"expired", CTL_EXPIRED}, {"cancelled", CTL_CANCELLED},
+	    {"rejected", CTL_REJECTED}, {"unknown", CTL_UNKNOWN},
 	};
 	for (size_t i = 0; i < ARRAY_LEN(codes); i++) {
 		if (strcmp(s->status, codes[i].status) == 0)
@@ -167,25 +184,88 @@ int command_wait(struct ctl *c, const char *correlation_id, int64_t timeout_ms, 
 #define TS(column) "to_char(" column " at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
 
 static const struct col print_cols[] = {
-	{"correlation_id", COL_TEXT}, {"agent_id", COL_TEXT},	 {"command", COL_TEXT},
-	{"params", COL_JSON},	      {"status", COL_TEXT},	 {"issued_by_admin_id", COL_TEXT},
-	{"issued_at", COL_TEXT},      {"expires_at", COL_TEXT},	 {"queued_at", COL_TEXT},
-	{"offered_at", COL_TEXT},     {"accepted_at", COL_TEXT}, {"completed_at", COL_TEXT},
-	{"rc", COL_NUM},	      {"duration_ms", COL_NUM},	 {"error_code", COL_TEXT},
-	{"error_msg", COL_TEXT},      {"truncated", COL_JSON},	 {"stdout", COL_TEXT},
-	{"stderr", COL_TEXT},	      {"late_results", COL_NUM},
+    {"correlation_id", COL_TEXT},
+    {"agent_id", COL_TEXT},
+    {"command", COL_TEXT},
+    {"params", COL_JSON},
+    {"status", COL_TEXT},
+    {"issued_by_admin_id", COL_TEXT},
+    {"issued_at", COL_TEXT},
+    {"expires_at", COL_TEXT},
+    {"queued_at", COL_TEXT},
+    {"offered_at", COL_TEXT},
+    {"accepted_at", COL_TEXT},
+    {"completed_at", COL_TEXT},
+    {"rc", COL_NUM},
+    {"duration_ms", COL_NUM},
+    {"error_code", COL_TEXT},
+    {"error_msg", COL_TEXT},
+    {"truncated", COL_JSON},
+    {"stdout", COL_TEXT},
+    {"stderr", COL_TEXT},
+    {"late_results", COL_NUM},
 };
 
-static const struct pg_stmt print_stmt = {
+static const struct pg_stmt print_stmt =
+    {
 	"viwctl_command",
-	"select c.correlation_id, c.agent_id, c.command, c.params, c.status, c.issued_by_admin_id, "
-	TS("c.issued_at") ", " TS("c.expires_at") ", " TS("c.queued_at") ", " TS("c.offered_at") ", "
-	TS("c.accepted_at") ", " TS("c.completed_at") ", r.rc, r.duration_ms, r.error_code, "
-	"r.error_msg, r.truncated, r.stdout_redacted, r.stderr_redacted, "
-	"(select nullif(count(*), 0) from agent_command_late_results l "
-	"where l.correlation_id = c.correlation_id) "
-	"from agent_commands c left join agent_command_results r using (correlation_id) "
-	"where c.correlation_id = $1",
+	"select c.correlation_id, c.agent_id, c.command, c.params, c.status, "
+	"c.issued_by_admin_id, " TS("c.issued_at") ", " TS("c.expires_at") ", " TS(
+	    "c.queued_at") ", " TS("c.offered_at") ", " TS("c.accepted_at") ", " TS("c.completed_"
+										    "at") ", r.rc, "
+											  "r."
+											  "duration"
+											  "_ms, "
+											  "r.error_"
+											  "code, "
+											  "r.error_"
+											  "msg, "
+											  "r."
+											  "truncate"
+											  "d, "
+											  "r."
+											  "stdout_"
+											  "redacted"
+											  ", "
+											  "r."
+											  "stderr_"
+											  "redacted"
+											  ", "
+											  "(select "
+											  "nullif("
+											  "count(*)"
+											  ", 0) "
+											  "from "
+											  "agent_"
+											  "command_"
+											  "late_"
+											  "results "
+											  "l "
+											  "where "
+											  "l."
+											  "correlat"
+											  "ion_id "
+											  "= "
+											  "c."
+											  "correlat"
+											  "ion_id) "
+											  "from "
+											  "agent_"
+											  "commands"
+											  " c left "
+											  "join "
+											  "agent_"
+											  "command_"
+											  "results "
+											  "r using "
+											  "(correla"
+											  "tion_id)"
+											  " "
+											  "where "
+											  "c."
+											  "correlat"
+											  "ion_id "
+											  "= $1",
 };
 
 int command_print(struct ctl *c, const char *correlation_id)
@@ -220,7 +300,8 @@ static int read_value(const char *key, const char *source, struct buf *out)
 	fclose(f);
 	crypto_wipe(chunk, sizeof chunk);
 	if (r < 0) {
-		ctl_error("%s: the value in %s is larger than %d bytes", key, path, PARAM_VALUE_MAX);
+		ctl_error("%s: the value in %s is larger than %d bytes", key, path,
+			  PARAM_VALUE_MAX);
 		return CTL_USAGE;
 	}
 	if (out->len > 0 && out->data[out->len - 1] == '\n')
@@ -240,8 +321,10 @@ static int add_param(struct jsonw *w, const char *word)
 	key[eq - word] = '\0';
 	if (eq[1] != '@' && strcmp(eq + 1, "-") != 0) {
 		if (verb_name_is_secret(key, strlen(key)))
-			fprintf(stderr, "note: %s looks like a secret; %s=@FILE or %s=- keeps it out of "
-				"the process list and the shell's history\n", key, key, key);
+			fprintf(stderr,
+				"note: %s looks like a secret; %s=@FILE or %s=- keeps it out of "
+				"the process list and the shell's history\n",
+				key, key, key);
 		jsonw_str(w, key, eq + 1);
 		return CTL_OK;
 	}

@@ -10,13 +10,14 @@
 #define COUNT_CAP 10000 /* entries counted one by one at most */
 
 const struct stream_group stream_groups[] = {
-	{"commands", "agent-bridge"},		{"commands", "results-writer"},
-	{"agent_hello", "telemetry-writer"},	{"telemetry", "telemetry-writer"},
-	{"agent_events", "telemetry-writer"},	{"command_events", "results-writer"},
-	{"command_results", "results-writer"},	{NULL, NULL},
+    {"commands", "agent-bridge"},	   {"commands", "results-writer"},
+    {"agent_hello", "telemetry-writer"},   {"telemetry", "telemetry-writer"},
+    {"agent_events", "telemetry-writer"},  {"command_events", "results-writer"},
+    {"command_results", "results-writer"}, {NULL, NULL},
 };
 
-static struct span member(const struct redis_reply *map, const char *name, const struct redis_reply **ret)
+static struct span member(const struct redis_reply *map, const char *name,
+			  const struct redis_reply **ret)
 {
 	for (size_t i = 0; i + 1 < redis_len(map); i += 2) {
 		if (span_eq(redis_str(redis_at(map, i)), name)) {
@@ -74,7 +75,7 @@ int group_look(struct ctl *c, const struct stream_group *g, struct group_state *
 		return -EIO;
 	if (s.exists && s.pending > 0) {
 		const struct redis_reply *p =
-			redis_sync_cmdf(ctl_redis(c), &error, "XPENDING %s %s - + 1", key, g->group);
+		    redis_sync_cmdf(ctl_redis(c), &error, "XPENDING %s %s - + 1", key, g->group);
 		if (!p)
 			return -EIO;
 		if (redis_len(p) > 0)
@@ -82,8 +83,8 @@ int group_look(struct ctl *c, const struct stream_group *g, struct group_state *
 	}
 	if (r == 0 && s.exists) {
 		snprintf(from, sizeof from, "(%s", last);
-		const struct redis_reply *w = redis_sync_cmdf(ctl_redis(c), &error,
-							      "XRANGE %s %s + COUNT %d", key, from, COUNT_CAP);
+		const struct redis_reply *w = redis_sync_cmdf(
+		    ctl_redis(c), &error, "XRANGE %s %s + COUNT %d", key, from, COUNT_CAP);
 		if (!w)
 			return -EIO;
 		struct stream_entry e;

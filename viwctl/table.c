@@ -8,7 +8,7 @@
 #include "viwctl.h"
 
 #define CELL_WIDTH_MAX 48
-#define OUTPUT_MAX (64U << 20)
+#define OUTPUT_MAX     (64U << 20)
 
 void ctl_print_safe(struct span s)
 {
@@ -107,7 +107,8 @@ static void print_table(const struct col *col, size_t cols, const struct pg_rows
 	}
 }
 
-void ctl_print_rows(const struct ctl *c, const struct col *col, size_t cols, const struct pg_rows *r)
+void ctl_print_rows(const struct ctl *c, const struct col *col, size_t cols,
+		    const struct pg_rows *r)
 {
 	if (!c->json) {
 		print_table(col, cols, r);

@@ -54,7 +54,8 @@ const struct verbs *ctl_verbs(struct ctl *c);
 void ctl_fini(struct ctl *c);
 
 /* Query with text parameters (NULL: SQL NULL); NULL after saying why on stderr. */
-struct pg_rows *ctl_query(struct ctl *c, const struct pg_stmt *s, size_t n, const char *const *param);
+struct pg_rows *ctl_query(struct ctl *c, const struct pg_stmt *s, size_t n,
+			  const char *const *param);
 
 /* "error: …" on stderr. */
 void ctl_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
@@ -65,11 +66,12 @@ void ctl_key(const struct ctl *c, const char *name, char *out, size_t cap);
 /* ---- tables for people, JSON for programs ---- */
 enum col_kind { COL_TEXT, COL_NUM, COL_JSON };
 struct col {
-	const char *name;  /* JSON member; upper-cased as the heading */
+	const char *name; /* JSON member; upper-cased as the heading */
 	enum col_kind kind;
 };
 /* Prints a result: the query's columns are the table's, in order. */
-void ctl_print_rows(const struct ctl *c, const struct col *col, size_t cols, const struct pg_rows *r);
+void ctl_print_rows(const struct ctl *c, const struct col *col, size_t cols,
+		    const struct pg_rows *r);
 /* One row as "name  value" lines, or one JSON object. */
 void ctl_print_row(const struct ctl *c, const struct col *col, size_t cols, const struct pg_rows *r,
 		   size_t row);

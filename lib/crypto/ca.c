@@ -19,8 +19,8 @@
 #include "crypto/crypto.h"
 
 #define INDEX_MAX (64U << 20)
-#define PEM_MAX (1U << 20)
-#define DAY_S 86400L
+#define PEM_MAX	  (1U << 20)
+#define DAY_S	  86400L
 
 static void x509_freep(X509 **p)
 {
@@ -139,7 +139,8 @@ static int make_cert(const char *cn, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issu
 	if (r < 0)
 		return r;
 	X509_NAME *subject = X509_get_subject_name(cert);
-	if (X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, (const unsigned char *)cn, -1, -1, 0) != 1 ||
+	if (X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, (const unsigned char *)cn, -1,
+				       -1, 0) != 1 ||
 	    X509_set_issuer_name(cert, issuer ? X509_get_subject_name(issuer) : subject) != 1 ||
 	    X509_set_pubkey(cert, key) != 1 || !X509_gmtime_adj(X509_getm_notBefore(cert), -300) ||
 	    !X509_gmtime_adj(X509_getm_notAfter(cert), days * DAY_S))
@@ -161,9 +162,9 @@ static int write_crl(const struct ca *ca, const struct buf *index, int days);
 int ca_init(const char *dir, const char *name, int days)
 {
 	static const struct extension ext[] = {
-		{NID_basic_constraints, "critical,CA:TRUE,pathlen:0"},
-		{NID_key_usage, "critical,keyCertSign,cRLSign"},
-		{NID_subject_key_identifier, "hash"},
+	    {NID_basic_constraints, "critical,CA:TRUE,pathlen:0"},
+	    {NID_key_usage, "critical,keyCertSign,cRLSign"},
+	    {NID_subject_key_identifier, "hash"},
 	};
 	char path[4096];
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
@@ -268,9 +269,9 @@ static int describe(X509 *cert, struct ca_issued *i)
 	BIGNUM *serial = ASN1_INTEGER_to_BN(X509_get_serialNumber(cert), NULL);
 	char *hex = serial ? BN_bn2hex(serial) : NULL;
 	int r = hex && X509_digest(cert, EVP_sha256(), md, &n) == 1 &&
-				ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) == 1
-			? 0
-			: -ENOMEM;
+			ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) == 1
+		    ? 0
+		    : -ENOMEM;
 	if (r == 0) {
 		snprintf(i->serial, sizeof i->serial, "%s", hex);
 		crypto_hex(md, sizeof md, i->fingerprint);
@@ -292,7 +293,8 @@ static int subject_key(const char *csr_pem, struct ca_issued *i, EVP_PKEY **ret)
 		return r;
 	}
 	CLEANUP(bio_freep) BIO *bio = BIO_new_mem_buf(csr_pem, -1);
-	CLEANUP(req_freep) X509_REQ *req = bio ? PEM_read_bio_X509_REQ(bio, NULL, NULL, NULL) : NULL;
+	CLEANUP(req_freep)
+	X509_REQ *req = bio ? PEM_read_bio_X509_REQ(bio, NULL, NULL, NULL) : NULL;
 	CLEANUP(pkey_freep) EVP_PKEY *key = req ? X509_REQ_get_pubkey(req) : NULL;
 	if (!key || X509_REQ_verify(req, key) != 1)
 		return -EINVAL;
@@ -300,7 +302,8 @@ static int subject_key(const char *csr_pem, struct ca_issued *i, EVP_PKEY **ret)
 	return 0;
 }
 
-int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int days, struct ca_issued *ret)
+int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int days,
+	     struct ca_issued *ret)
 {
 	char san[AGENT_ID_MAX + 32];
 	struct ca ca;
@@ -311,12 +314,12 @@ int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int day
 		return r;
 	snprintf(san, sizeof san, "URI:urn:viworks:agent:%s", agent_id);
 	const struct extension ext[] = {
-		{NID_basic_constraints, "critical,CA:FALSE"},
-		{NID_key_usage, "critical,digitalSignature"},
-		{NID_ext_key_usage, "clientAuth"},
-		{NID_subject_alt_name, san},
-		{NID_subject_key_identifier, "hash"},
-		{NID_authority_key_identifier, "keyid:always"},
+	    {NID_basic_constraints, "critical,CA:FALSE"},
+	    {NID_key_usage, "critical,digitalSignature"},
+	    {NID_ext_key_usage, "clientAuth"},
+	    {NID_subject_alt_name, san},
+	    {NID_subject_key_identifier, "hash"},
+	    {NID_authority_key_identifier, "keyid:always"},
 	};
 	struct ca_issued i = {0};
 	buf_init(&i.cert_pem, PEM_MAX);
@@ -373,10 +376,10 @@ static int add_revoked(X509_CRL *crl, const struct index_line *line)
 	BIGNUM *n = NULL;
 	ASN1_INTEGER *serial = BN_hex2bn(&n, line->serial) ? BN_to_ASN1_INTEGER(n, NULL) : NULL;
 	int r = rev && at && serial && X509_REVOKED_set_serialNumber(rev, serial) == 1 &&
-				X509_REVOKED_set_revocationDate(rev, at) == 1 &&
-				X509_CRL_add0_revoked(crl, rev) == 1
-			? 0
-			: -ENOMEM;
+			X509_REVOKED_set_revocationDate(rev, at) == 1 &&
+			X509_CRL_add0_revoked(crl, rev) == 1
+		    ? 0
+		    : -ENOMEM;
 	if (r < 0)
 		X509_REVOKED_free(rev);
 	ASN1_TIME_free(at);
@@ -390,9 +393,9 @@ static int set_crl_number(X509_CRL *crl)
 {
 	ASN1_INTEGER *n = ASN1_INTEGER_new();
 	int r = n && ASN1_INTEGER_set_int64(n, clock_wall_ms()) == 1 &&
-				X509_CRL_add1_ext_i2d(crl, NID_crl_number, n, 0, 0) == 1
-			? 0
-			: -ENOMEM;
+			X509_CRL_add1_ext_i2d(crl, NID_crl_number, n, 0, 0) == 1
+		    ? 0
+		    : -ENOMEM;
 	ASN1_INTEGER_free(n);
 	return r;
 }
@@ -403,11 +406,11 @@ static int write_crl(const struct ca *ca, const struct buf *index, int days)
 	ASN1_TIME *now = ASN1_TIME_set(NULL, (time_t)(clock_wall_ms() / 1000));
 	ASN1_TIME *next = X509_gmtime_adj(NULL, days * DAY_S);
 	int r = crl && now && next && X509_CRL_set_version(crl, X509_CRL_VERSION_2) == 1 &&
-				X509_CRL_set_issuer_name(crl, X509_get_subject_name(ca->cert)) == 1 &&
-				X509_CRL_set1_lastUpdate(crl, now) == 1 &&
-				X509_CRL_set1_nextUpdate(crl, next) == 1
-			? set_crl_number(crl)
-			: -ENOMEM;
+			X509_CRL_set_issuer_name(crl, X509_get_subject_name(ca->cert)) == 1 &&
+			X509_CRL_set1_lastUpdate(crl, now) == 1 &&
+			X509_CRL_set1_nextUpdate(crl, next) == 1
+		    ? set_crl_number(crl)
+		    : -ENOMEM;
 	ASN1_TIME_free(now);
 	ASN1_TIME_free(next);
 	struct index_line line;
@@ -449,9 +452,10 @@ int ca_revoke(const char *dir, const char *agent_id, int crl_days,
 			line.revoked_ms = clock_wall_ms();
 			n++;
 		}
-		r = more < 0 ? more
-			     : buf_appendf(&now, "%s %s %s %lld %lld\n", line.serial, line.fingerprint,
-					   line.agent_id, line.not_after_ms, line.revoked_ms);
+		r = more < 0
+			? more
+			: buf_appendf(&now, "%s %s %s %lld %lld\n", line.serial, line.fingerprint,
+				      line.agent_id, line.not_after_ms, line.revoked_ms);
 		if (r == 0 && hit)
 			each(arg, line.fingerprint);
 	}

@@ -29,4 +29,5 @@ void ca_issued_fini(struct ca_issued *i);
 /* Revokes every certificate of the agent that is still valid, writes crl.pem anew (good for
  * crl_days) and calls each with their fingerprints. *ret_n: how many. */
 int ca_revoke(const char *dir, const char *agent_id, int crl_days,
-	      void (*each)(void *arg, const char *fingerprint_hex), void *arg, size_t *ret_n) MUST_CHECK;
+	      void (*each)(void *arg, const char *fingerprint_hex), void *arg,
+	      size_t *ret_n) MUST_CHECK;
