@@ -391,7 +391,7 @@ static void on_resolved(uv_getaddrinfo_t *req, int status, struct addrinfo *list
 	if (status == 0 && n == 0)
 		status = UV_EAI_NONAME;
 	/* The resolver's own codes are outside errno: one code stands for "no such host". */
-	if (status < 0 && status <= UV_EAI_ADDRFAMILY)
+	if (status <= UV_EAI_ADDRFAMILY)
 		status = -EHOSTUNREACH;
 	q->cb(q->arg, status, addr, status == 0 ? n : 0);
 	free(q);
