@@ -38,7 +38,7 @@ THIRD = {
     "libpq-fe.h": ["lib/pg/"],
     "postgresql/": ["lib/pg/"],
     "openssl/": ["lib/crypto/", "lib/http/", "agent-bridge/ws_server", "agent-bridge/tls", "gateway-agent/uplink",
-                 "gateway-agent/tls", "bench/", "viwctl/"],
+                 "gateway-agent/trust", "bench/", "viwctl/"],
     "jansson.h": ["lib/verbs/", "host-helper/", "viwctl/", "tests/"],
     "systemd/": ["host-helper/"],
     "seccomp.h": ["host-helper/"],

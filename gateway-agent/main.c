@@ -1,0 +1,92 @@
+/* gateway-agent: run (default), status, check. */
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent.h"
+#include "agent_settings.h"
+#include "base/log.h"
+#include "base/program.h"
+#include "check.h"
+#include "loop/loop.h"
+#include "status.h"
+
+static int cmd_run(struct agent_settings *cfg, char **words)
+{
+	struct loop *l = NULL;
+	struct agent *a = NULL;
+	int r;
+
+	(void)words;
+	program_harden();
+	r = loop_new(&l);
+	if (r == 0)
+		r = agent_open(l, cfg, &a);
+	if (r == 0) {
+		loop_run(l);
+		agent_close(a);
+	}
+	if (l)
+		loop_free(l);
+	if (r == -EINVAL)
+		return PROGRAM_CONFIG;
+	if (r < 0) {
+		LOG_ERROR(FIELDS(.event = "start_failed", .error = strerror(-r)), "cannot start");
+		return PROGRAM_SYSTEM;
+	}
+	return PROGRAM_OK;
+}
+
+static int cmd_status(struct agent_settings *cfg, char **words)
+{
+	return status_show(cfg, words[0] && strcmp(words[0], "--json") == 0);
+}
+
+static int cmd_check(struct agent_settings *cfg, char **words)
+{
+	return check_run(cfg, words[0] && strcmp(words[0], "--json") == 0);
+}
+
+static const struct {
+	const char *word;
+	int (*run)(struct agent_settings *cfg, char **words);
+} commands[] = {{"run", cmd_run}, {"status", cmd_status}, {"check", cmd_check}};
+
+/* A small process: one arena, memory given back early, one thread for name look-ups. */
+static void stay_small(void)
+{
+	(void)mallopt(M_ARENA_MAX, 1);
+	(void)mallopt(M_TRIM_THRESHOLD, 65536);
+	(void)mallopt(M_MMAP_THRESHOLD, 65536);
+	(void)setenv("UV_THREADPOOL_SIZE", "1", 1);
+}
+
+int main(int argc, char **argv)
+{
+	struct agent_settings cfg = {0};
+	char **words = NULL;
+	const char *word;
+	size_t i;
+	int r;
+
+	stay_small();
+	r = program_start(&agent_settings_spec, argc, argv, &cfg, &words);
+	if (r >= 0)
+		return r;
+	word = words && words[0] ? words[0] : "run";
+	for (i = 0; i < ARRAY_LEN(commands); i++) {
+		if (strcmp(word, commands[i].word) == 0)
+			break;
+	}
+	if (i == ARRAY_LEN(commands)) {
+		fprintf(stderr, "gateway-agent: unknown word `%s`; see gateway-agent --help\n",
+			word);
+		r = PROGRAM_CONFIG;
+	} else {
+		r = commands[i].run(&cfg, words && words[0] ? words + 1 : words);
+	}
+	settings_free(&agent_settings_spec, &cfg);
+	return r;
+}
