@@ -36,7 +36,14 @@ build_main() {
 	fuzz) packages_need build fuzz ;;
 	*) packages_need build test ;;
 	esac
-	build_preset "$preset"
+	build_preset "$preset" "${@:2}"
+}
+
+run_main() {
+	[ $# -gt 0 ] || die "which program? agent-bridge, telemetry-writer, results-writer, gateway-agent, host-helper, viwctl"
+	packages_need build run
+	build_preset release "$1"
+	exec "build/release/bin/$1" "${@:2}"
 }
 
 # Configures once, builds always (ninja does nothing when nothing changed).
