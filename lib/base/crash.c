@@ -17,7 +17,7 @@
 
 static char armed[128];
 static long armed_passing = 1;
-static _Atomic long passings;
+static _Atomic long passings_alone, *passings = &passings_alone; /* shared with children */
 static int log_fd = -1;
 static const char *off_words;
 static const _Atomic int64_t *clock_shift;
@@ -51,6 +51,13 @@ __attribute__((constructor)) static void crash_open(void)
 	}
 	if (log)
 		log_fd = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+	if (point) {
+		void *p = mmap(NULL, sizeof *passings, PROT_READ | PROT_WRITE,
+			       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+		if (p != MAP_FAILED)
+			passings = p;
+	}
 	off_words = getenv("VIW_CRASH_OFF");
 	open_clock(getenv("VIW_CLOCK_FILE"));
 }
@@ -87,7 +94,7 @@ void crash_point(const char *name)
 	if (first_passing(name))
 		tell("pass", name);
 	if (armed[0] && !strcmp(armed, name) &&
-	    atomic_fetch_add(&passings, 1) + 1 == armed_passing) {
+	    atomic_fetch_add(passings, 1) + 1 == armed_passing) {
 		tell("crash", name);
 		(void)kill(getpid(), SIGKILL);
 	}
