@@ -1,0 +1,276 @@
+"""The faults. Each is a function of (world, rng) that does its harm and returns a function that takes
+it back (or None), with a weight. `Faults.step` injects one and remembers when to undo it."""
+import os
+import re
+import signal
+import subprocess
+import time
+
+import links
+import viwtest
+
+POINT = re.compile(r'CRASH_POINT\("([^"]+)"\)')
+OWNER = {"agent-bridge": "bridge", "gateway-agent": "agent", "host-helper": "helper"}
+
+
+def crash_points():
+    """name -> which program passes it, from the sources."""
+    found = {}
+    for folder in ("agent-bridge", "workers", "gateway-agent", "host-helper"):
+        for path in sorted((viwtest.ROOT / folder).rglob("*.c")):
+            for name in POINT.findall(path.read_text()):
+                if folder == "workers":
+                    found[name] = "telemetry" if name.startswith("telemetry") else "results"
+                else:
+                    found[name] = OWNER[folder]
+    return found
+
+
+def programs_of(world, kind):
+    return {"bridge": world.bridges, "results": [world.results], "telemetry": [world.telemetry],
+            "helper": [h.helper for h in world.hosts], "agent": [h.agent for h in world.hosts]}[kind]
+
+
+def hurts(program):
+    """Supervisors that die take outcomes with them: `unknown` is the truth there."""
+    host = getattr(program, "host", None)
+    if host:
+        host.hurt.append(time.time())
+
+
+# ---- processes
+
+def kill_any(world, rng):
+    p = rng.choice(world.programs)
+    p.kill(restart_after=rng.random() * 2)
+    return f"kill {p.name}", None
+
+
+def kill_bridge(world, rng):
+    p = rng.choice(world.bridges)
+    p.kill(restart_after=rng.random() * 8)
+    return f"kill {p.name}", None
+
+
+def kill_supervisor(world, rng):
+    """A child of a helper: the supervisor of a run, or the script itself."""
+    host = rng.choice(world.hosts)
+    pids = subprocess.run(["pgrep", "-P", str(host.helper.proc.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+    if not pids:
+        return None, None
+    host.hurt.append(time.time())
+    try:
+        os.kill(int(rng.choice(pids)), signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    return f"kill a supervisor of {host.agent_id}", None
+
+
+def crash_at_point(world, rng):
+    points = crash_points()
+    if not points:
+        return None, None
+    cold = [n for n in points if n not in world.crashed]
+    name = rng.choice(sorted(cold or points))
+    p = rng.choice(programs_of(world, points[name]))
+    if name.startswith("supervisor") or name.startswith("run"):
+        hurts(p)
+    p.restart(VIW_CRASH_POINT=f"{name}:{rng.choice((1, 1, 2, 5))}")
+
+    def undo():
+        if name.startswith("supervisor") or name.startswith("run"):
+            hurts(p)
+        if p.armed and p.proc.alive:
+            p.restart()
+    return f"arm {name} in {p.name}", undo
+
+
+def freeze(world, rng):
+    p = rng.choice([*world.bridges, *world.bridges, *world.programs])
+    p.freeze()
+    return f"freeze {p.name}", p.thaw
+
+
+def freeze_redis(world, rng):
+    world.redis.freeze()
+    return "freeze redis", world.redis.thaw
+
+
+def twin(world, rng):
+    """The same agent on two bridges, from one host."""
+    from world import Program
+    host = rng.choice(world.hosts)
+    if host.twin:
+        return None, None
+    env = dict(host.env)
+    env["VIW_AGENT_BACKEND_URL"] = ",".join(world.ws_urls(rng.randrange(3)))
+    state = host.dir / "twin"
+    state.mkdir(exist_ok=True)
+    env["VIW_AGENT_STATE_DIR"] = state
+    host.twin = Program(world, f"twin-{host.agent_id}", "gateway-agent", env, ["run"]).start()
+
+    def undo():
+        if host.twin:
+            host.twin.kill()
+            host.twin = None
+    return f"twin of {host.agent_id}", undo
+
+
+# ---- links
+
+def bad_link(world, rng):
+    link, mode = rng.choice(world.links), rng.choice(links.MODES)
+    link.set_mode(mode)
+    return f"{mode} on {link.name}", lambda: link.set_mode("pass")
+
+
+def bridge_without_redis(world, rng):
+    link = rng.choice(world.bridges).redis_link
+    link.set_mode("stall")
+    return f"cut {link.name}", lambda: link.set_mode("pass")
+
+
+# ---- disks
+
+def fill(path, leave=0):
+    """A file that takes all space that is left."""
+    ballast = path / "ballast"
+    with open(ballast, "wb") as f:
+        size = os.statvfs(path)
+        left = size.f_bavail * size.f_frsize - leave
+        while left > 0:
+            try:
+                f.write(b"\0" * min(left, 65536))
+                f.flush()
+            except OSError:
+                break
+            left -= 65536
+    return ballast
+
+
+def journal_disk_full(world, rng):
+    host = rng.choice(world.hosts)
+    ballast = fill(host.disk, rng.choice((0, 4096, 200000)))
+    return f"disk full at {host.agent_id}", lambda: ballast.unlink(missing_ok=True)
+
+
+def aof_disk_full(world, rng):
+    ballast = fill(world.redis_disk, rng.choice((0, 4096)))
+    return "disk full at redis", lambda: ballast.unlink(missing_ok=True)
+
+
+def wal_disk_full(world, rng):
+    ballast = fill(world.pg_disk)
+
+    def undo():
+        ballast.unlink(missing_ok=True)
+        world.tend_stores()
+    return "disk full at postgres", undo
+
+
+# ---- stores
+
+def redis_killed(world, rng):
+    world.redis.thaw()
+    world.redis.kill()
+    return "kill redis", world.tend_stores
+
+
+def flushall(world, rng):
+    world.lost_data(lambda: world.redis.client.flushall())
+    return "FLUSHALL", None
+
+
+def xgroup_destroy(world, rng):
+    stream, group = rng.choice((("commands", "agent-bridge"), ("commands", "results-writer"),
+                                ("command_results", "results-writer"), ("command_events", "results-writer"),
+                                ("agent_events", "telemetry-writer"), ("telemetry", "telemetry-writer")))
+    world.redis.client.xgroup_destroy(f"viw.{stream}", group)
+    return f"XGROUP DESTROY viw.{stream} {group}", None
+
+
+def aof_tail_cut(world, rng):
+    def cut():
+        world.redis.thaw()
+        world.redis.kill()
+        files = sorted((world.redis.dir / "appendonlydir").glob("*.incr.aof"), key=lambda p: p.stat().st_mtime)
+        size = files[-1].stat().st_size
+        os.truncate(files[-1], max(0, size - rng.randrange(1, 60000)))
+        world.redis.start("--aof-load-truncated", "yes")
+    world.lost_data(cut)
+    return "AOF tail cut", None
+
+
+def pg_immediate_stop(world, rng):
+    world.pg_server.kill()
+    return "postgres immediate stop", world.tend_stores
+
+
+def pg_lock(world, rng):
+    table = rng.choice(("agent_commands", "agent_command_results", "os_gateways", "agent_events"))
+    conn = world.pg.connect()
+    conn.autocommit = False
+    conn.cursor().execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+    return f"lock {table}", conn.close
+
+
+# ---- clocks
+
+def clock_jump(world, rng):
+    p = rng.choice(world.programs)
+    ms = rng.choice((-1, 1)) * rng.choice((2000, 45000, 90000, 400000))
+    p.clock.jump(ms)
+    return f"clock of {p.name} {ms:+d} ms", lambda: p.clock.jump(0)
+
+
+# name: (function, weight, loses Redis data)
+TABLE = {
+    "kill_any": (kill_any, 8, False), "kill_bridge": (kill_bridge, 6, False),
+    "kill_supervisor": (kill_supervisor, 2, False), "crash_at_point": (crash_at_point, 14, False),
+    "freeze": (freeze, 6, False), "freeze_redis": (freeze_redis, 1, False), "twin": (twin, 2, False),
+    "bad_link": (bad_link, 14, False), "bridge_without_redis": (bridge_without_redis, 3, False),
+    "journal_disk_full": (journal_disk_full, 2, False), "aof_disk_full": (aof_disk_full, 1, False),
+    "wal_disk_full": (wal_disk_full, 1, False), "redis_killed": (redis_killed, 2, False),
+    "flushall": (flushall, 1, True), "xgroup_destroy": (xgroup_destroy, 2, False),
+    "aof_tail_cut": (aof_tail_cut, 1, True), "pg_immediate_stop": (pg_immediate_stop, 1, False),
+    "pg_lock": (pg_lock, 2, False), "clock_jump": (clock_jump, 3, False),
+}
+# How long a fault lasts, in seconds: past the router's lease (5 s) and a bridge's (15 s) at times.
+LASTS = {"freeze": (1, 7, 18), "bridge_without_redis": (2, 7, 18), "freeze_redis": (1, 3), "twin": (2, 6),
+         "crash_at_point": (4,), "bad_link": (1, 3, 7), "pg_lock": (1, 4), "journal_disk_full": (2, 4),
+         "aof_disk_full": (1, 3), "wal_disk_full": (2,), "redis_killed": (0, 1, 3),
+         "pg_immediate_stop": (0, 2), "clock_jump": (2, 6)}
+
+
+class Faults:
+    def __init__(self, world, rng, names=None):
+        self.world, self.rng, self.open, self.done, self.failed = world, rng, [], {}, []
+        self.names = list(names or TABLE)
+        self.weights = [TABLE[n][1] for n in self.names]
+
+    def inject(self, name=None):
+        name = name or self.rng.choices(self.names, self.weights)[0]
+        try:
+            text, undo = TABLE[name][0](self.world, self.rng)
+        except Exception as e:  # the store it needs is down already
+            self.failed.append(f"{name}: {type(e).__name__} {e}")
+            return None
+        if text is None:
+            return None
+        self.done[name] = self.done.get(name, 0) + 1
+        if undo:
+            self.open.append((time.monotonic() + self.rng.choice(LASTS.get(name, (1,))), undo))
+        return text
+
+    def tend(self, all=False):
+        """Takes back what has lasted long enough."""
+        now, rest = time.monotonic(), []
+        for until, undo in self.open:
+            if all or now >= until:
+                try:
+                    undo()
+                except Exception as e:
+                    self.failed.append(f"undo: {type(e).__name__} {e}")
+            else:
+                rest.append((until, undo))
+        self.open = rest
