@@ -55,13 +55,14 @@ test_main() {
 	if [ ${#paths[@]} = 0 ] && [ -z "$expression" ]; then
 		test_build "Build: Clang, no warnings (build/clang)" test_clang_build
 		test_build "Build: release, no warnings (build/release)" build_preset release
+		test_build "Build: crash points for tests/chaos (build/chaos)" build_preset chaos
 	fi
 	if [ ${#paths[@]} = 0 ]; then
 		say "Unit tests (C)"
 		ctest --test-dir build/dev -j "$(jobs_n)" --timeout 120 --output-on-failure --output-junit "$report/ctest.xml" \
 			${expression:+-R "$expression"} || true
 		test_count "$report/ctest.xml"
-		paths=(tests/unit tests/integration tests/e2e)
+		paths=(tests/unit tests/integration tests/e2e tests/chaos)
 	fi
 	say "Source, integration and end-to-end tests"
 	as_root env PYTHONDONTWRITEBYTECODE=1 VIW_BIN="${VIW_BIN:-$VIW_ROOT/build/dev/bin}" /usr/bin/python3 -m pytest \
@@ -92,5 +93,5 @@ bench_main() {
 
 chaos_main() {
 	packages_need build run test
-	exec tests/chaos/run "$@"
+	as_root tests/chaos/run "$@"
 }

@@ -84,7 +84,7 @@ void loop_free(struct loop *l)
 	while (uv_loop_close(&l->uv) == UV_EBUSY) {
 		if (clock_boot_ms() > deadline) {
 			uv_walk(&l->uv, print_open_handle, NULL);
-			assert(!"loop_free: handles left open");
+			assert(false && "loop_free: handles left open");
 			return;
 		}
 		(void)uv_run(&l->uv, UV_RUN_NOWAIT);

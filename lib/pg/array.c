@@ -167,7 +167,7 @@ int pg_array_int(struct pg_array *a, int64_t v)
 			*at = v != 0;
 		return r;
 	default:
-		assert(!"pg_array_int on another type");
+		assert(false && "pg_array_int on another type");
 		return -EINVAL;
 	}
 }
