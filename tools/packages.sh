@@ -6,6 +6,7 @@ PACKAGES='
 build|gcc|C compiler
 build|libc6-dev|C library headers
 build|cmake|build description
+build|make|for plain `cmake --build`, and the Makefile
 build|ninja-build|runs the build
 build|pkg-config|finds the libraries
 build|libssl-dev|HMAC, SHA-256, TLS, certificates
