@@ -11,6 +11,7 @@ add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prot
                     -ffile-prefix-map=${CMAKE_SOURCE_DIR}/=)
 add_link_options(-pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--as-needed)
 if(CMAKE_BUILD_TYPE STREQUAL "Release")
+  set(CMAKE_C_FLAGS_RELEASE "") # not -DNDEBUG: an assert is for a bug, and a bug must stop the process
   add_compile_options(-O2 -g1 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
   include(CheckIPOSupported)
   check_ipo_supported(RESULT viw_ipo OUTPUT viw_ipo_why LANGUAGES C)
