@@ -159,3 +159,4 @@ JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'viw_partitions'
 JOIN pg_class p ON p.relname = left(c.relname, -9) AND p.relnamespace = 'public'::regnamespace
 LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = p.oid
 WHERE c.relkind = 'r' AND c.relname ~ '_[0-9]{8}$';
+GRANT SELECT ON viw_partition_days TO viw_retention;

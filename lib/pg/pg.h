@@ -15,8 +15,9 @@
 enum pg_verdict {
 	PG_OK,
 	PG_RETRY,     /* 40* 55P03 57014: same transaction again */
-	PG_RECONNECT, /* 08* 57P0x 53300 25006 26* 0A000, connection lost: outcome unknown, again after
-		       * reconnect. 25006: the server became a standby; 26*, 0A000: prepared plans went stale */
+	PG_RECONNECT, /* 08* 57P0x 53300 25006 26* 0A000, connection lost: outcome unknown, again
+		       * after reconnect. 25006: the server became a standby; 26*, 0A000: prepared
+		       * plans went stale */
 	PG_BAD_DATA,  /* 22* 23* 21* 54* P0* VW*: one row is at fault: bisect */
 	PG_PAUSE,     /* 53* 58* 42* 28* 3D* and all unknown: wait, alarm, again */
 };
@@ -29,7 +30,8 @@ int pg_new(const char *uri, const char *application_name, struct pg **ret) MUST_
 void pg_free(struct pg *p);
 /* Syntax only; -EINVAL with msg that holds no password. */
 int pg_uri_check(const char *uri, char *msg, size_t msg_cap) MUST_CHECK;
-/* Connects if needed; PG_OK, PG_RECONNECT, PG_PAUSE. Waits 5 s a host unless the URI says otherwise. */
+/* Connects if needed; PG_OK, PG_RECONNECT, PG_PAUSE. Waits 5 s a host unless the URI says
+ * otherwise. */
 enum pg_verdict pg_connect(struct pg *p) MUST_CHECK;
 bool pg_is_connected(const struct pg *p);
 /* Drops the connection; the next call connects again. */
@@ -52,7 +54,8 @@ void pg_array_free(struct pg_array *a);
 void pg_array_clear(struct pg_array *a);
 /* Each appends one element; -ENOMEM. p NULL in a span: SQL NULL. Times are Unix ms. */
 int pg_array_text(struct pg_array *a, struct span s) MUST_CHECK; /* TEXT, JSONB, BYTEA */
-int pg_array_int(struct pg_array *a, int64_t v) MUST_CHECK;      /* INT4, INT8, TIMESTAMPTZ, BOOL; -ERANGE when it does not fit */
+int pg_array_int(struct pg_array *a, int64_t v)
+    MUST_CHECK; /* INT4, INT8, TIMESTAMPTZ, BOOL; -ERANGE when it does not fit */
 int pg_array_num(struct pg_array *a, double v) MUST_CHECK;
 int pg_array_null(struct pg_array *a) MUST_CHECK;
 size_t pg_array_len(const struct pg_array *a);
@@ -70,8 +73,8 @@ struct pg_stmt {
 };
 struct pg_rows; /* result in text format */
 /* rows may be NULL. */
-enum pg_verdict pg_exec(struct pg *p, const struct pg_stmt *s, size_t n, const struct pg_param *param,
-			struct pg_rows **ret_rows) MUST_CHECK;
+enum pg_verdict pg_exec(struct pg *p, const struct pg_stmt *s, size_t n,
+			const struct pg_param *param, struct pg_rows **ret_rows) MUST_CHECK;
 enum pg_verdict pg_begin(struct pg *p) MUST_CHECK;
 enum pg_verdict pg_commit(struct pg *p) MUST_CHECK; /* PG_RECONNECT: it may have committed */
 void pg_rollback(struct pg *p);

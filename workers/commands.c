@@ -1,0 +1,571 @@
+#include "commands.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/ident.h"
+#include "origin.h"
+
+enum { TTL_DEFAULT_S = 60, TTL_MAX_S = 86400, WORD_MAX = 256, FRAME_MAX = 16 << 20 };
+
+enum command_kind { COMMAND_LEDGER, COMMAND_OFFERED, COMMAND_ACCEPTED, COMMAND_RESULT };
+
+struct command_fact {
+	enum command_kind kind;
+	size_t order; /* in the batch */
+	struct span id, agent_id, command, issued_by, entry_id;
+	struct span params;
+	bool params_masked, is_signed;
+	int64_t at_ms; /* queued, offered, accepted, completed */
+	bool has_issued, has_expires;
+	int64_t issued_ms, expires_ms;
+	const char *status; /* of a result: terminal state */
+};
+
+/* ---- statements ---- */
+
+static const struct pg_stmt upsert_commands = {
+    "commands",
+    "INSERT INTO agent_commands AS c (correlation_id, agent_id, command, params, params_masked, "
+    "signed, "
+    "issued_by_admin_id, issued_at, expires_at, queued_at, entry_id, status, offered_at, "
+    "accepted_at, "
+    "completed_at, result_entry) "
+    "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::boolean[], "
+    "$6::boolean[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], "
+    "$11::text[], "
+    "$12::text[], $13::timestamptz[], $14::timestamptz[], $15::timestamptz[], $16::text[]) "
+    "ON CONFLICT (correlation_id) DO UPDATE SET "
+    "agent_id = CASE WHEN c.agent_id = '' THEN excluded.agent_id ELSE c.agent_id END, "
+    "command = COALESCE(c.command, excluded.command), "
+    "params = COALESCE(c.params, excluded.params), "
+    "params_masked = COALESCE(c.params_masked, excluded.params_masked), "
+    "signed = COALESCE(c.signed, excluded.signed), "
+    "issued_by_admin_id = COALESCE(c.issued_by_admin_id, excluded.issued_by_admin_id), "
+    "issued_at = COALESCE(c.issued_at, excluded.issued_at), "
+    "expires_at = COALESCE(c.expires_at, excluded.expires_at), "
+    "queued_at = COALESCE(c.queued_at, excluded.queued_at), "
+    "entry_id = CASE WHEN c.completed_at IS NULL THEN COALESCE(excluded.entry_id, c.entry_id) "
+    "ELSE COALESCE(c.entry_id, excluded.entry_id) END, "
+    "offered_at = COALESCE(c.offered_at, excluded.offered_at), "
+    "accepted_at = COALESCE(c.accepted_at, excluded.accepted_at), "
+    "status = CASE WHEN c.completed_at IS NOT NULL THEN c.status "
+    "WHEN excluded.completed_at IS NOT NULL THEN excluded.status "
+    "WHEN 'accepted' IN (c.status, excluded.status) THEN 'accepted' "
+    "WHEN 'offered' IN (c.status, excluded.status) THEN 'offered' ELSE 'queued' END, "
+    "completed_at = COALESCE(c.completed_at, excluded.completed_at), "
+    "result_entry = CASE WHEN c.completed_at IS NOT NULL THEN c.result_entry "
+    "ELSE excluded.result_entry END"};
+enum {
+	C_ID,
+	C_AGENT,
+	C_COMMAND,
+	C_PARAMS,
+	C_MASKED,
+	C_SIGNED,
+	C_ISSUER,
+	C_ISSUED,
+	C_EXPIRES,
+	C_QUEUED,
+	C_ENTRY,
+	C_STATUS,
+	C_OFFERED,
+	C_ACCEPTED,
+	C_COMPLETED,
+	C_RESULT
+};
+#define COMMAND_TYPES "tttjbbtzzzttzzzt"
+
+#define RESULT_COLUMNS                                                                      \
+	"correlation_id, agent_id, command, status, rc, stdout_redacted, stderr_redacted, " \
+	"started_at, finished_at, duration_ms, truncated, error_code, error_msg, "          \
+	"issued_by_admin_id, source, entry_id"
+#define RESULT_VALUES                                                                             \
+	"SELECT u.id, c.agent_id, COALESCE(u.command, c.command), u.status, u.rc, u.out, u.err, " \
+	"u.started, u.finished, u.duration, u.truncated, u.code, u.msg, "                         \
+	"COALESCE(u.issuer, c.issued_by_admin_id), u.source, u.entry "                            \
+	"FROM u JOIN agent_commands c ON c.correlation_id = u.id "
+static const struct pg_stmt insert_results = {
+    "results",
+    "WITH u AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], "
+    "$4::integer[], "
+    "$5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::bigint[], $10::jsonb[], "
+    "$11::text[], $12::text[], $13::text[], $14::text[], $15::text[]) AS u (id, command, status, "
+    "rc, "
+    "out, err, started, finished, duration, truncated, code, msg, issuer, source, entry)), "
+    "won AS (INSERT INTO agent_command_results (" RESULT_COLUMNS ") " RESULT_VALUES
+    "WHERE c.result_entry = u.entry ORDER BY u.id COLLATE \"C\" "
+    "ON CONFLICT (correlation_id) DO NOTHING RETURNING 1), "
+    "late AS (INSERT INTO agent_command_late_results (" RESULT_COLUMNS ") " RESULT_VALUES
+    "WHERE c.result_entry <> u.entry ORDER BY u.entry "
+    "ON CONFLICT (entry_id) DO NOTHING RETURNING 1) "
+    "SELECT (SELECT count(*) FROM won), (SELECT count(*) FROM late)"};
+enum {
+	R_ID,
+	R_COMMAND,
+	R_STATUS,
+	R_RC,
+	R_OUT,
+	R_ERR,
+	R_STARTED,
+	R_FINISHED,
+	R_DURATION,
+	R_TRUNCATED,
+	R_CODE,
+	R_MSG,
+	R_ISSUER,
+	R_SOURCE,
+	R_ENTRY
+};
+#define RESULT_TYPES "tttittzzljttttt"
+
+/* ---- making ---- */
+
+int commands_init(struct commands *c, const struct verbs *verbs)
+{
+	*c = (struct commands){.verbs = verbs};
+	arena_init(&c->arena);
+	buf_init(&c->scratch, (size_t)FRAME_MAX * 2);
+	int r = wire_decoder_new(FRAME_MAX, &c->decoder);
+	if (r == 0)
+		r = secrets_new(&c->secrets);
+	if (r == 0)
+		r = columns_init(&c->command, COMMAND_TYPES);
+	if (r == 0)
+		r = columns_init(&c->result, RESULT_TYPES);
+	if (r < 0)
+		commands_fini(c);
+	return r;
+}
+
+void commands_fini(struct commands *c)
+{
+	wire_decoder_free(c->decoder);
+	secrets_free(c->secrets);
+	columns_fini(&c->command);
+	columns_fini(&c->result);
+	arena_fini(&c->arena);
+	buf_wipe(&c->scratch);
+	buf_fini(&c->scratch);
+	free(c->fact);
+	*c = (struct commands){0};
+}
+
+void commands_clear(struct commands *c)
+{
+	c->n = 0;
+	arena_clear(&c->arena);
+	columns_clear(&c->command);
+	columns_clear(&c->result);
+	c->wrote_commands = c->wrote_results = c->wrote_late = 0;
+}
+
+static struct command_fact *commands_fact(struct commands *c, enum command_kind kind,
+					  struct span id)
+{
+	if (c->n == c->cap) {
+		size_t cap = c->cap ? c->cap * 2 : 64;
+		struct command_fact *larger = realloc(c->fact, cap * sizeof *larger);
+		if (!larger)
+			return NULL;
+		c->fact = larger;
+		c->cap = cap;
+	}
+	struct command_fact *f = &c->fact[c->n];
+	*f = (struct command_fact){.kind = kind, .order = c->n, .id = id};
+	c->n++;
+	return f;
+}
+
+/* ---- masking ---- */
+
+static const struct verb *commands_verb(const struct commands *c, struct span name)
+{
+	char word[WORD_MAX];
+
+	if (!c->verbs || !name.p || span_copy(name, word, sizeof word) < 0)
+		return NULL;
+	return verbs_find(c->verbs, word);
+}
+
+static struct span scratch_span(const struct commands *c)
+{
+	return (struct span){c->scratch.data ? c->scratch.data : "", c->scratch.len};
+}
+
+bool commands_mask_params(struct commands *c, const struct stream_entry *e, struct span *ret)
+{
+	struct span params = stream_field(e, "params");
+	struct json_fault fault;
+	bool masked = false;
+
+	if (!params.n)
+		return false;
+	buf_clear(&c->scratch);
+	if (json_validate(params.p, params.n, WIRE_MAX_DEPTH, &fault) < 0 ||
+	    redact_params(commands_verb(c, stream_field(e, "command")), params, &c->scratch,
+			  &masked) < 0) {
+		*ret = SPAN("***"); /* what cannot be read cannot be known to hold no secret */
+		return true;
+	}
+	*ret = scratch_span(c);
+	return masked;
+}
+
+bool commands_mask_text(struct commands *c, struct span text, struct span *ret)
+{
+	buf_clear(&c->scratch);
+	if (redact_text(NULL, text.p, text.n, &c->scratch) < 0) {
+		*ret = SPAN("***");
+		return true;
+	}
+	*ret = scratch_span(c);
+	return ret->n != text.n || (text.n && memcmp(ret->p, text.p, text.n) != 0);
+}
+
+/* ---- the ledger: viw.commands ---- */
+
+static bool is_object(struct span s)
+{
+	struct json_fault fault;
+	size_t i = 0;
+
+	while (i < s.n && strchr(" \t\r\n", s.p[i]))
+		i++;
+	return i < s.n && s.p[i] == '{' && json_validate(s.p, s.n, WIRE_MAX_DEPTH, &fault) == 0;
+}
+
+static int ledger_params(struct commands *c, const struct stream_entry *e, struct command_fact *f)
+{
+	struct span params = stream_field(e, "params");
+	const struct verb *verb = commands_verb(c, f->command);
+	struct secret_set set = {0};
+
+	if (!params.n)
+		params = SPAN("{}");
+	if (!is_object(params)) {
+		/* The bridge will reject it; the row keeps none of it. */
+		f->params_masked = true;
+		return 0;
+	}
+	buf_clear(&c->scratch);
+	int r = redact_params(verb, params, &c->scratch, &f->params_masked);
+	if (r < 0)
+		return r;
+	f->params = arena_copy(&c->arena, scratch_span(c));
+	if (f->params_masked && secret_set_from_params(verb, params, &set) == 0)
+		secrets_put(c->secrets, f->id, &set, clock_boot_ms());
+	return c->arena.err;
+}
+
+static void ledger_times(const struct stream_entry *e, struct command_fact *f)
+{
+	struct span ttl = stream_field(e, "ttl_s");
+	int64_t ttl_s = TTL_DEFAULT_S;
+
+	f->has_issued = true;
+	if (!origin_time(stream_field(e, "issued_at"), &f->issued_ms))
+		f->issued_ms = f->at_ms;
+	f->has_expires = origin_time(stream_field(e, "expires_at"), &f->expires_ms);
+	if (f->has_expires ||
+	    (ttl.p && (!origin_int(ttl, &ttl_s) || ttl_s < 1 || ttl_s > TTL_MAX_S)))
+		return;
+	f->has_expires = true;
+	f->expires_ms = f->issued_ms + ttl_s * 1000;
+}
+
+/* Text of a backend goes into the row only when it is of a sane length. */
+static struct span short_or_absent(struct span s)
+{
+	return s.n && s.n <= WORD_MAX ? s : (struct span){0};
+}
+
+const char *commands_stage_ledger(struct commands *c, const struct stream_entry *e)
+{
+	struct span id = stream_field(e, "correlation_id"), agent = stream_field(e, "agent_id");
+	struct span op = stream_field(e, "op");
+	int64_t at_ms;
+
+	if (!id.p || !ident_is_correlation_id(id.p, id.n))
+		return "bad_correlation_id";
+	if (stream_id_ms(e->id, &at_ms) < 0)
+		return "bad_entry_id";
+	/* A cancel asks something of a command; the command's own entry makes its row. */
+	if (span_eq(op, "cancel"))
+		return NULL;
+	struct command_fact *f = commands_fact(c, COMMAND_LEDGER, id);
+	if (!f)
+		return "no_memory";
+	f->at_ms = at_ms;
+	f->entry_id = e->id;
+	f->agent_id = agent.p && ident_is_agent_id(agent.p, agent.n) ? agent : (struct span){0};
+	f->command = short_or_absent(stream_field(e, "command"));
+	f->issued_by = short_or_absent(stream_field(e, "issued_by_admin_id"));
+	f->is_signed = stream_field(e, "signature").n > 0;
+	ledger_times(e, f);
+	return ledger_params(c, e, f) < 0 ? "no_memory" : NULL;
+}
+
+/* ---- on its way: viw.command_events ---- */
+
+const char *commands_stage_event(struct commands *c, const struct stream_entry *e)
+{
+	struct span id = stream_field(e, "correlation_id"), event = stream_field(e, "event");
+	struct span agent = stream_field(e, "agent_id");
+	int64_t entry_ms;
+
+	if (!id.p || !ident_is_correlation_id(id.p, id.n))
+		return "bad_correlation_id";
+	if (!agent.p || !ident_is_agent_id(agent.p, agent.n))
+		return "bad_agent_id";
+	if (stream_id_ms(e->id, &entry_ms) < 0)
+		return "bad_entry_id";
+	bool offered = span_eq(event, "offered");
+	if (!offered && !span_eq(event, "accepted"))
+		return "unknown_event";
+	struct command_fact *f = commands_fact(c, offered ? COMMAND_OFFERED : COMMAND_ACCEPTED, id);
+	if (!f)
+		return "no_memory";
+	f->agent_id = agent;
+	if (!origin_time(stream_field(e, "received_at"), &f->at_ms))
+		f->at_ms = entry_ms;
+	return NULL;
+}
+
+/* ---- results: viw.command_results ---- */
+
+/* Contract section 3. NULL: no such state. */
+static const char *terminal_of(struct span state)
+{
+	static const char *const word[] = {"done",	"failed",   "expired",
+					   "cancelled", "rejected", "unknown"};
+
+	for (size_t i = 0; i < ARRAY_LEN(word); i++)
+		if (span_eq(state, word[i]))
+			return word[i];
+	return NULL;
+}
+
+static const char *terminal_of_result(const struct wire_result *r)
+{
+	switch (r->status) {
+	case WIRE_STATUS_SUCCESS:
+		return r->rc.set && r->rc.v != 0 ? "failed" : "done";
+	case WIRE_STATUS_ERROR:
+		return r->error.set && span_eq(r->error.code, "outcome_unknown") ? "unknown"
+										 : "failed";
+	case WIRE_STATUS_EXPIRED:
+		return "expired";
+	case WIRE_STATUS_CANCELLED:
+		return "cancelled";
+	case WIRE_STATUS_UNKNOWN:
+		return "unknown";
+	}
+	return "unknown";
+}
+
+static struct span mask_output(struct commands *c, const struct secret_set *set, struct span text)
+{
+	if (!text.p)
+		return text;
+	buf_clear(&c->scratch);
+	if (redact_text(set, text.p, text.n, &c->scratch) < 0)
+		return SPAN("***");
+	return scratch_span(c);
+}
+
+static void result_put_frame(struct commands *c, struct span id, const struct wire_result *r)
+{
+	struct columns *k = &c->result;
+	const struct secret_set *set = secrets_get(c->secrets, id);
+	char truncated[48];
+	bool rc_fits = r->rc.set && r->rc.v >= INT32_MIN && r->rc.v <= INT32_MAX;
+
+	columns_int_if(k, R_RC, rc_fits, r->rc.v);
+	columns_text(k, R_OUT, mask_output(c, set, r->stdout));
+	columns_text(k, R_ERR, mask_output(c, set, r->stderr));
+	columns_int_if(k, R_STARTED, r->started_at.set, r->started_at.ms);
+	columns_int_if(k, R_FINISHED, r->finished_at.set, r->finished_at.ms);
+	columns_int_if(k, R_DURATION, r->duration_ms.set && r->duration_ms.v <= INT64_MAX,
+		       (int64_t)r->duration_ms.v);
+	snprintf(truncated, sizeof truncated, "{\"stdout\": %s, \"stderr\": %s}",
+		 r->truncated.out ? "true" : "false", r->truncated.err ? "true" : "false");
+	columns_text(k, R_TRUNCATED, r->truncated.set ? span_of(truncated) : (struct span){0});
+	columns_text(k, R_CODE, r->error.set ? r->error.code : (struct span){0});
+	columns_text(k, R_MSG, r->error.set ? mask_output(c, set, r->error.msg) : (struct span){0});
+}
+
+static void result_put_without_frame(struct commands *c, const struct stream_entry *e)
+{
+	struct columns *k = &c->result;
+
+	columns_int_if(k, R_RC, false, 0);
+	columns_text(k, R_OUT, (struct span){0});
+	columns_text(k, R_ERR, (struct span){0});
+	columns_int_if(k, R_STARTED, false, 0);
+	columns_int_if(k, R_FINISHED, false, 0);
+	columns_int_if(k, R_DURATION, false, 0);
+	columns_text(k, R_TRUNCATED, (struct span){0});
+	columns_text(k, R_CODE, short_or_absent(stream_field(e, "error_code")));
+	columns_text(k, R_MSG, (struct span){0});
+}
+
+static void result_put(struct commands *c, const struct stream_entry *e,
+		       const struct command_fact *f, const struct wire_result *r)
+{
+	struct columns *k = &c->result;
+
+	columns_text(k, R_ID, f->id);
+	columns_text(k, R_COMMAND, f->command);
+	columns_text(k, R_STATUS, span_of(f->status));
+	if (r)
+		result_put_frame(c, f->id, r);
+	else
+		result_put_without_frame(c, e);
+	columns_text(k, R_ISSUER, f->issued_by);
+	columns_text(k, R_SOURCE, short_or_absent(stream_field(e, "source")));
+	columns_text(k, R_ENTRY, e->id);
+}
+
+const char *commands_stage_result(struct commands *c, const struct stream_entry *e)
+{
+	struct span id = stream_field(e, "correlation_id"), agent = stream_field(e, "agent_id");
+	struct span frame = stream_field(e, "frame");
+	bool by_bridge = span_eq(stream_field(e, "source"), "bridge");
+	struct wire_frame w;
+	struct wire_refusal_info info;
+	int64_t entry_ms;
+
+	if (!id.p || !ident_is_correlation_id(id.p, id.n))
+		return "bad_correlation_id";
+	if (stream_id_ms(e->id, &entry_ms) < 0)
+		return "bad_entry_id";
+	if (agent.n && !ident_is_agent_id(agent.p, agent.n))
+		return "bad_agent_id";
+	bool decoded =
+	    frame.n &&
+	    wire_decode(c->decoder, WIRE_FROM_AGENT, frame.p, frame.n, &w, &info) == WIRE_OK &&
+	    w.type == WIRE_RESULT;
+	/* A bridge's own word is in `state`; `rejected` comes from nobody else. */
+	const char *status = by_bridge ? terminal_of(stream_field(e, "state")) : NULL;
+	if (!decoded && (frame.n || !status))
+		return "bad_frame";
+	if (decoded && (span_order(w.result.correlation_id, id) != 0 ||
+			span_order(w.result.agent_id, agent) != 0))
+		return "agent_mismatch";
+	struct command_fact *f = commands_fact(c, COMMAND_RESULT, id);
+	if (!f)
+		return "no_memory";
+	f->status = status ? status : terminal_of_result(&w.result);
+	f->agent_id = agent.n ? agent : (struct span){0};
+	f->entry_id = e->id;
+	f->command = short_or_absent(stream_field(e, "command"));
+	f->issued_by = short_or_absent(stream_field(e, "issued_by_admin_id"));
+	f->has_issued = origin_time(stream_field(e, "issued_at"), &f->issued_ms);
+	f->has_expires = origin_time(stream_field(e, "expires_at"), &f->expires_ms);
+	if (!origin_time(stream_field(e, "received_at"), &f->at_ms))
+		f->at_ms = entry_ms;
+	result_put(c, e, f, decoded ? &w.result : NULL);
+	return NULL;
+}
+
+/* ---- folding ---- */
+
+static int by_id(const void *a, const void *b)
+{
+	const struct command_fact *x = a, *y = b;
+	int r = span_order(x->id, y->id);
+
+	return r ? r : (x->order > y->order) - (x->order < y->order);
+}
+
+struct command_row { /* the first fact that tells a thing */
+	const struct command_fact *ledger, *offered, *accepted, *result, *newest_ledger;
+	const struct command_fact *agent, *command, *issuer, *issued, *expires;
+};
+
+static void row_take(struct command_row *x, const struct command_fact *f)
+{
+	const struct command_fact **kind[] = {[COMMAND_LEDGER] = &x->ledger,
+					      [COMMAND_OFFERED] = &x->offered,
+					      [COMMAND_ACCEPTED] = &x->accepted,
+					      [COMMAND_RESULT] = &x->result};
+
+	if (!*kind[f->kind])
+		*kind[f->kind] = f;
+	if (f->kind == COMMAND_LEDGER)
+		x->newest_ledger = f;
+	if (!x->agent && f->agent_id.p)
+		x->agent = f;
+	if (!x->command && f->command.p)
+		x->command = f;
+	if (!x->issuer && f->issued_by.p)
+		x->issuer = f;
+	if (!x->issued && f->has_issued)
+		x->issued = f;
+	if (!x->expires && f->has_expires)
+		x->expires = f;
+}
+
+static void commands_put_row(struct commands *c, struct span id, const struct command_row *x)
+{
+	struct columns *k = &c->command;
+	const struct span none = {0};
+
+	columns_text(k, C_ID, id);
+	columns_text(k, C_AGENT, x->agent ? x->agent->agent_id : SPAN(""));
+	columns_text(k, C_COMMAND, x->command ? x->command->command : none);
+	columns_text(k, C_PARAMS, x->ledger ? x->ledger->params : none);
+	columns_int_if(k, C_MASKED, x->ledger, x->ledger && x->ledger->params_masked);
+	columns_int_if(k, C_SIGNED, x->ledger, x->ledger && x->ledger->is_signed);
+	columns_text(k, C_ISSUER, x->issuer ? x->issuer->issued_by : none);
+	columns_int_if(k, C_ISSUED, x->issued, x->issued ? x->issued->issued_ms : 0);
+	columns_int_if(k, C_EXPIRES, x->expires, x->expires ? x->expires->expires_ms : 0);
+	columns_int_if(k, C_QUEUED, x->ledger, x->ledger ? x->ledger->at_ms : 0);
+	columns_text(k, C_ENTRY, x->newest_ledger ? x->newest_ledger->entry_id : none);
+	columns_text(k, C_STATUS,
+		     x->result	   ? span_of(x->result->status)
+		     : x->accepted ? SPAN("accepted")
+		     : x->offered  ? SPAN("offered")
+				   : SPAN("queued"));
+	columns_int_if(k, C_OFFERED, x->offered, x->offered ? x->offered->at_ms : 0);
+	columns_int_if(k, C_ACCEPTED, x->accepted, x->accepted ? x->accepted->at_ms : 0);
+	columns_int_if(k, C_COMPLETED, x->result, x->result ? x->result->at_ms : 0);
+	columns_text(k, C_RESULT, x->result ? x->result->entry_id : none);
+}
+
+static void commands_fold(struct commands *c)
+{
+	if (!c->n)
+		return;
+	qsort(c->fact, c->n, sizeof *c->fact, by_id);
+	for (size_t i = 0, j; i < c->n; i = j) {
+		struct command_row x = {0};
+		for (j = i; j < c->n && span_order(c->fact[j].id, c->fact[i].id) == 0; j++)
+			row_take(&x, &c->fact[j]);
+		commands_put_row(c, c->fact[i].id, &x);
+	}
+	c->n = 0; /* folded once, however often the transaction is tried */
+}
+
+/* ---- writing ---- */
+
+enum pg_verdict commands_flush(struct commands *c, struct pg *p)
+{
+	struct pg_rows *rows = NULL;
+
+	commands_fold(c);
+	enum pg_verdict v = columns_exec(&c->command, p, &upsert_commands, NULL);
+	if (v == PG_OK)
+		v = columns_exec(&c->result, p, &insert_results, &rows);
+	if (v == PG_OK) {
+		c->wrote_commands = c->command.rows;
+		c->wrote_results = rows ? (uint64_t)pg_rows_int(rows, 0, 0) : 0;
+		c->wrote_late = rows ? (uint64_t)pg_rows_int(rows, 0, 1) : 0;
+	}
+	pg_rows_free(rows);
+	return v;
+}

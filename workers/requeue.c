@@ -1,0 +1,332 @@
+#include "requeue.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/jsonw.h"
+#include "base/log.h"
+#include "base/program.h"
+#include "worker_metrics.h"
+
+extern const char script_lost_check[];
+extern const char script_close[];
+
+enum { EVERY_MS = 30000, AFTER_CONNECT_MS = 10000, PAGE = 200, KEEP_DAYS = 8 };
+
+struct requeue {
+	char *prefix, *stream;
+	int64_t lost_after_s;
+	uint64_t generation;
+	int64_t next_ms;
+};
+
+static const struct pg_stmt try_lock = {"requeue_lock", "SELECT pg_try_advisory_lock(7760631, 2)"};
+static const struct pg_stmt unlock = {"requeue_unlock", "SELECT pg_advisory_unlock(7760631, 2)"};
+
+/* ---- making ---- */
+
+int requeue_new(const char *prefix, int64_t lost_after_s, struct requeue **ret)
+{
+	struct requeue *q = calloc(1, sizeof *q);
+
+	if (!q)
+		return -ENOMEM;
+	q->lost_after_s = lost_after_s;
+	q->prefix = strdup(prefix);
+	if (asprintf(&q->stream, "%s.commands", prefix) < 0)
+		q->stream = NULL;
+	if (!q->prefix || !q->stream) {
+		requeue_free(q);
+		return -ENOMEM;
+	}
+	*ret = q;
+	return 0;
+}
+
+void requeue_free(struct requeue *q)
+{
+	if (!q)
+		return;
+	free(q->prefix);
+	free(q->stream);
+	free(q);
+}
+
+static const struct redis_reply *ask(struct worker *w, size_t n, const struct span *argv)
+{
+	int error;
+	const struct redis_reply *r =
+	    redis_sync_cmd(intake_control(worker_intake(w)), &error, n, argv);
+
+	return r && redis_type(r) != REDIS_ERR ? r : NULL;
+}
+
+/* ---- what Redis lost ---- */
+
+/* Young rows are on their way; rows just queued again as well. */
+static const struct pg_stmt open_page = {
+    "requeue_page",
+    "SELECT correlation_id, agent_id, command, params::text, COALESCE(params_masked, true), "
+    "COALESCE(signed, false), issued_by_admin_id, "
+    "to_char(issued_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), "
+    "to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), entry_id, status "
+    "FROM agent_commands WHERE status IN ('queued', 'offered', 'accepted') AND correlation_id > $1 "
+    "AND agent_id <> '' AND (requeued_at IS NULL OR requeued_at < now() - interval '25 s') "
+    "AND COALESCE(queued_at, offered_at, accepted_at, '-infinity') < now() - interval '3 s' "
+    "ORDER BY correlation_id LIMIT 200"};
+enum {
+	P_ID,
+	P_AGENT,
+	P_COMMAND,
+	P_PARAMS,
+	P_MASKED,
+	P_SIGNED,
+	P_ISSUER,
+	P_ISSUED,
+	P_EXPIRES,
+	P_ENTRY,
+	P_STATUS
+};
+
+static const struct pg_stmt mark_requeued = {
+    "requeue_mark",
+    "UPDATE agent_commands SET requeued_at = now(), entry_id = COALESCE($2, entry_id) "
+    "WHERE correlation_id = $1 AND status IN ('queued', 'offered', 'accepted')"};
+
+static size_t put(struct span *argv, size_t n, const char *field, struct span value)
+{
+	if (!value.p)
+		return n;
+	argv[n] = span_of(field);
+	argv[n + 1] = value;
+	return n + 2;
+}
+
+static enum pg_verdict requeue_row(const struct requeue *q, struct worker *w,
+				   const struct pg_rows *rows, size_t i)
+{
+	struct span argv[32], command = pg_rows_text(rows, i, P_COMMAND),
+			      id = pg_rows_text(rows, i, P_ID);
+	bool whole = command.p && pg_rows_text(rows, i, P_PARAMS).p &&
+		     span_eq(pg_rows_text(rows, i, P_MASKED), "f") &&
+		     span_eq(pg_rows_text(rows, i, P_SIGNED), "f");
+	size_t n = 0;
+
+	argv[n++] = SPAN("XADD");
+	argv[n++] = span_of(q->stream);
+	argv[n++] = SPAN("*");
+	n = put(argv, n, "correlation_id", id);
+	n = put(argv, n, "agent_id", pg_rows_text(rows, i, P_AGENT));
+	n = put(argv, n, "command", command);
+	n = put(argv, n, "issued_by_admin_id", pg_rows_text(rows, i, P_ISSUER));
+	n = put(argv, n, "issued_at", pg_rows_text(rows, i, P_ISSUED));
+	n = put(argv, n, "expires_at", pg_rows_text(rows, i, P_EXPIRES));
+	if (whole) {
+		n = put(argv, n, "params", pg_rows_text(rows, i, P_PARAMS));
+		n = put(argv, n, "requeued", pg_rows_text(rows, i, P_STATUS));
+	} else {
+		n = put(argv, n, "op", SPAN("cancel"));
+		n = put(argv, n, "reason", SPAN("redis_lost"));
+	}
+	const struct redis_reply *r = ask(w, n, argv);
+	if (!r)
+		return PG_OK; /* Redis went again; the next round sees */
+	struct span entry = redis_str(r);
+	LOG_WARN(FIELDS(.event = whole ? "command_requeued" : "command_redis_lost",
+			.correlation_id = id.p),
+		 whole
+		     ? "Redis had lost a command; it is queued again"
+		     : "Redis had lost a command whose parameters are not stored; it is cancelled");
+	metric_add(metrics_get(worker_metrics_of(w), whole ? M_requeued : M_redis_lost, NULL, NULL),
+		   1);
+	const struct pg_param param[] = {
+	    {.kind = PG_PARAM_TEXT, .text = id},
+	    {.kind = whole ? PG_PARAM_TEXT : PG_PARAM_NULL, .text = entry},
+	};
+	return pg_exec(worker_pg(w), &mark_requeued, ARRAY_LEN(param), param, NULL);
+}
+
+/* Asks Redis about one page; lost[i] says which rows it does not know. */
+static bool requeue_look(const struct requeue *q, struct worker *w, const struct pg_rows *rows,
+			 bool *lost)
+{
+	struct span argv[4 + 2 * PAGE];
+	size_t n = 0, rows_n = pg_rows_len(rows);
+
+	argv[n++] = SPAN("EVAL");
+	argv[n++] = span_of(script_lost_check);
+	argv[n++] = SPAN("0");
+	argv[n++] = span_of(q->prefix);
+	for (size_t i = 0; i < rows_n; i++) {
+		struct span entry = pg_rows_text(rows, i, P_ENTRY);
+		argv[n++] = pg_rows_text(rows, i, P_ID);
+		argv[n++] = entry.p ? entry : SPAN("");
+	}
+	const struct redis_reply *r = ask(w, n, argv);
+	if (!r || redis_len(r) != rows_n)
+		return false;
+	for (size_t i = 0; i < rows_n; i++)
+		lost[i] = redis_int(redis_at(r, i)) == 1;
+	return true;
+}
+
+static enum pg_verdict requeue_lost(const struct requeue *q, struct worker *w)
+{
+	char after[160] = "";
+	bool lost[PAGE];
+
+	for (;;) {
+		const struct pg_param param[] = {{.kind = PG_PARAM_TEXT, .text = span_of(after)}};
+		struct pg_rows *rows = NULL;
+		enum pg_verdict v =
+		    pg_exec(worker_pg(w), &open_page, ARRAY_LEN(param), param, &rows);
+		if (v != PG_OK)
+			return v;
+		size_t n = pg_rows_len(rows);
+		bool known = n && requeue_look(q, w, rows, lost);
+		for (size_t i = 0; known && v == PG_OK && i < n; i++)
+			if (lost[i])
+				v = requeue_row(q, w, rows, i);
+		bool more = known && n == PAGE && v == PG_OK && !program_should_stop() &&
+			    span_copy(pg_rows_text(rows, n - 1, P_ID), after, sizeof after) == 0;
+		pg_rows_free(rows);
+		if (!more)
+			return v;
+	}
+}
+
+/* ---- what nobody will answer ---- */
+
+static const struct pg_stmt lost_page = {
+    "lost_page",
+    "SELECT c.correlation_id, c.agent_id, c.command, c.issued_by_admin_id, "
+    "to_char(c.issued_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), "
+    "to_char(c.expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), "
+    "COALESCE(c.expires_at < now() - make_interval(secs => $1::double precision), false) "
+    "FROM agent_commands c LEFT JOIN agent_lost_declarations d ON d.agent_id = c.agent_id "
+    "WHERE c.status IN ('queued', 'offered', 'accepted') AND c.correlation_id > $2 "
+    "AND (c.expires_at < now() - make_interval(secs => $1::double precision) "
+    "OR d.declared_at >= COALESCE(c.queued_at, c.issued_at, '-infinity')) "
+    "ORDER BY c.correlation_id LIMIT 200"};
+enum { L_ID, L_AGENT, L_COMMAND, L_ISSUER, L_ISSUED, L_EXPIRES, L_OVERDUE };
+
+static int lost_frame(struct buf *out, struct span id, struct span agent, bool overdue)
+{
+	struct jsonw w;
+
+	jsonw_init(&w, out);
+	jsonw_obj(&w, NULL);
+	jsonw_str(&w, "type", "RESULT");
+	jsonw_strn(&w, "agent_id", agent.p, agent.n);
+	jsonw_strn(&w, "correlation_id", id.p, id.n);
+	jsonw_str(&w, "status", "unknown");
+	jsonw_obj(&w, "error");
+	jsonw_str(&w, "code", "lost");
+	jsonw_str(&w, "msg",
+		  overdue ? "no answer long after its deadline"
+			  : "the agent was declared lost by an operator");
+	jsonw_obj_end(&w);
+	jsonw_obj_end(&w);
+	return jsonw_finish(&w);
+}
+
+static void close_row(const struct requeue *q, struct worker *w, const struct pg_rows *rows,
+		      size_t i)
+{
+	struct span argv[40], id = pg_rows_text(rows, i, L_ID),
+			      agent = pg_rows_text(rows, i, L_AGENT);
+	bool overdue = span_eq(pg_rows_text(rows, i, L_OVERDUE), "t");
+	char keep_ms[24], now[CLOCK_RFC3339_LEN + 1];
+	CLEANUP(buf_fini) struct buf frame;
+	size_t n = 0;
+
+	buf_init(&frame, 4096);
+	if (agent.n && lost_frame(&frame, id, agent, overdue) < 0)
+		return;
+	snprintf(keep_ms, sizeof keep_ms, "%lld", (long long)KEEP_DAYS * 86400000);
+	clock_format_rfc3339(clock_wall_ms(), now);
+	argv[n++] = SPAN("EVAL");
+	argv[n++] = span_of(script_close);
+	argv[n++] = SPAN("0");
+	argv[n++] = span_of(q->prefix);
+	argv[n++] = id;
+	argv[n++] = agent;
+	argv[n++] = overdue ? SPAN("1") : SPAN("0");
+	argv[n++] = span_of(keep_ms);
+	n = put(argv, n, "correlation_id", id);
+	n = put(argv, n, "agent_id", agent);
+	n = put(argv, n, "source", SPAN("bridge"));
+	n = put(argv, n, "state", SPAN("unknown"));
+	n = put(argv, n, "error_code", SPAN("lost"));
+	n = put(argv, n, "frame",
+		agent.n ? (struct span){frame.data, frame.len} : (struct span){0});
+	n = put(argv, n, "command", pg_rows_text(rows, i, L_COMMAND));
+	n = put(argv, n, "issued_by_admin_id", pg_rows_text(rows, i, L_ISSUER));
+	n = put(argv, n, "issued_at", pg_rows_text(rows, i, L_ISSUED));
+	n = put(argv, n, "expires_at", pg_rows_text(rows, i, L_EXPIRES));
+	n = put(argv, n, "received_at", span_of(now));
+	const struct redis_reply *r = ask(w, n, argv);
+	if (!r || redis_int(r) != 1)
+		return;
+	metric_add(metrics_get(worker_metrics_of(w), M_declared_lost, NULL, NULL), 1);
+	LOG_WARN(FIELDS(.event = "command_lost", .correlation_id = id.p, .agent_id = agent.p),
+		 "nobody will answer for this command; it ends as unknown");
+}
+
+static enum pg_verdict close_lost(const struct requeue *q, struct worker *w)
+{
+	char after[160] = "";
+
+	for (;;) {
+		const struct pg_param param[] = {
+		    {.kind = PG_PARAM_INT8, .int8 = q->lost_after_s},
+		    {.kind = PG_PARAM_TEXT, .text = span_of(after)},
+		};
+		struct pg_rows *rows = NULL;
+		enum pg_verdict v =
+		    pg_exec(worker_pg(w), &lost_page, ARRAY_LEN(param), param, &rows);
+		if (v != PG_OK)
+			return v;
+		size_t n = pg_rows_len(rows);
+		for (size_t i = 0; i < n; i++)
+			close_row(q, w, rows, i);
+		bool more = n == PAGE && !program_should_stop() &&
+			    span_copy(pg_rows_text(rows, n - 1, L_ID), after, sizeof after) == 0;
+		pg_rows_free(rows);
+		if (!more)
+			return PG_OK;
+	}
+}
+
+/* ---- when ---- */
+
+void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms)
+{
+	uint64_t generation = intake_generation(worker_intake(w));
+	struct pg_rows *rows = NULL;
+
+	if (generation != q->generation) {
+		q->generation = generation;
+		q->next_ms = now_ms + AFTER_CONNECT_MS;
+	}
+	if (now_ms < q->next_ms)
+		return;
+	q->next_ms = now_ms + EVERY_MS;
+	enum pg_verdict v = pg_exec(worker_pg(w), &try_lock, 0, NULL, &rows);
+	bool ours = v == PG_OK && span_eq(pg_rows_text(rows, 0, 0), "t");
+	pg_rows_free(rows);
+	if (ours) {
+		v = close_lost(q, w);
+		if (v == PG_OK)
+			v = requeue_lost(q, w);
+		/* A lost connection has given the lock back already. */
+		if (pg_is_connected(worker_pg(w)) &&
+		    pg_exec(worker_pg(w), &unlock, 0, NULL, NULL) != PG_OK)
+			pg_disconnect(worker_pg(w));
+	}
+	if (v != PG_OK)
+		worker_pg_failed(w, "requeue", v);
+}

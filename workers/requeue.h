@@ -1,0 +1,21 @@
+/*
+ * What Redis lost (wiped, AOF tail cut, failover) and what nobody will answer:
+ *
+ * - A command that has not ended, of which Redis holds neither marker nor entry, is queued again
+ *   with its original expiry; the helper's journal keeps it from running twice. Where its
+ *   parameters are not here in full (masked, signed) it is cancelled instead, and the agent's
+ *   answer says what really happened.
+ * - A command long past its deadline, or of an agent an operator declared lost, is closed in Redis
+ *   first; the result that closing writes there makes it `unknown` like any other result.
+ *
+ * One writer at a time does this (advisory lock).
+ */
+#pragma once
+
+#include "worker.h"
+
+struct requeue;
+int requeue_new(const char *prefix, int64_t lost_after_s, struct requeue **ret) MUST_CHECK;
+void requeue_free(struct requeue *q);
+/* 10 s after Redis was reached anew, then every 30 s. */
+void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms);

@@ -1,0 +1,249 @@
+#include "results_writer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/program.h"
+#include "commands.h"
+#include "common_settings.h"
+#include "requeue.h"
+#include "results_settings.h"
+#include "worker.h"
+#include "worker_metrics.h"
+
+enum { STREAM_COMMANDS, STREAM_EVENTS, STREAM_RESULTS, STREAM_DEAD, STREAMS };
+static const char *const stream_suffix[STREAMS] = {"commands", "command_events", "command_results",
+						   "dead_letters"};
+enum { SECRETS_MAX_AGE_MS = 3600000, RETENTION_EVERY_MS = 3600000, RETENTION_AT_ONCE = 1000 };
+
+struct results_writer {
+	const struct results_settings *cfg;
+	struct worker *worker;
+	struct commands commands;
+	struct dead_letters refused; /* by bridges */
+	struct verbs *verbs;
+	struct requeue *requeue;
+	char *stream[STREAMS], *consumer;
+	int64_t retention_at_ms;
+};
+
+/* ---- staging ---- */
+
+/* What a bridge refused; keyed by the entry it names, else by the notice itself. */
+static const char *stage_refused(struct results_writer *t, const struct stream_entry *e)
+{
+	struct span stream = stream_field(e, "stream"), entry = stream_field(e, "entry_id");
+	struct span reason = stream_field(e, "reason"), payload = stream_field(e, "payload");
+	struct span masked_payload = payload;
+	bool masked = payload.n && commands_mask_text(&t->commands, payload, &masked_payload);
+
+	if (!stream.n || !entry.n) {
+		stream = span_of(t->stream[STREAM_DEAD]);
+		entry = e->id;
+	}
+	if (!reason.n)
+		reason = SPAN("unknown");
+	return dead_letters_add_raw(&t->refused, stream, entry, reason, masked_payload, masked) < 0
+		   ? "no_memory"
+		   : NULL;
+}
+
+static const char *on_stage(void *arg, unsigned stream, const struct stream_entry *e)
+{
+	struct results_writer *t = arg;
+
+	switch (stream) {
+	case STREAM_COMMANDS:
+		return commands_stage_ledger(&t->commands, e);
+	case STREAM_EVENTS:
+		return commands_stage_event(&t->commands, e);
+	case STREAM_RESULTS:
+		return commands_stage_result(&t->commands, e);
+	default:
+		return stage_refused(t, e);
+	}
+}
+
+static const char *on_mask(void *arg, unsigned stream, const struct stream_entry *e,
+			   struct span *ret_value)
+{
+	struct results_writer *t = arg;
+
+	if (stream == STREAM_COMMANDS)
+		return commands_mask_params(&t->commands, e, ret_value) ? "params" : NULL;
+	if (stream == STREAM_RESULTS)
+		return commands_mask_text(&t->commands, stream_field(e, "frame"), ret_value)
+			   ? "frame"
+			   : NULL;
+	return NULL;
+}
+
+static void on_clear(void *arg)
+{
+	struct results_writer *t = arg;
+
+	commands_clear(&t->commands);
+	dead_letters_clear(&t->refused);
+}
+
+static enum pg_verdict on_flush(void *arg, struct pg *p)
+{
+	struct results_writer *t = arg;
+	enum pg_verdict v = commands_flush(&t->commands, p);
+
+	return v == PG_OK ? dead_letters_flush(&t->refused, p) : v;
+}
+
+static void on_committed(void *arg)
+{
+	struct results_writer *t = arg;
+
+	worker_count_rows(t->worker, "agent_commands", t->commands.wrote_commands);
+	worker_count_rows(t->worker, "agent_command_results", t->commands.wrote_results);
+	worker_count_rows(t->worker, "agent_command_late_results", t->commands.wrote_late);
+	worker_count_rows(t->worker, "dead_letters", t->refused.c.rows);
+	if (t->commands.wrote_late)
+		metric_add(metrics_get(worker_metrics_of(t->worker), M_late, NULL, NULL),
+			   t->commands.wrote_late);
+	if (t->refused.c.rows)
+		metric_add(
+		    metrics_get(worker_metrics_of(t->worker), M_dead, "refused_by_bridge", NULL),
+		    t->refused.c.rows);
+}
+
+/* ---- retention ---- */
+
+static enum pg_verdict purge(struct worker *w, const struct pg_stmt *s, int64_t days,
+			     bool *ret_more)
+{
+	const struct pg_param param[] = {
+	    {.kind = PG_PARAM_INT8, .int8 = days},
+	    {.kind = PG_PARAM_INT8, .int8 = RETENTION_AT_ONCE},
+	};
+	struct pg_rows *rows = NULL;
+	enum pg_verdict v = pg_exec(worker_pg(w), s, ARRAY_LEN(param), param, &rows);
+
+	if (v == PG_OK && pg_rows_int(rows, 0, 0) == RETENTION_AT_ONCE)
+		*ret_more = true;
+	pg_rows_free(rows);
+	return v;
+}
+
+static void retention_chore(struct results_writer *t, struct worker *w, int64_t now_ms)
+{
+	static const struct pg_stmt commands = {"purge_commands",
+						"SELECT viw_purge_commands($1, $2)"};
+	static const struct pg_stmt dead = {
+	    "purge_dead",
+	    "WITH gone AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters "
+	    "WHERE at < now() - make_interval(days => $1::integer) ORDER BY at LIMIT $2) "
+	    "RETURNING 1) SELECT count(*) FROM gone"};
+	enum pg_verdict v = PG_OK;
+	bool more = false;
+
+	if (now_ms < t->retention_at_ms)
+		return;
+	if (t->cfg->retention_days)
+		v = purge(w, &commands, t->cfg->retention_days, &more);
+	if (v == PG_OK && t->cfg->dead_letters_retention_days)
+		v = purge(w, &dead, t->cfg->dead_letters_retention_days, &more);
+	if (v != PG_OK)
+		worker_pg_failed(w, "retention", v);
+	t->retention_at_ms = now_ms + (more ? 1000 : RETENTION_EVERY_MS);
+}
+
+static void on_chores(void *arg, struct worker *w)
+{
+	struct results_writer *t = arg;
+	int64_t now_ms = clock_boot_ms();
+
+	secrets_drop_old(t->commands.secrets, now_ms, SECRETS_MAX_AGE_MS);
+	requeue_chore(t->requeue, w, now_ms);
+	if (pg_is_connected(worker_pg(w)))
+		retention_chore(t, w, now_ms);
+}
+
+static const struct worker_ops ops = {
+    .stage = on_stage,
+    .clear = on_clear,
+    .flush = on_flush,
+    .committed = on_committed,
+    .mask = on_mask,
+    .chores = on_chores,
+};
+
+/* ---- making ---- */
+
+/* Manifests with faults would leave their secrets known by name only: refuse to start. */
+static int load_verbs(struct results_writer *t, const char *dir)
+{
+	struct verbs_faults faults = {0};
+	int r = verbs_load(dir, VERBS_TRUST_ANY, false, &t->verbs, &faults);
+
+	for (size_t i = 0; i < faults.n; i++)
+		LOG_ERROR(FIELDS(.event = "bad_manifest", .setting = "RESULTS_WRITER_VERBS_DIR",
+				 .error = faults.item[i].text, .detail = faults.item[i].file),
+			  "a verb manifest is wrong");
+	verbs_faults_fini(&faults);
+	if (r < 0)
+		LOG_ERROR(FIELDS(.event = "verbs_failed", .setting = "RESULTS_WRITER_VERBS_DIR",
+				 .error = strerror(-r)),
+			  "cannot read the verb manifests");
+	return r;
+}
+
+static int results_writer_build(struct results_writer *t)
+{
+	const struct results_settings *cfg = t->cfg;
+	struct worker_config wc = {
+	    .program = "results-writer",
+	    .redis_url = cfg->redis_url,
+	    .database_url = cfg->database_url,
+	    .group = "results-writer",
+	    .bind = cfg->internal_bind,
+	    .batch_max = cfg->batch_max,
+	    .batch_wait_ms = cfg->batch_wait_ms,
+	};
+
+	for (size_t i = 0; i < STREAMS; i++) {
+		t->stream[i] = common_stream_name(cfg->stream_prefix, stream_suffix[i]);
+		wc.stream[i] = t->stream[i];
+		if (!t->stream[i])
+			return -ENOMEM;
+	}
+	wc.consumer = t->consumer = common_consumer(cfg->consumer);
+	int r = t->consumer ? commands_init(&t->commands, t->verbs) : -ENOMEM;
+	if (r == 0)
+		r = dead_letters_init(&t->refused);
+	if (r == 0)
+		r = requeue_new(cfg->stream_prefix, cfg->lost_after_s, &t->requeue);
+	return r < 0 ? r : worker_new(&wc, &ops, t, &t->worker);
+}
+
+int results_writer_run(const struct results_settings *cfg)
+{
+	struct results_writer t = {.cfg = cfg};
+	int code = PROGRAM_CONFIG;
+
+	if (load_verbs(&t, cfg->verbs_dir) == 0) {
+		int r = results_writer_build(&t);
+		if (r < 0)
+			LOG_ERROR(FIELDS(.event = "start_failed", .error = strerror(-r),
+					 .setting = "RESULTS_WRITER_INTERNAL_BIND",
+					 .detail = cfg->internal_bind),
+				  "cannot start");
+		code = r < 0 ? PROGRAM_SYSTEM : worker_run(t.worker);
+	}
+	worker_free(t.worker);
+	requeue_free(t.requeue);
+	dead_letters_fini(&t.refused);
+	commands_fini(&t.commands);
+	verbs_free(t.verbs);
+	for (size_t i = 0; i < STREAMS; i++)
+		free(t.stream[i]);
+	free(t.consumer);
+	return code;
+}

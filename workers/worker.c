@@ -1,0 +1,452 @@
+#include "worker.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/backoff.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/program.h"
+#include "endpoints.h"
+#include "lag.h"
+#include "worker_metrics.h"
+
+enum {
+	BLOCK_MS = 1000, /* longest wait for entries: chores and SIGTERM come between */
+	SPLIT_MAX = 32,	 /* halves waiting while a batch is bisected */
+};
+
+struct worker {
+	struct worker_config c;
+	const struct worker_ops *ops;
+	void *arg;
+	struct metrics *metrics;
+	struct endpoints *endpoints;
+	struct intake *intake;
+	struct pg *pg;
+	struct lag *lag;
+	struct dead_letters dead;
+	struct backoff pg_backoff, redis_backoff;
+	int signal_fd;
+	bool redis_up, pg_up, pg_told, redis_told;
+	int64_t chores_at_ms, forget_at_ms;
+	double busy; /* share of time spent in transactions, smoothed */
+	int64_t idle_from_us;
+};
+
+struct metrics *worker_metrics_of(struct worker *w)
+{
+	return w->metrics;
+}
+
+struct pg *worker_pg(struct worker *w)
+{
+	return w->pg;
+}
+
+struct intake *worker_intake(struct worker *w)
+{
+	return w->intake;
+}
+
+void worker_count_rows(struct worker *w, const char *table, uint64_t n)
+{
+	if (n)
+		metric_add(metrics_get(w->metrics, M_rows, table, NULL), n);
+}
+
+/* ---- up and down ---- */
+
+static void worker_set_redis(struct worker *w, bool up)
+{
+	if (up && (!w->redis_up || w->redis_told))
+		LOG_INFO(FIELDS(.event = "redis_up"), "Redis answers");
+	if (!up && !w->redis_told)
+		LOG_WARN(FIELDS(.event = "redis_down", .error = intake_error(w->intake)),
+			 "Redis is away; trying again");
+	w->redis_told = !up;
+	w->redis_up = up;
+	endpoints_set_redis(w->endpoints, up);
+	metric_set(metrics_get(w->metrics, M_redis_up, NULL, NULL), up);
+	if (up)
+		backoff_reset(&w->redis_backoff);
+}
+
+static void worker_set_pg(struct worker *w, bool up)
+{
+	if (up && (!w->pg_up || w->pg_told))
+		LOG_INFO(FIELDS(.event = "postgres_up"), "PostgreSQL takes transactions");
+	if (up)
+		w->pg_told = false;
+	w->pg_up = up;
+	endpoints_set_pg(w->endpoints, up);
+	metric_set(metrics_get(w->metrics, M_pg_up, NULL, NULL), up);
+	if (up)
+		backoff_reset(&w->pg_backoff);
+}
+
+/* Sleeps at most ms; a signal ends it at once. */
+static void worker_pause(struct worker *w, int64_t ms)
+{
+	struct pollfd fd = {.fd = w->signal_fd, .events = POLLIN};
+
+	if (!program_should_stop())
+		(void)poll(&fd, 1, (int)ms);
+}
+
+void worker_pg_failed(struct worker *w, const char *what, enum pg_verdict v)
+{
+	metric_add(metrics_get(w->metrics, M_retries, pg_verdict_word(v), NULL), 1);
+	bool away = v == PG_RECONNECT || v == PG_PAUSE;
+	/* Every retry of an outage would be a line: one tells it, one its end. */
+	if (!away || !w->pg_told)
+		LOG_WARN(FIELDS(.event = v == PG_PAUSE ? "postgres_refuses" : "postgres_failed",
+				.error = pg_error(w->pg), .detail = what),
+			 v == PG_PAUSE ? "PostgreSQL refuses; somebody must look; trying again"
+				       : "PostgreSQL failed; trying again");
+	if (away) {
+		w->pg_told = true;
+		worker_set_pg(w, false);
+	}
+}
+
+/* ---- one range of a batch, as one transaction ---- */
+
+struct range {
+	size_t from, to;
+};
+
+static struct intake_batch range_batch(const struct intake_batch *b, struct range r)
+{
+	return (struct intake_batch){.item = b->item + r.from, .n = r.to - r.from};
+}
+
+static void worker_dead_letter(struct worker *w, const struct intake_entry *x, const char *reason,
+			       const char *detail)
+{
+	struct span value = {0};
+	const char *field = w->ops->mask ? w->ops->mask(w->arg, x->stream, &x->e, &value) : NULL;
+	const char *stream = intake_stream_name(w->intake, x->stream);
+	int r = dead_letters_add_entry(&w->dead, stream, &x->e, reason, detail, field, value);
+
+	if (r == -ENOBUFS) /* over the cap of a payload: the reason alone is kept */
+		r = dead_letters_add_raw(&w->dead, span_of(stream), x->e.id, span_of(reason),
+					 SPAN("(entry too large to keep)"), true);
+	if (r < 0)
+		LOG_ERROR(
+		    FIELDS(.event = "dead_letter_failed", .stream = stream, .error = strerror(-r)),
+		    "cannot keep a dead letter");
+	metric_add(metrics_get(w->metrics, M_dead, reason, NULL), 1);
+	LOG_WARN(
+	    FIELDS(.event = "dead_letter", .stream = stream, .error = reason, .detail = detail),
+	    "an entry cannot be stored; it is kept in dead_letters");
+}
+
+static void worker_stage(struct worker *w, const struct intake_batch *b, struct range r,
+			 const char *alone_reason)
+{
+	w->ops->clear(w->arg);
+	dead_letters_clear(&w->dead);
+	for (size_t i = r.from; i < r.to; i++) {
+		const struct intake_entry *x = &b->item[i];
+		if (!x->e.fields)
+			continue; /* trimmed before it was stored; counted by intake */
+		const char *reason =
+		    alone_reason ? alone_reason : w->ops->stage(w->arg, x->stream, &x->e);
+		if (reason)
+			worker_dead_letter(w, x, reason, alone_reason ? pg_error(w->pg) : NULL);
+	}
+}
+
+static enum pg_verdict worker_transaction(struct worker *w)
+{
+	enum pg_verdict v = w->ops->prepare ? w->ops->prepare(w->arg, w->pg) : PG_OK;
+
+	if (v == PG_OK)
+		v = pg_begin(w->pg);
+	if (v == PG_OK)
+		v = w->ops->flush(w->arg, w->pg);
+	if (v == PG_OK)
+		v = dead_letters_flush(&w->dead, w->pg);
+	if (v == PG_OK)
+		v = pg_commit(w->pg);
+	if (v != PG_OK)
+		pg_rollback(w->pg);
+	return v;
+}
+
+/* The same transaction until it commits or proves to hold a bad row. -EINTR: asked to stop. */
+static int worker_write(struct worker *w, const struct intake_batch *b, struct range r,
+			bool *ret_bad)
+{
+	for (;;) {
+		uint64_t from_us = clock_boot_us();
+		enum pg_verdict v = worker_transaction(w);
+		*ret_bad = v == PG_BAD_DATA;
+		if (v == PG_OK) {
+			if (!w->pg_up || w->pg_told)
+				worker_set_pg(w, true);
+			metric_observe(metrics_get(w->metrics, M_batch_seconds, NULL, NULL),
+				       (double)(clock_boot_us() - from_us) / 1e6);
+			metric_observe(metrics_get(w->metrics, M_batch_rows, NULL, NULL),
+				       (double)(r.to - r.from));
+			return 0;
+		}
+		if (v == PG_BAD_DATA)
+			return 0;
+		worker_pg_failed(w, "batch", v);
+		struct intake_batch own = range_batch(b, r);
+		int64_t until_ms = clock_boot_ms() + backoff_next_ms(&w->pg_backoff);
+		do {
+			if (program_should_stop())
+				return -EINTR;
+			intake_keep_alive(w->intake, &own);
+			int64_t left = until_ms - clock_boot_ms();
+			worker_pause(w, left < 500 ? (left > 0 ? left : 0) : 500);
+		} while (clock_boot_ms() < until_ms);
+	}
+}
+
+static void worker_committed(struct worker *w, const struct intake_batch *b, struct range r)
+{
+	uint64_t stored[INTAKE_STREAMS_MAX] = {0};
+	struct intake_batch done = range_batch(b, r);
+
+	w->ops->committed(w->arg);
+	worker_count_rows(w, "dead_letters", w->dead.c.rows);
+	for (size_t i = 0; i < done.n; i++)
+		stored[done.item[i].stream]++;
+	for (unsigned s = 0; s < intake_streams(w->intake); s++)
+		if (stored[s])
+			metric_add(metrics_get(w->metrics, M_entries,
+					       intake_stream_name(w->intake, s), NULL),
+				   stored[s]);
+	/* Not acknowledged is read again, which changes nothing. */
+	if (intake_ack(w->intake, &done) < 0)
+		worker_set_redis(w, false);
+}
+
+/* Bisects without recursion: halves wait on a small stack, earlier entries first. -EINTR. */
+static int worker_process(struct worker *w, const struct intake_batch *b)
+{
+	struct range todo[SPLIT_MAX];
+	size_t n = 0;
+
+	todo[n++] = (struct range){0, b->n};
+	while (n) {
+		struct range r = todo[--n];
+		bool bad;
+		worker_stage(w, b, r, NULL);
+		int error = worker_write(w, b, r, &bad);
+		if (error < 0)
+			return error;
+		if (bad && r.to - r.from > 1) {
+			size_t middle = r.from + (r.to - r.from) / 2;
+			todo[n++] = (struct range){middle, r.to};
+			todo[n++] = (struct range){r.from, middle};
+			continue;
+		}
+		if (bad) {
+			char reason[32];
+			snprintf(reason, sizeof reason, "sqlstate_%s", pg_sqlstate(w->pg));
+			worker_stage(w, b, r,
+				     pg_sqlstate(w->pg)[0] ? reason : "value_out_of_range");
+			error = worker_write(w, b, r, &bad);
+			if (error < 0)
+				return error;
+			if (bad) {
+				/* A dead letter itself refused: leave the entry pending and
+				 * visible. */
+				LOG_ERROR(
+				    FIELDS(.event = "dead_letter_failed", .error = pg_error(w->pg)),
+				    "cannot store a dead letter; the entry stays pending");
+				continue;
+			}
+		}
+		worker_committed(w, b, r);
+	}
+	return 0;
+}
+
+/* ---- the loop ---- */
+
+/* Under load the next read comes a little later, so that it brings more: rest as long as the last
+ * batch took, at most batch_wait_ms. An idle worker (busy below a half) never rests. */
+static void worker_rest(struct worker *w, int64_t took_us, bool full)
+{
+	int64_t now_us = (int64_t)clock_boot_us();
+	int64_t turn_us = now_us - w->idle_from_us;
+	double share = turn_us > 0 ? (double)took_us / (double)turn_us : 1;
+
+	w->idle_from_us = now_us;
+	w->busy += 0.2 * (share - w->busy);
+	if (full || w->busy < 0.5)
+		return;
+	int64_t rest_ms = took_us / 1000 < w->c.batch_wait_ms ? took_us / 1000 : w->c.batch_wait_ms;
+	if (rest_ms > 0)
+		worker_pause(w, rest_ms);
+}
+
+static void worker_report_lost(struct worker *w)
+{
+	for (unsigned s = 0; s < intake_streams(w->intake); s++) {
+		uint64_t n = intake_take_lost(w->intake, s);
+		if (!n)
+			continue;
+		const char *stream = intake_stream_name(w->intake, s);
+		metric_add(metrics_get(w->metrics, M_lost, stream, NULL), n);
+		LOG_ERROR(FIELDS(.event = "entries_lost", .stream = stream, .has_count = true,
+				 .count = (int64_t)n),
+			  "entries were trimmed or deleted before they were stored");
+	}
+}
+
+static void worker_chores(struct worker *w)
+{
+	int64_t now_ms = clock_boot_ms();
+
+	if (now_ms < w->chores_at_ms)
+		return;
+	w->chores_at_ms = now_ms + 1000;
+	worker_report_lost(w);
+	lag_measure(w->lag, intake_control(w->intake), w->metrics, now_ms);
+	if (now_ms >= w->forget_at_ms) {
+		w->forget_at_ms = now_ms + 600000;
+		intake_forget_idle_consumers(w->intake);
+	}
+	/* An idle worker must notice an outage too, and its end. */
+	enum pg_verdict v = pg_connect(w->pg);
+	if (v != PG_OK) {
+		if (now_ms >= w->chores_at_ms - 1000)
+			worker_pg_failed(w, "connect", v);
+		return;
+	}
+	if (!w->pg_up || w->pg_told)
+		worker_set_pg(w, true);
+	w->ops->chores(w->arg, w);
+	program_notify("WATCHDOG=1");
+}
+
+static int worker_turn(struct worker *w)
+{
+	struct intake_batch b = {0};
+	int r = intake_read(w->intake, BLOCK_MS, &b);
+
+	if (r < 0) {
+		worker_set_redis(w, false);
+		worker_pause(w, backoff_next_ms(&w->redis_backoff));
+		return 0;
+	}
+	if (!w->redis_up || w->redis_told)
+		worker_set_redis(w, true);
+	if (b.n) {
+		uint64_t from_us = clock_boot_us();
+		r = worker_process(w, &b);
+		if (r < 0)
+			return r;
+		worker_rest(w, (int64_t)(clock_boot_us() - from_us), b.full);
+	} else {
+		w->busy *= 0.5;
+		w->idle_from_us = (int64_t)clock_boot_us();
+	}
+	worker_chores(w);
+	return 0;
+}
+
+/* Redis must keep what it took: say so when it is set up to forget. */
+static void worker_check_redis(struct worker *w)
+{
+	static const char *const name[] = {"maxmemory-policy", "appendonly"};
+	static const char *const want[] = {"noeviction", "yes"};
+	int error;
+
+	for (size_t i = 0; i < ARRAY_LEN(name); i++) {
+		const struct redis_reply *r =
+		    redis_sync_cmdf(intake_control(w->intake), &error, "CONFIG GET %s", name[i]);
+		if (!r || redis_type(r) != REDIS_ARR || redis_len(r) < 2)
+			continue;
+		if (!span_eq(redis_str(redis_at(r, 1)), want[i]))
+			LOG_WARN(FIELDS(.event = "redis_settings", .detail = name[i]),
+				 "Redis may forget what it took: set %s to %s", name[i], want[i]);
+	}
+}
+
+int worker_run(struct worker *w)
+{
+	w->signal_fd = program_catch_signals();
+	if (w->signal_fd < 0)
+		return PROGRAM_SYSTEM;
+	if (pg_connect(w->pg) != PG_OK)
+		worker_pg_failed(w, "connect", PG_RECONNECT);
+	else
+		worker_set_pg(w, true);
+	worker_check_redis(w);
+	LOG_INFO(FIELDS(.event = "started"), "%s %s runs", w->c.program, program_version);
+	program_notify("READY=1");
+	while (!program_should_stop() && worker_turn(w) == 0)
+		;
+	program_notify("STOPPING=1");
+	LOG_INFO(FIELDS(.event = "stopped"), "stopped; what was not stored stays pending");
+	return PROGRAM_OK;
+}
+
+/* ---- making and ending ---- */
+
+static int worker_build(struct worker *w)
+{
+	struct intake_config ic = {.redis_url = w->c.redis_url,
+				   .group = w->c.group,
+				   .consumer = w->c.consumer,
+				   .batch_max = (size_t)w->c.batch_max};
+
+	memcpy(ic.stream, w->c.stream, sizeof ic.stream);
+	int r = metrics_new(worker_metrics, WORKER_METRICS, &w->metrics);
+	if (r == 0)
+		r = dead_letters_init(&w->dead);
+	if (r == 0)
+		r = intake_new(&ic, &w->intake);
+	if (r == 0)
+		r = pg_new(w->c.database_url, w->c.program, &w->pg);
+	if (r == 0)
+		r = lag_new(w->intake, &w->lag);
+	if (r == 0)
+		r = endpoints_open(w->c.bind, w->metrics, &w->endpoints);
+	return r;
+}
+
+int worker_new(const struct worker_config *c, const struct worker_ops *ops, void *arg,
+	       struct worker **ret)
+{
+	struct worker *w = calloc(1, sizeof *w);
+
+	if (!w)
+		return -ENOMEM;
+	w->c = *c;
+	w->ops = ops;
+	w->arg = arg;
+	backoff_init(&w->pg_backoff, 100, 3000);
+	backoff_init(&w->redis_backoff, 100, 1500);
+	int r = worker_build(w);
+	if (r < 0) {
+		worker_free(w);
+		return r;
+	}
+	*ret = w;
+	return 0;
+}
+
+void worker_free(struct worker *w)
+{
+	if (!w)
+		return;
+	endpoints_close(w->endpoints);
+	lag_free(w->lag);
+	pg_free(w->pg);
+	intake_free(w->intake);
+	dead_letters_fini(&w->dead);
+	metrics_free(w->metrics);
+	free(w);
+}

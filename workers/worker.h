@@ -1,0 +1,63 @@
+/*
+ * The loop both writers share, blocking and single-threaded:
+ *
+ *   read a batch → stage every entry → BEGIN, write, COMMIT → XACK → chores when due
+ *
+ * A batch is one transaction. What its failure means is decided by the SQLSTATE: the same again,
+ * reconnect and again, wait for an operator, or "one row is at fault", which halves the batch
+ * until the row stands alone and goes to dead_letters. Nothing is acknowledged before it is
+ * committed, nothing is read while a batch cannot be written.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/metrics.h"
+#include "dead_letters.h"
+#include "intake.h"
+#include "pg/pg.h"
+
+struct worker;
+
+/* What one program makes of its streams. */
+struct worker_ops {
+	/* Prepares an entry's rows. NULL, or why it is a dead letter (a static word). */
+	const char *(*stage)(void *arg, unsigned stream, const struct stream_entry *e);
+	/* Forgets what was staged. */
+	void (*clear)(void *arg);
+	/* Needs outside the transaction (partitions). May be NULL. */
+	enum pg_verdict (*prepare)(void *arg, struct pg *p);
+	/* Writes what was staged, inside the transaction. */
+	enum pg_verdict (*flush)(void *arg, struct pg *p);
+	/* After the commit: counters. */
+	void (*committed)(void *arg);
+	/* Which field of a dead letter must not be kept as it is, and what stands for it. May be
+	 * NULL. */
+	const char *(*mask)(void *arg, unsigned stream, const struct stream_entry *e,
+			    struct span *ret_value);
+	/* Between batches, when both servers are well; about once a second. */
+	void (*chores)(void *arg, struct worker *w);
+};
+
+struct worker_config {
+	const char *program; /* for logs and application_name */
+	const char *redis_url, *database_url, *group, *consumer, *bind;
+	const char *stream[INTAKE_STREAMS_MAX]; /* full names, NULL-terminated */
+	int64_t batch_max, batch_wait_ms;
+};
+
+int worker_new(const struct worker_config *c, const struct worker_ops *ops, void *arg,
+	       struct worker **ret) MUST_CHECK;
+/* Until SIGTERM or SIGINT. Returns the exit code. */
+int worker_run(struct worker *w);
+void worker_free(struct worker *w);
+
+struct metrics *worker_metrics_of(struct worker *w);
+struct pg *worker_pg(struct worker *w);
+struct intake *worker_intake(struct worker *w);
+/* A chore's statement failed: logs, counts, marks PostgreSQL as away when it is. */
+void worker_pg_failed(struct worker *w, const char *what, enum pg_verdict v);
+/* One more row count of a table. */
+void worker_count_rows(struct worker *w, const char *table, uint64_t n);
