@@ -44,6 +44,7 @@ fmt|clang-tidy|lint
 fmt|cppcheck|lint
 fmt|git|what changed
 bench|python3|drives the measurements
+bench|python3-redis|counts what reached Redis
 bench|nats-server|measured beside the bridge
 bench|mosquitto|measured beside the bridge
 bench|nodejs|measured beside the bridge

@@ -1,0 +1,222 @@
+"""What is measured. Each scenario is a function that returns rows (dicts); bench/run prints them."""
+import base64
+import random
+import re
+import signal
+import time
+
+from harness import Bench, BenchError, cpu_s, kernel_bytes, open_files, rss_bytes, wait_for
+
+SENT_US = re.compile(rb'"sent_us":(\d+)')
+PEERS = ("bridge", "node", "nats", "mosquitto")
+TARGET = {"bridge": "bridge", "node": "bridge", "nats": "nats", "mosquitto": "mqtt"}
+
+
+def quantile(values, q):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(len(values) * q))]
+
+
+def entries_added(b):
+    try:
+        return b.db.xinfo_stream("viw.telemetry")["entries-added"]
+    except Exception:  # no stream yet
+        return 0
+
+
+def start_peer(b, peer):
+    """The servers of a peer: [(name, Proc)], and a function that counts what is stored."""
+    if peer in ("bridge", "node"):
+        redis = b.redis()
+        server = b.bridge() if peer == "bridge" else b.node()
+        return {"server": server, "redis": redis}, lambda: entries_added(b)
+    if peer == "nats":
+        return {"server": b.nats()}, b.js.messages
+    return {"server": b.mosquitto()}, None
+
+
+def latency_ms(b, peer, done):
+    """(p50, p99) from the frame's own time stamp to the store's. Redis ids count whole ms: half of
+    one is added. mosquitto stores nothing: time to PUBACK."""
+    if peer == "mosquitto":
+        return done["ack"]["p50_us"] / 1000, done["ack"]["p99_us"] / 1000
+    ms = []
+    if peer == "nats":
+        last = b.js.messages()
+        for seq in sorted(random.sample(range(1, last + 1), min(last, 3000))):
+            m = b.js.ask("$JS.API.STREAM.MSG.GET.viw", {"seq": seq})["message"]
+            whole, rest = m["time"].rstrip("Z").split(".") if "." in m["time"] else (m["time"].rstrip("Z"), "0")
+            at_us = calendar_s(whole) * 1e6 + float("0." + rest) * 1e6
+            ms.append((at_us - int(SENT_US.search(base64.b64decode(m["data"])).group(1))) / 1000)
+    else:
+        for id, fields in b.db.xrevrange("viw.telemetry", count=30000):
+            sent = int(SENT_US.search(fields[b"frame"]).group(1))
+            ms.append(int(id.split(b"-")[0]) + 0.5 - sent / 1000)
+    return quantile(ms, 0.5), quantile(ms, 0.99)
+
+
+def calendar_s(text):
+    import calendar
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+
+
+def fanin_once(peer, conns, rate, frames, seconds=60):
+    with Bench() as b:
+        procs, stored = start_peer(b, peer)
+        load = b.load(TARGET[peer], "fanin", conns, "--frames", frames, "--rate", rate)
+        ready = load.event("ready", 60)
+        if ready["up"] != conns:
+            raise BenchError(f"{peer}: only {ready['up']} of {conns} connected: {ready['failures']}")
+        time.sleep(0.5)
+        before = {n: cpu_s(p.pid) for n, p in procs.items()}
+        load_before, began = ready["cpu_s"], time.monotonic()
+        load.say("go")
+        done = load.event("done", seconds)
+        count = frames
+        if stored:
+            last = [-1, time.monotonic()]
+
+            def complete():
+                n = stored()
+                if n != last[0]:
+                    last[:] = [n, time.monotonic()]
+                return n >= frames or time.monotonic() - last[1] > 3
+            wait_for(complete, seconds, "the frames to be stored")
+            count, took = last[0], last[1] - began
+        else:
+            took = done["go_s"]
+        cpu = {n: (cpu_s(p.pid) - before[n]) * 1e6 / count for n, p in procs.items()}
+        row = {"peer": peer, "conns": conns, "rate": rate, "frames": frames, "stored": count,
+               "frames_per_s": count / took, "server_us": cpu["server"], "redis_us": cpu.get("redis", 0.0),
+               "total_us": sum(cpu.values()), "loadgen_us": (done["cpu_s"] - load_before) * 1e6 / frames,
+               "server_rss_mib": rss_bytes(procs["server"].pid) / 2**20}
+        if rate:
+            row["p50_ms"], row["p99_ms"] = latency_ms(b, peer, done)
+        load.quit()
+        return row
+
+
+def fanin(o):
+    for conns in (200, 5000):
+        for rate in (0, 10000, 30000):
+            for peer in o.peers or PEERS:
+                frames = int(rate * o.seconds) if rate else {"node": 100000}.get(peer, 250000)
+                try:
+                    yield fanin_once(peer, conns, rate, int(frames * o.scale))
+                except (BenchError, OSError) as e:
+                    yield {"peer": peer, "conns": conns, "rate": rate, "failed": str(e)}
+
+
+def growth(o):
+    for conns in (100, 1000, 10000, 18000):
+        yield fanin_once("bridge", conns, 10000, int(10000 * o.seconds * o.scale))
+
+
+def start_for_idle(b, peer, tls):
+    if peer == "bridge":
+        b.redis()
+        return b.bridge(tls=tls)
+    return start_peer(b, peer)[0]["server"]
+
+
+def idle_once(peer, conns, tls):
+    with Bench() as b:
+        server = start_for_idle(b, peer, tls)
+        warm = b.load(TARGET[peer], "hold", 50, tls=tls)
+        warm.event("ready", 30)
+        warm.quit()
+        time.sleep(1)
+        rss, kernel = rss_bytes(server.pid), kernel_bytes()
+        load = b.load(TARGET[peer], "hold", conns, tls=tls)
+        ready = load.event("ready", 90)
+        if ready["up"] != conns:
+            raise BenchError(f"{peer}: only {ready['up']} of {conns} connected: {ready['failures']}")
+        time.sleep(2)
+        row = {"peer": peer, "tls": tls, "conns": conns,
+               "rss_kib_each": (rss_bytes(server.pid) - rss) / 1024 / conns,
+               "kernel_kib_each_both_ends": (kernel_bytes() - kernel) / 1024 / conns}
+        load.quit()
+        time.sleep(3)
+        row["rss_mib_before"], row["rss_mib_after_they_left"] = rss / 2**20, rss_bytes(server.pid) / 2**20
+        return row
+
+
+def idle(o):
+    for conns in (10000, 18000):
+        for tls in (False, True):
+            yield idle_once("bridge", conns, tls)
+    for peer in ("node", "nats", "mosquitto"):
+        if not o.peers or peer in o.peers:
+            try:
+                yield idle_once(peer, 10000, False)
+            except (BenchError, OSError) as e:
+                yield {"peer": peer, "conns": 10000, "tls": False, "failed": str(e)}
+
+
+def handshakes(o):
+    for tls, conns in ((False, 15000), (True, 6000)):
+        with Bench() as b:
+            redis = b.redis()
+            server = b.bridge(tls=tls)
+            cpu, redis_cpu = cpu_s(server.pid), cpu_s(redis.pid)
+            load = b.load("bridge", "hold", conns, "--concurrency", 128, tls=tls)
+            ready = load.event("ready", 90)
+            used, redis_used = cpu_s(server.pid) - cpu, cpu_s(redis.pid) - redis_cpu
+            yield {"kind": "mTLS" if tls else "HMAC", "handshakes": ready["connected"], "failures": ready["failures"],
+                   "wall_per_s": ready["connected"] / ready["at_s"], "per_core_s": ready["connected"] / used,
+                   "bridge_us": used * 1e6 / conns, "redis_us": redis_used * 1e6 / conns,
+                   "p50_ms": ready["handshake"]["p50_us"] / 1000, "p99_ms": ready["handshake"]["p99_us"] / 1000}
+            load.quit()
+
+
+def storm(o):
+    with Bench() as b:
+        b.redis()
+        b.bridge(tls=True)
+        load = b.load("bridge", "storm", 8000, tls=True)
+        ready = load.event("ready", 90)
+        yield {"clients": 8000, "connected": ready["connected"], "failures": ready["failures"],
+               "all_up_s": ready["at_s"], "p50_ms": ready["handshake"]["p50_us"] / 1000,
+               "p99_ms": ready["handshake"]["p99_us"] / 1000}
+        load.quit()
+
+
+def back(o):
+    """All agents connected, the bridge killed and started again at once: until the last is back."""
+    for sig in (signal.SIGKILL, signal.SIGTERM):
+        with Bench() as b:
+            b.redis()
+            server = b.bridge(tls=True)
+            load = b.load("bridge", "hold", 10000, "--reconnect", tls=True)
+            load.event("ready", 90)
+            server.stop(sig)
+            b.bridge(tls=True, port=b.port)
+            done = load.event("back", 120)
+            yield {"agents": 10000, "signal": sig.name, "back_after_s": done["down_s"], "failures": done["failures"]}
+            load.quit()
+
+
+def churn(o):
+    with Bench() as b:
+        b.redis()
+        server = b.bridge()
+        seconds = int(o.minutes * 60)
+        load = b.load("bridge", "churn", 1000, "--seconds", seconds, "--concurrency", 200)
+        samples, end = [], time.monotonic() + seconds
+        while time.monotonic() < end - 1:
+            time.sleep(max(1, seconds / 200))
+            samples.append((rss_bytes(server.pid) / 2**20, open_files(server.pid)))
+        done = load.event("done", 30)
+        load.quit()
+        time.sleep(2)
+        q = max(1, len(samples) // 4)
+        early, late = samples[q:2 * q], samples[-q:]
+        mean = lambda rows, i: sum(r[i] for r in rows) / len(rows)
+        yield {"minutes": o.minutes, "connections": done["connected"], "frames": done["sent"],
+               "rss_mib_second_quarter": mean(early, 0), "rss_mib_last_quarter": mean(late, 0),
+               "files_second_quarter": mean(early, 1), "files_last_quarter": mean(late, 1),
+               "rss_mib_after": rss_bytes(server.pid) / 2**20, "files_after": open_files(server.pid),
+               "failures": done["failures"]}
+
+
+SCENARIOS = {f.__name__: f for f in (fanin, growth, idle, handshakes, storm, back, churn)}
