@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/log.h"
 #include "base/utf8.h"
 #include "crypto/crypto.h"
@@ -144,8 +145,10 @@ static void send_result(struct commands *c, struct command *m)
 	m->resend_ms = m->resend_ms ? m->resend_ms * 2 : RESEND_MS;
 	if (m->resend_ms > RESEND_CAP_MS)
 		m->resend_ms = RESEND_CAP_MS;
+	CRASH_POINT("agent.before_result_send");
 	if (c->ops->send(c->arg, WIRE_RESULT, m->result.data, m->result.len) != 0)
 		m->resend_ms = POLL_CAP_MS;
+	CRASH_POINT("agent.after_result_send");
 	m->resend_at_ms = clock_boot_ms() + m->resend_ms;
 	c->ops->wake_at(c->arg, m->resend_at_ms);
 }
@@ -422,7 +425,9 @@ static void start(struct commands *c, struct command *m, int64_t now)
 		ask.deadline_ms = clock_wall_ms() + (m->deadline_ms - now);
 	else
 		ask.give_up_ms = c->cmd_timeout_ms;
+	CRASH_POINT("agent.before_helper_send");
 	r = c->ops->ask(c->arg, &ask);
+	CRASH_POINT("agent.after_helper_send");
 	if (r == -EMSGSIZE) {
 		finish_error(c, m, "bad_args", "the arguments are longer than the helper takes");
 	} else if (r < 0) {
@@ -596,6 +601,7 @@ void commands_on_answer(struct commands *c, const char *correlation_id,
 
 	if (!m || m->state == DONE)
 		return;
+	CRASH_POINT("agent.helper_answered");
 	if (m->state == RUNNING && reply)
 		on_run_answer(c, m, reply);
 	else if (m->state == RUNNING)
@@ -675,6 +681,7 @@ void commands_on_command(struct commands *c, const struct wire_command *f, int64
 			  "too many commands are held; it is offered again on the next connection");
 		return;
 	}
+	CRASH_POINT("agent.command_received");
 	take(c, m, f->verb, f->args, remaining_ms(f, server_now_ms));
 }
 
@@ -711,6 +718,7 @@ void commands_on_cancel(struct commands *c, const struct wire_cancel *f)
 		m->kind = KIND_EFFECTS; /* as far as we know */
 		move(c, m, VOIDING);
 	}
+	CRASH_POINT("agent.cancel_received");
 	m->cancelled = true;
 	m->cancel_status =
 	    span_eq(f->reason, "expired") ? WIRE_STATUS_EXPIRED : WIRE_STATUS_CANCELLED;
@@ -725,6 +733,7 @@ void commands_on_result_ack(struct commands *c, struct span correlation_id)
 	if (!m || m->state != DONE || m->local_cb)
 		return;
 	stop = m->kind == KIND_SHUTDOWN && c->draining;
+	CRASH_POINT("agent.result_acked");
 	drop(c, m);
 	if (stop)
 		c->ops->shutdown(c->arg);
