@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/jsonw.h"
 #include "base/log.h"
 #include "base/program.h"
@@ -131,7 +132,9 @@ static enum pg_verdict requeue_row(const struct requeue *q, struct worker *w,
 		n = put(argv, n, "op", SPAN("cancel"));
 		n = put(argv, n, "reason", SPAN("redis_lost"));
 	}
+	CRASH_POINT("results.before_requeue");
 	const struct redis_reply *r = ask(w, n, argv);
+	CRASH_POINT("results.after_requeue");
 	if (!r)
 		return PG_OK; /* Redis went again; the next round sees */
 	struct span entry = redis_str(r);

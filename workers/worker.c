@@ -8,6 +8,7 @@
 
 #include "base/backoff.h"
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/log.h"
 #include "base/program.h"
 #include "endpoints.h"
@@ -171,8 +172,11 @@ static enum pg_verdict worker_transaction(struct worker *w)
 		v = w->ops->flush(w->arg, w->pg);
 	if (v == PG_OK)
 		v = dead_letters_flush(&w->dead, w->pg);
-	if (v == PG_OK)
+	if (v == PG_OK) {
+		CRASH_POINT("worker.before_commit");
 		v = pg_commit(w->pg);
+		CRASH_POINT("worker.after_commit");
+	}
 	if (v != PG_OK)
 		pg_rollback(w->pg);
 	return v;
@@ -224,9 +228,11 @@ static void worker_committed(struct worker *w, const struct intake_batch *b, str
 			metric_add(metrics_get(w->metrics, M_entries,
 					       intake_stream_name(w->intake, s), NULL),
 				   stored[s]);
+	CRASH_POINT("worker.before_ack");
 	/* Not acknowledged is read again, which changes nothing. */
 	if (intake_ack(w->intake, &done) < 0)
 		worker_set_redis(w, false);
+	CRASH_POINT("worker.after_ack");
 }
 
 /* Bisects without recursion: halves wait on a small stack, earlier entries first. -EINTR. */
@@ -343,6 +349,7 @@ static int worker_turn(struct worker *w)
 	if (!w->redis_up || w->redis_told)
 		worker_set_redis(w, true);
 	if (b.n) {
+		CRASH_POINT("worker.after_read");
 		uint64_t from_us = clock_boot_us();
 		r = worker_process(w, &b);
 		if (r < 0)

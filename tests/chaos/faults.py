@@ -20,7 +20,7 @@ def crash_points():
         for path in sorted((viwtest.ROOT / folder).rglob("*.c")):
             for name in POINT.findall(path.read_text()):
                 if folder == "workers":
-                    found[name] = "telemetry" if name.startswith("telemetry") else "results"
+                    found[name] = "worker" if name.startswith("worker.") else name.split(".")[0]
                 else:
                     found[name] = OWNER[folder]
     return found
@@ -28,6 +28,7 @@ def crash_points():
 
 def programs_of(world, kind):
     return {"bridge": world.bridges, "results": [world.results], "telemetry": [world.telemetry],
+            "worker": [world.results, world.results, world.telemetry],
             "helper": [h.helper for h in world.hosts], "agent": [h.agent for h in world.hosts]}[kind]
 
 
