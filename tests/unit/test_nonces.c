@@ -36,6 +36,24 @@ static void test_owners_are_apart(void **state)
 	nonces_free(s);
 }
 
+static void test_long_texts(void **state)
+{
+	struct nonces *s;
+	char a[400], b[400];
+	(void)state;
+	memset(a, 'a', sizeof a - 1);
+	memset(b, 'a', sizeof b - 1);
+	a[399] = b[399] = '\0';
+	b[398] = 'b';
+	assert_ok(nonces_new(10, &s));
+	assert_ok(add(s, a, a, 1000, 0));
+	assert_ok(add(s, a, b, 1000, 0));
+	assert_ok(add(s, b, a, 1000, 0));
+	assert_int_equal(add(s, a, a, 1000, 0), -EEXIST);
+	assert_int_equal(add(s, b, a, 1000, 0), -EEXIST);
+	nonces_free(s);
+}
+
 static void test_full_refuses_and_forgets_nothing(void **state)
 {
 	struct nonces *s;
@@ -95,6 +113,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_seen_until_its_time),
 	    cmocka_unit_test(test_owners_are_apart),
+	    cmocka_unit_test(test_long_texts),
 	    cmocka_unit_test(test_full_refuses_and_forgets_nothing),
 	    cmocka_unit_test(test_steady_flow_stays_small),
 	    cmocka_unit_test(test_capacity_zero_refuses),
