@@ -38,10 +38,11 @@ static void check_exposure(const struct bridge_settings *c, struct settings_faul
 	if (c->shared_secret || c->tls_client_ca || c->trusted_proxies)
 		return;
 	if (netaddr_parse_hostport(c->bind, &a) == 0 && !netaddr_is_loopback(&a))
-		settings_fault_add(f, NAME("BIND"),
-				   "is not a loopback address, and neither SHARED_SECRET nor "
-				   "TLS_CLIENT_CA nor TRUSTED_PROXIES says who may connect: set one, "
-				   "or bind 127.0.0.1:8082");
+		settings_fault_add(
+		    f, NAME("BIND"),
+		    "is not a loopback address, and neither SHARED_SECRET nor "
+		    "TLS_CLIENT_CA nor TRUSTED_PROXIES says who may connect: set one, "
+		    "or bind 127.0.0.1:8082");
 }
 
 static void check_lists(const struct bridge_settings *c, struct settings_faults *f)
@@ -82,15 +83,15 @@ static void validate(const void *cfg, struct settings_faults *f)
 }
 
 const struct settings_spec bridge_settings_spec = {
-	.program = "agent-bridge",
-	.summary = "keeps the agents' WebSockets and carries frames to and from Redis",
-	.prefix = "AGENT_BRIDGE",
-	.file_env = "AGENT_BRIDGE_CONFIG",
-	.default_file = "config/agent-bridge.toml",
-	.row = rows,
-	.rows = ARRAY_LEN(rows),
-	.struct_size = sizeof(struct bridge_settings),
-	.validate = validate,
-	.metric = bridge_metric_table,
-	.metrics = M_BRIDGE_METRICS,
+    .program = "agent-bridge",
+    .summary = "keeps the agents' WebSockets and carries frames to and from Redis",
+    .prefix = "AGENT_BRIDGE",
+    .file_env = "AGENT_BRIDGE_CONFIG",
+    .default_file = "config/agent-bridge.toml",
+    .row = rows,
+    .rows = ARRAY_LEN(rows),
+    .struct_size = sizeof(struct bridge_settings),
+    .validate = validate,
+    .metric = bridge_metric_table,
+    .metrics = M_BRIDGE_METRICS,
 };

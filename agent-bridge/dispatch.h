@@ -20,10 +20,10 @@ struct dispatch;
 
 enum dispatch_claim {
 	DISPATCH_CLAIMED,
-	DISPATCH_NONCE_SEEN,      /* another bridge saw it: close 4001 */
-	DISPATCH_DECOMMISSIONED,  /* 4003 */
-	DISPATCH_REVOKED,         /* 4003 */
-	DISPATCH_UNAVAILABLE,     /* Redis away: 4013 */
+	DISPATCH_NONCE_SEEN,	 /* another bridge saw it: close 4001 */
+	DISPATCH_DECOMMISSIONED, /* 4003 */
+	DISPATCH_REVOKED,	 /* 4003 */
+	DISPATCH_UNAVAILABLE,	 /* Redis away: 4013 */
 };
 struct dispatch_command { /* one mailbox entry, valid during the call */
 	const char *correlation_id, *agent_id, *verb, *issued_by, *signature;
@@ -31,15 +31,16 @@ struct dispatch_command { /* one mailbox entry, valid during the call */
 	int64_t issued_at_ms, expires_at_ms, ttl_remaining_ms;
 };
 enum dispatch_result_fate {
-	DISPATCH_RESULT_STORED,   /* RESULT_ACK */
-	DISPATCH_RESULT_AGAIN,    /* was finished already: RESULT_ACK, nothing stored */
+	DISPATCH_RESULT_STORED,	   /* RESULT_ACK */
+	DISPATCH_RESULT_AGAIN,	   /* was finished already: RESULT_ACK, nothing stored */
 	DISPATCH_RESULT_NOT_YOURS, /* ERROR not_yours; a dead letter */
-	DISPATCH_RESULT_UNKNOWN,  /* no such command is known: RESULT_ACK, counted, dead letter */
+	DISPATCH_RESULT_UNKNOWN,   /* no such command is known: RESULT_ACK, counted, dead letter */
 };
 /* Implemented by the session side. A sid that is gone is ignored. */
 struct dispatch_ops {
 	void (*on_claimed)(void *arg, uint64_t sid, enum dispatch_claim result, uint64_t epoch);
-	/* 0 queued to the socket; -EAGAIN its send queue is full (offered again later); -ENOENT gone. */
+	/* 0 queued to the socket; -EAGAIN its send queue is full (offered again later); -ENOENT
+	 * gone. */
 	int (*send_command)(void *arg, uint64_t sid, const struct dispatch_command *c);
 	int (*send_cancel)(void *arg, uint64_t sid, const char *correlation_id, const char *reason);
 	void (*on_result_stored)(void *arg, uint64_t sid, const char *correlation_id,
@@ -55,8 +56,9 @@ struct dispatch_config {
 	int64_t max_in_flight, max_skew_s;
 };
 
-int dispatch_open(struct loop *l, struct metrics *m, struct store *s, const struct dispatch_config *cfg,
-		  const struct dispatch_ops *ops, void *arg, struct dispatch **ret) MUST_CHECK;
+int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
+		  const struct dispatch_config *cfg, const struct dispatch_ops *ops, void *arg,
+		  struct dispatch **ret) MUST_CHECK;
 void dispatch_close(struct dispatch *d);
 
 /* After the upgrade was accepted. Answers on_claimed. fingerprint hex or NULL. nonce_until_ms:
@@ -73,6 +75,8 @@ int dispatch_result(struct dispatch *d, uint64_t sid, const struct wire_result *
 /* The socket's send queue has room again. */
 void dispatch_writable(struct dispatch *d, uint64_t sid);
 
-struct dispatch_counts { uint64_t in_flight, waiting; };
+struct dispatch_counts {
+	uint64_t in_flight, waiting;
+};
 struct dispatch_counts dispatch_counts_of(const struct dispatch *d, uint64_t sid);
 struct dispatch_counts dispatch_counts_all(const struct dispatch *d);

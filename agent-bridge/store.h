@@ -54,14 +54,15 @@ int store_event(struct store *s, const struct store_conn *c, const char *event, 
 
 /* A command posted over HTTP. cb(arg, result, retry_after_s) once. */
 enum store_command_result {
-	STORE_COMMAND_QUEUED,    /* new, or the same content again: 202 */
-	STORE_COMMAND_CONFLICT,  /* 409 */
-	STORE_COMMAND_OFFLINE,   /* connected to no bridge: 404 where asked */
-	STORE_COMMAND_FULL,      /* 429: QUEUE_MAX wait for this agent */
+	STORE_COMMAND_QUEUED,	   /* new, or the same content again: 202 */
+	STORE_COMMAND_CONFLICT,	   /* 409 */
+	STORE_COMMAND_OFFLINE,	   /* connected to no bridge: 404 where asked */
+	STORE_COMMAND_FULL,	   /* 429: QUEUE_MAX wait for this agent */
 	STORE_COMMAND_UNAVAILABLE, /* 503 */
 };
 struct store_command {
-	const char *agent_id, *correlation_id, *command, *params_json, *op /* run|cancel */, *issued_by;
+	const char *agent_id, *correlation_id, *command, *params_json, *op /* run|cancel */,
+	    *issued_by;
 	int64_t ttl_s;
 	bool require_connected;
 	int64_t queue_max;
