@@ -482,7 +482,8 @@ void handshake_judge(struct handshake *h, const struct handshake_request *q,
 	ret->code = "";
 	find_client(&j);
 	/* For the log of an early refusal. */
-	if (ident_is_agent_id(id.p ? id.p : "", id.n) && span_copy(id, ret->agent_id, sizeof(ret->agent_id)) < 0)
+	if (ident_is_agent_id(id.p ? id.p : "", id.n) &&
+	    span_copy(id, ret->agent_id, sizeof(ret->agent_id)) < 0)
 		ret->agent_id[0] = '\0';
 	for (size_t i = 0; i < ARRAY_LEN(steps); i++)
 		if (!steps[i](&j))

@@ -12,16 +12,16 @@
 #define VIOLATION_WINDOW_MS 60000
 
 static const char *const state_words[SESSION_STATES] = {
-	[SESSION_CLAIMING] = "claiming", [SESSION_GREETED] = "greeted", [SESSION_READY] = "ready",
-	[SESSION_CLOSING] = "closing",	 [SESSION_GONE] = "gone",
+    [SESSION_CLAIMING] = "claiming", [SESSION_GREETED] = "greeted", [SESSION_READY] = "ready",
+    [SESSION_CLOSING] = "closing",   [SESSION_GONE] = "gone",
 };
 
 #define TO(state) (1u << SESSION_##state)
 static const unsigned legal_moves[SESSION_STATES] = {
-	[SESSION_CLAIMING] = TO(GREETED) | TO(CLOSING) | TO(GONE),
-	[SESSION_GREETED] = TO(READY) | TO(CLOSING) | TO(GONE),
-	[SESSION_READY] = TO(CLOSING) | TO(GONE),
-	[SESSION_CLOSING] = TO(GONE),
+    [SESSION_CLAIMING] = TO(GREETED) | TO(CLOSING) | TO(GONE),
+    [SESSION_GREETED] = TO(READY) | TO(CLOSING) | TO(GONE),
+    [SESSION_READY] = TO(CLOSING) | TO(GONE),
+    [SESSION_CLOSING] = TO(GONE),
 };
 #undef TO
 
@@ -52,7 +52,7 @@ void session_close(struct session *s, int code, const char *reason)
 struct store_conn session_conn(const struct session *s)
 {
 	return (struct store_conn){
-		.agent_id = s->agent_id, .conn_id = s->conn_id, .ip = s->ip, .epoch = s->epoch};
+	    .agent_id = s->agent_id, .conn_id = s->conn_id, .ip = s->ip, .epoch = s->epoch};
 }
 
 /* ---- sending ---- */

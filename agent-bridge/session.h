@@ -71,10 +71,10 @@ struct session_limits {
 
 struct session {
 	uint64_t sid, epoch;
-	void *socket; /* ws_server's; NULL once it is gone */
-	struct session *prev, *next;	     /* all of them, in order of sid */
-	struct session *sid_next;	     /* hash chain by sid */
-	struct session *agent_next;	     /* hash chain by agent id; claimed ones only */
+	void *socket;			      /* ws_server's; NULL once it is gone */
+	struct session *prev, *next;	      /* all of them, in order of sid */
+	struct session *sid_next;	      /* hash chain by sid */
+	struct session *agent_next;	      /* hash chain by agent id; claimed ones only */
 	struct session *due_close, *due_rest; /* ws_server's work lists */
 	enum session_state state;
 	uint8_t pause; /* enum session_pause bits */
@@ -87,11 +87,11 @@ struct session {
 		struct session_held *first, *last;
 		size_t bytes;
 	} held;
-	int64_t connected_ms, seen_ms;	     /* wall clock */
-	int64_t rx_at_ms, ping_due_ms;	     /* boot clock */
-	int64_t stuck_since_ms;		     /* boot clock: output waits since; 0: none */
-	int64_t partial_since_ms;	     /* boot clock: half a frame since; 0: none */
-	int64_t *violation_ms;		     /* boot clock, the last ones; NULL: none yet */
+	int64_t connected_ms, seen_ms; /* wall clock */
+	int64_t rx_at_ms, ping_due_ms; /* boot clock */
+	int64_t stuck_since_ms;	       /* boot clock: output waits since; 0: none */
+	int64_t partial_since_ms;      /* boot clock: half a frame since; 0: none */
+	int64_t *violation_ms;	       /* boot clock, the last ones; NULL: none yet */
 	unsigned violations;
 	struct ring ring;
 	char *version, *site, *journal_id, *fingerprint;

@@ -8,8 +8,7 @@
 
 struct sessions {
 	struct session *first, *last; /* in order of sid */
-	size_t all;		      /* with those closing */
-	size_t open;		      /* without */
+	size_t all;		      /* how many, with those closing */
 	struct rings rings;
 	uint64_t last_sid;
 	struct session **by_sid, **by_agent; /* hash tables */
@@ -20,8 +19,8 @@ int sessions_init(struct sessions *all, size_t ring_frames, size_t ring_bytes) M
 void sessions_fini(struct sessions *all); /* frees those left */
 
 /* A new one, CLAIMING, with its sid and conn_id. -ENOMEM. */
-int sessions_add(struct sessions *all, const char *agent_id, const char *ip, struct session **ret)
-	MUST_CHECK;
+int sessions_add(struct sessions *all, const char *agent_id, const char *ip,
+		 struct session **ret) MUST_CHECK;
 /* Frees it. */
 void sessions_remove(struct sessions *all, struct session *s);
 struct session *sessions_find(const struct sessions *all, uint64_t sid);

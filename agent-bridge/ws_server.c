@@ -1,0 +1,508 @@
+#include "ws_server.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "crypto/x509.h"
+#include "http/http_lws.h"
+#include "transport.h"
+
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+
+#define HEADER_MAX	  6144 /* an escaped certificate; lws keeps 8192 for the whole head */
+#define WRITES_PER_TURN	  32   /* so that one agent's queue does not hold up the others */
+#define DISCARD_MAX_BYTES (16u * 1024 * 1024)
+#define PARTIAL_MAX_BYTES (256u * 1024 * 1024) /* half-received frames of all sockets */
+
+static_assert(SESSION_HEADROOM >= LWS_PRE, "queued frames need room for the WebSocket header");
+
+struct sids { /* sessions to look at when the turn ends; by sid, since they may die before */
+	uint64_t *item;
+	size_t n, cap;
+};
+
+struct ws_server {
+	struct ws_server_config cfg;
+	struct loop *loop;
+	struct http_lws *http;
+	struct loop_later *later;
+	struct sids closing, pausing;
+	size_t partial_bytes;
+};
+
+/* lws' per-session data. */
+struct ws_conn {
+	struct session *s;
+	char *rx; /* a frame that came in pieces */
+	size_t rx_n, rx_cap;
+	size_t dropped; /* bytes of a frame that is too big */
+	bool too_big;
+};
+
+/* One bridge a process; transport.h has no room for an argument in struct session. */
+static struct ws_server *the_server;
+
+/* ---- transport.h ---- */
+
+static bool sids_add(struct sids *l, uint64_t sid)
+{
+	if (l->n == l->cap) {
+		size_t cap = l->cap ? l->cap * 2 : 64;
+		uint64_t *item = realloc(l->item, cap * sizeof(*item));
+
+		if (!item)
+			return false;
+		l->item = item;
+		l->cap = cap;
+	}
+	l->item[l->n++] = sid;
+	loop_later_ask(the_server->later);
+	return true;
+}
+
+void transport_wake(struct session *s)
+{
+	if (!s->socket)
+		return;
+	if (!s->stuck_since_ms)
+		s->stuck_since_ms = loop_now_ms(the_server->loop);
+	lws_callback_on_writable(s->socket);
+}
+
+void transport_pause(struct session *s)
+{
+	if (!s->in_due_pause && s->socket)
+		s->in_due_pause = sids_add(&the_server->pausing, s->sid);
+}
+
+void transport_close(struct session *s)
+{
+	if (!s->in_due_close && s->socket)
+		s->in_due_close = sids_add(&the_server->closing, s->sid);
+}
+
+/* ---- the end of a loop turn ---- */
+
+static int write_frame(struct ws_server *w, struct lws *wsi, struct session_frame *q)
+{
+	int r = lws_write(wsi, (unsigned char *)q->bytes + SESSION_HEADROOM, q->n, LWS_WRITE_TEXT);
+
+	if (r >= 0)
+		w->cfg.ops->on_sent(w->cfg.arg, q);
+	free(q);
+	return r < 0 ? -1 : 0;
+}
+
+/* An ERROR that explains the close should arrive before it. */
+static void flush(struct ws_server *w, struct lws *wsi, struct session *s)
+{
+	while (s->out.first && !lws_partial_buffered(wsi) && !lws_send_pipe_choked(wsi))
+		if (write_frame(w, wsi, session_next(s)) < 0)
+			return;
+}
+
+static void close_now(struct ws_server *w, struct session *s)
+{
+	struct lws *wsi = s->socket;
+
+	s->in_due_close = false;
+	if (!wsi)
+		return;
+	flush(w, wsi, s);
+	lws_close_reason(wsi, (enum lws_close_status)s->close_code,
+			 (unsigned char *)(uintptr_t)s->close_reason, strlen(s->close_reason));
+	/* Sends the close frame and waits for the peer's; -1 from WRITEABLE would not. */
+	lws_set_timeout(wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_SYNC);
+}
+
+static void pause_now(struct ws_server *w, struct session *s)
+{
+	bool want = s->pause != 0;
+
+	s->in_due_pause = false;
+	if (want == s->pause_applied || !s->socket || !session_is_open(s))
+		return;
+	s->pause_applied = want;
+	s->rx_at_ms = loop_now_ms(w->loop); /* it could not be heard meanwhile */
+	lws_rx_flow_control(s->socket, want ? 0 : 1);
+}
+
+static void each_sid(struct ws_server *w, struct sids *l,
+		     void (*fn)(struct ws_server *w, struct session *s))
+{
+	struct sids taken = *l;
+
+	*l = (struct sids){0};
+	for (size_t i = 0; i < taken.n; i++) {
+		struct session *s = sessions_find(w->cfg.sessions, taken.item[i]);
+
+		if (s)
+			fn(w, s);
+	}
+	free(taken.item);
+}
+
+static void on_turn_end(void *arg)
+{
+	struct ws_server *w = arg;
+
+	each_sid(w, &w->pausing, pause_now);
+	each_sid(w, &w->closing, close_now);
+}
+
+/* ---- handshake ---- */
+
+static void copy_header(struct lws *wsi, enum handshake_header h, char *at, size_t cap, size_t *used,
+			struct handshake_request *q)
+{
+	char name[48];
+	int name_n = lws_snprintf(name, sizeof(name), "%s:", handshake_header_name[h]);
+	int n;
+
+	if (h == HANDSHAKE_PROTOCOL || h == HANDSHAKE_FORWARDED_FOR) {
+		enum lws_token_indexes t = h == HANDSHAKE_PROTOCOL ? WSI_TOKEN_PROTOCOL
+								   : WSI_TOKEN_X_FORWARDED_FOR;
+
+		n = lws_hdr_total_length(wsi, t);
+		if (n <= 0 || lws_hdr_copy(wsi, at, (int)cap, t) < 0)
+			return;
+	} else {
+		n = lws_hdr_custom_length(wsi, name, name_n);
+		if (n < 0 || (size_t)n + 1 > cap || lws_hdr_custom_copy(wsi, at, (int)cap, name, name_n) < 0)
+			return;
+	}
+	q->header[h] = (struct span){at, (size_t)n};
+	*used += (size_t)n + 1;
+}
+
+static X509 *peer_certificate(struct lws *wsi)
+{
+	SSL *ssl = lws_get_ssl(wsi);
+
+	if (!ssl || SSL_get_verify_result(ssl) != X509_V_OK)
+		return NULL;
+	return SSL_get1_peer_certificate(ssl);
+}
+
+/* What lws would otherwise answer by just closing. */
+static const char *upgrade_fault(struct lws *wsi)
+{
+	char text[128];
+
+	if (lws_hdr_copy(wsi, text, sizeof(text), WSI_TOKEN_VERSION) <= 0 || strcmp(text, "13") != 0)
+		return "Sec-WebSocket-Version must be 13";
+	if (lws_hdr_total_length(wsi, WSI_TOKEN_KEY) != 24)
+		return "Sec-WebSocket-Key must be 16 bytes in base64";
+	if (lws_hdr_total_length(wsi, WSI_TOKEN_HOST) <= 0)
+		return "Host is missing";
+	if (lws_hdr_copy(wsi, text, sizeof(text), WSI_TOKEN_CONNECTION) <= 0 ||
+	    !strcasestr(text, "upgrade"))
+		return "Connection must name Upgrade";
+	if (lws_hdr_total_length(wsi, WSI_TOKEN_PROTOCOL) > 120)
+		return "Sec-WebSocket-Protocol is too long";
+	return NULL;
+}
+
+static int on_upgrade(void *arg, struct lws *wsi, const char *uri)
+{
+	struct ws_server *w = arg;
+	struct handshake_request q = {.path = uri};
+	struct handshake_verdict v, *kept;
+	const char *fault = upgrade_fault(wsi);
+	char text[HEADER_MAX + 2048];
+	size_t used = 0;
+
+	if (fault)
+		return http_lws_refuse(wsi, 400, "bad_upgrade", fault, 0);
+	for (int h = 0; h < HANDSHAKE_HEADERS; h++)
+		copy_header(wsi, (enum handshake_header)h, text + used, sizeof(text) - used, &used, &q);
+	if (!http_lws_peer(wsi, &q.peer))
+		return -1;
+	q.cert = peer_certificate(wsi);
+	w->cfg.ops->judge(w->cfg.arg, &q, &v);
+	X509_free(q.cert);
+	if (v.status)
+		return http_lws_refuse(wsi, v.status, v.code, v.msg, v.retry_after_s);
+	kept = malloc(sizeof(*kept));
+	if (!kept)
+		return -1;
+	*kept = v;
+	lws_set_opaque_user_data(wsi, kept); /* taken by on_established, or freed with the wsi */
+	return 0;
+}
+
+/* ---- one socket ---- */
+
+static int on_established(struct ws_server *w, struct lws *wsi, struct ws_conn *c)
+{
+	struct handshake_verdict *v = lws_get_opaque_user_data(wsi);
+
+	memset(c, 0, sizeof(*c));
+	if (!v)
+		return -1;
+	lws_set_opaque_user_data(wsi, NULL);
+	c->s = w->cfg.ops->on_open(w->cfg.arg, v);
+	free(v);
+	if (!c->s)
+		return -1;
+	c->s->socket = wsi;
+	if (c->s->pause)
+		transport_pause(c->s);
+	if (c->s->out.first)
+		transport_wake(c->s);
+	if (!session_is_open(c->s))
+		transport_close(c->s);
+	return 0;
+}
+
+static void rx_free(struct ws_server *w, struct ws_conn *c)
+{
+	w->partial_bytes -= c->rx_cap;
+	free(c->rx);
+	c->rx = NULL;
+	c->rx_n = c->rx_cap = 0;
+}
+
+static bool rx_append(struct ws_server *w, struct ws_conn *c, const char *bytes, size_t n)
+{
+	if (c->rx_n + n > c->rx_cap) {
+		size_t cap = c->rx_cap ? c->rx_cap * 2 : 4096;
+		char *rx;
+
+		while (cap < c->rx_n + n)
+			cap *= 2;
+		if (w->partial_bytes + cap - c->rx_cap > PARTIAL_MAX_BYTES)
+			return false;
+		rx = realloc(c->rx, cap);
+		if (!rx)
+			return false;
+		w->partial_bytes += cap - c->rx_cap;
+		c->rx = rx;
+		c->rx_cap = cap;
+	}
+	memcpy(c->rx + c->rx_n, bytes, n);
+	c->rx_n += n;
+	return true;
+}
+
+/* Read on to the frame's end: closing amid it would lose the close frame. */
+static void drop(struct ws_conn *c, size_t n, bool final)
+{
+	c->dropped += n;
+	if (final || c->dropped > DISCARD_MAX_BYTES)
+		session_close(c->s, SESSION_CLOSE_TOO_BIG, "too_big");
+}
+
+static void on_receive(struct ws_server *w, struct lws *wsi, struct ws_conn *c, const char *in,
+		       size_t n)
+{
+	bool final = lws_is_final_fragment(wsi), whole = final && c->rx_n == 0 && !c->too_big;
+	size_t remaining = lws_remaining_packet_payload(wsi);
+	struct session *s = c->s;
+
+	s->rx_at_ms = loop_now_ms(w->loop);
+	if (!session_is_open(s))
+		return;
+	if (lws_frame_is_binary(wsi)) {
+		session_close(s, SESSION_CLOSE_BINARY, "binary");
+		return;
+	}
+	if (final)
+		s->partial_since_ms = 0;
+	else if (!s->partial_since_ms)
+		s->partial_since_ms = s->rx_at_ms;
+	if (whole && n <= w->cfg.max_frame_bytes) {
+		w->cfg.ops->on_frame(w->cfg.arg, s, in, n);
+		return;
+	}
+	if (!c->too_big && (remaining > w->cfg.max_frame_bytes ||
+			    c->rx_n + n + remaining > w->cfg.max_frame_bytes)) {
+		c->too_big = true;
+		rx_free(w, c);
+	}
+	if (c->too_big) {
+		drop(c, n, final);
+		return;
+	}
+	if (!rx_append(w, c, in, n)) {
+		session_close(s, SESSION_CLOSE_REDIS, "overloaded");
+		return;
+	}
+	if (!final)
+		return;
+	w->cfg.ops->on_frame(w->cfg.arg, s, c->rx, c->rx_n);
+	rx_free(w, c);
+}
+
+static int on_writeable(struct ws_server *w, struct lws *wsi, struct ws_conn *c)
+{
+	/* Empty pongs are not reported by lws, so the ping carries a byte. */
+	unsigned char ping[LWS_PRE + 1] = {[LWS_PRE] = 'v'};
+	struct session *s = c->s;
+	struct session_frame *q;
+
+	if (!session_is_open(s))
+		return 0;
+	if (s->want_ping) {
+		s->want_ping = false;
+		if (lws_write(wsi, ping + LWS_PRE, 1, LWS_WRITE_PING) < 0)
+			return -1;
+	}
+	for (int i = 0; i < WRITES_PER_TURN && !lws_send_pipe_choked(wsi); i++) {
+		q = session_next(s);
+		if (!q)
+			break;
+		if (write_frame(w, wsi, q) < 0)
+			return -1;
+	}
+	s->stuck_since_ms = 0;
+	if (s->out.first || lws_partial_buffered(wsi))
+		transport_wake(s);
+	if (s->starved && !s->out.first) {
+		s->starved = false;
+		w->cfg.ops->on_room(w->cfg.arg, s);
+	}
+	return 0;
+}
+
+static void on_peer_close(struct session *s, const unsigned char *in, size_t n)
+{
+	if (!session_is_open(s))
+		return;
+	s->close_code = n >= 2 ? in[0] << 8 | in[1] : 1005;
+	s->close_reason = "peer_closed";
+	session_move(s, SESSION_CLOSING);
+}
+
+static void on_closed(struct ws_server *w, struct ws_conn *c)
+{
+	struct session *s = c->s;
+
+	rx_free(w, c);
+	c->s = NULL;
+	if (!s)
+		return;
+	s->socket = NULL;
+	if (!s->close_reason)
+		s->close_reason = "connection_lost";
+	w->cfg.ops->on_close(w->cfg.arg, s);
+}
+
+static int on_ws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
+{
+	struct ws_server *w = http_lws_arg(http_lws_of(wsi));
+	struct ws_conn *c = user;
+
+	switch (reason) {
+	case LWS_CALLBACK_ESTABLISHED:
+		return on_established(w, wsi, c);
+	case LWS_CALLBACK_RECEIVE:
+		if (c && c->s)
+			on_receive(w, wsi, c, in, len);
+		return 0;
+	case LWS_CALLBACK_RECEIVE_PONG:
+		if (c && c->s)
+			c->s->rx_at_ms = loop_now_ms(w->loop);
+		return 0;
+	case LWS_CALLBACK_SERVER_WRITEABLE:
+		return c && c->s ? on_writeable(w, wsi, c) : 0;
+	case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
+		if (c && c->s)
+			on_peer_close(c->s, in, len);
+		return 0;
+	case LWS_CALLBACK_CLOSED:
+		if (c)
+			on_closed(w, c);
+		return 0;
+	case LWS_CALLBACK_WSI_DESTROY:
+		free(lws_get_opaque_user_data(wsi));
+		lws_set_opaque_user_data(wsi, NULL);
+		return 0;
+	default:
+		return 0;
+	}
+}
+
+/* ---- open and close ---- */
+
+static const struct lws_protocols ws_protocol = {
+	.name = HANDSHAKE_SUBPROTOCOL,
+	.callback = on_ws,
+	.per_session_data_size = sizeof(struct ws_conn),
+	.rx_buffer_size = 1024, /* per connection; larger frames are put together in rx */
+};
+static const char *const ws_paths[] = {"/agent/ws", "/ws/agent", NULL};
+
+int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws_server **ret,
+		   char *msg, size_t msg_cap)
+{
+	struct ws_server *w = calloc(1, sizeof(*w));
+	struct http_lws_tls tls = {.cert_path = cfg->tls_cert,
+				   .key_path = cfg->tls_key,
+				   .client_ca_path = cfg->tls_client_ca,
+				   .crl_path = cfg->tls_crl,
+				   .msg = msg,
+				   .msg_cap = msg_cap};
+	struct http_lws_config http = {
+		.bind = cfg->bind,
+		.table = cfg->table,
+		.max_conns = cfg->max_conns,
+		.many = true,
+		.ws = &ws_protocol,
+		.on_upgrade = on_upgrade,
+		.ws_paths = ws_paths,
+		.arg = w,
+		.tls = cfg->tls_cert ? &tls : NULL,
+	};
+	int r;
+
+	if (!w)
+		return -ENOMEM;
+	msg[0] = '\0';
+	w->cfg = *cfg;
+	w->loop = l;
+	r = loop_later_new(l, on_turn_end, w, &w->later);
+	if (r == 0) {
+		the_server = w;
+		r = http_lws_open(l, &http, &w->http);
+	}
+	if (r < 0) {
+		if (w->later)
+			loop_later_close(w->later);
+		free(w);
+		return r;
+	}
+	*ret = w;
+	return 0;
+}
+
+uint16_t ws_server_port(const struct ws_server *w)
+{
+	return http_lws_port(w->http);
+}
+
+void ws_server_stop_accepting(struct ws_server *w)
+{
+	http_lws_stop_accepting(w->http);
+}
+
+static void on_http_closed(void *arg)
+{
+	struct ws_server *w = arg;
+
+	loop_later_close(w->later);
+	free(w->closing.item);
+	free(w->pausing.item);
+	free(w);
+	the_server = NULL;
+}
+
+void ws_server_close(struct ws_server *w)
+{
+	if (w)
+		http_lws_close_then(w->http, on_http_closed, w);
+}
