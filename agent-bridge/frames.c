@@ -98,23 +98,24 @@ static bool version_passes(struct frames *f, struct session *s, struct span vers
 	return false;
 }
 
+static bool same_text(struct span a, const char *b)
+{
+	return a.p && b ? span_eq(a, b) : !a.p && !b;
+}
+
 static int on_hello(struct frames *f, struct session *s, const struct wire_frame *w,
 		    struct span json)
 {
 	struct store_conn c = session_conn(s);
+	bool again;
 	int r;
 
 	if (!version_passes(f, s, w->hello.version))
 		return 0;
-	if (s->dispatched && s->journal_id &&
-	    (!w->hello.journal_id.p || !span_eq(w->hello.journal_id, s->journal_id))) {
-		refuse_close(f, s, SESSION_CLOSE_POLICY, "journal_changed",
-			     "journal_id changed within a connection: connect anew");
-		return 0;
-	}
 	r = store_hello(f->cfg.store, &c, json);
 	if (r < 0)
 		return r;
+	again = s->dispatched && same_text(w->hello.journal_id, s->journal_id);
 	if (session_set_text(&s->version, w->hello.version) < 0 ||
 	    session_set_text(&s->site, w->hello.site) < 0 ||
 	    session_set_text(&s->journal_id, w->hello.journal_id) < 0)
@@ -122,7 +123,7 @@ static int on_hello(struct frames *f, struct session *s, const struct wire_frame
 	send_welcome(f, s);
 	if (s->state == SESSION_GREETED)
 		session_move(s, SESSION_READY);
-	if (s->state == SESSION_READY && !s->dispatched) {
+	if (s->state == SESSION_READY && !again) {
 		s->dispatched = true;
 		dispatch_ready(f->cfg.dispatch, s->sid, s->journal_id);
 	}
@@ -378,7 +379,7 @@ void frames_send_result_fate(struct frames *f, struct session *s, const char *co
 
 	if (fate == DISPATCH_RESULT_NOT_YOURS) {
 		violation(f, s, "not_yours", "this command was not sent to this agent",
-			  span_of(correlation_id), (int64_t)clock_boot_ms());
+			  span_of(correlation_id), clock_boot_ms());
 		return;
 	}
 	w.result_ack.correlation_id = span_of(correlation_id);

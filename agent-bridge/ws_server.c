@@ -32,6 +32,8 @@ struct ws_server {
 	struct loop_later *later;
 	struct sids closing, pausing;
 	size_t partial_bytes;
+	void (*on_closed)(void *arg);
+	void *on_closed_arg;
 };
 
 /* lws' per-session data. */
@@ -156,23 +158,24 @@ static void on_turn_end(void *arg)
 
 /* ---- handshake ---- */
 
-static void copy_header(struct lws *wsi, enum handshake_header h, char *at, size_t cap, size_t *used,
-			struct handshake_request *q)
+static void copy_header(struct lws *wsi, enum handshake_header h, char *at, size_t cap,
+			size_t *used, struct handshake_request *q)
 {
 	char name[48];
 	int name_n = lws_snprintf(name, sizeof(name), "%s:", handshake_header_name[h]);
 	int n;
 
 	if (h == HANDSHAKE_PROTOCOL || h == HANDSHAKE_FORWARDED_FOR) {
-		enum lws_token_indexes t = h == HANDSHAKE_PROTOCOL ? WSI_TOKEN_PROTOCOL
-								   : WSI_TOKEN_X_FORWARDED_FOR;
+		enum lws_token_indexes t =
+		    h == HANDSHAKE_PROTOCOL ? WSI_TOKEN_PROTOCOL : WSI_TOKEN_X_FORWARDED_FOR;
 
 		n = lws_hdr_total_length(wsi, t);
 		if (n <= 0 || lws_hdr_copy(wsi, at, (int)cap, t) < 0)
 			return;
 	} else {
 		n = lws_hdr_custom_length(wsi, name, name_n);
-		if (n < 0 || (size_t)n + 1 > cap || lws_hdr_custom_copy(wsi, at, (int)cap, name, name_n) < 0)
+		if (n < 0 || (size_t)n + 1 > cap ||
+		    lws_hdr_custom_copy(wsi, at, (int)cap, name, name_n) < 0)
 			return;
 	}
 	q->header[h] = (struct span){at, (size_t)n};
@@ -193,7 +196,8 @@ static const char *upgrade_fault(struct lws *wsi)
 {
 	char text[128];
 
-	if (lws_hdr_copy(wsi, text, sizeof(text), WSI_TOKEN_VERSION) <= 0 || strcmp(text, "13") != 0)
+	if (lws_hdr_copy(wsi, text, sizeof(text), WSI_TOKEN_VERSION) <= 0 ||
+	    strcmp(text, "13") != 0)
 		return "Sec-WebSocket-Version must be 13";
 	if (lws_hdr_total_length(wsi, WSI_TOKEN_KEY) != 24)
 		return "Sec-WebSocket-Key must be 16 bytes in base64";
@@ -219,7 +223,8 @@ static int on_upgrade(void *arg, struct lws *wsi, const char *uri)
 	if (fault)
 		return http_lws_refuse(wsi, 400, "bad_upgrade", fault, 0);
 	for (int h = 0; h < HANDSHAKE_HEADERS; h++)
-		copy_header(wsi, (enum handshake_header)h, text + used, sizeof(text) - used, &used, &q);
+		copy_header(wsi, (enum handshake_header)h, text + used, sizeof(text) - used, &used,
+			    &q);
 	if (!http_lws_peer(wsi, &q.peer))
 		return -1;
 	q.cert = peer_certificate(wsi);
@@ -392,7 +397,8 @@ static void on_closed(struct ws_server *w, struct ws_conn *c)
 	w->cfg.ops->on_close(w->cfg.arg, s);
 }
 
-static int on_ws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
+static int on_ws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
+		 size_t len)
 {
 	struct ws_server *w = http_lws_arg(http_lws_of(wsi));
 	struct ws_conn *c = user;
@@ -430,10 +436,10 @@ static int on_ws(struct lws *wsi, enum lws_callback_reasons reason, void *user, 
 /* ---- open and close ---- */
 
 static const struct lws_protocols ws_protocol = {
-	.name = HANDSHAKE_SUBPROTOCOL,
-	.callback = on_ws,
-	.per_session_data_size = sizeof(struct ws_conn),
-	.rx_buffer_size = 1024, /* per connection; larger frames are put together in rx */
+    .name = HANDSHAKE_SUBPROTOCOL,
+    .callback = on_ws,
+    .per_session_data_size = sizeof(struct ws_conn),
+    .rx_buffer_size = 1024, /* per connection; larger frames are put together in rx */
 };
 static const char *const ws_paths[] = {"/agent/ws", "/ws/agent", NULL};
 
@@ -448,15 +454,15 @@ int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws
 				   .msg = msg,
 				   .msg_cap = msg_cap};
 	struct http_lws_config http = {
-		.bind = cfg->bind,
-		.table = cfg->table,
-		.max_conns = cfg->max_conns,
-		.many = true,
-		.ws = &ws_protocol,
-		.on_upgrade = on_upgrade,
-		.ws_paths = ws_paths,
-		.arg = w,
-		.tls = cfg->tls_cert ? &tls : NULL,
+	    .bind = cfg->bind,
+	    .table = cfg->table,
+	    .max_conns = cfg->max_conns,
+	    .many = true,
+	    .ws = &ws_protocol,
+	    .on_upgrade = on_upgrade,
+	    .ws_paths = ws_paths,
+	    .arg = w,
+	    .tls = cfg->tls_cert ? &tls : NULL,
 	};
 	int r;
 
@@ -490,19 +496,28 @@ void ws_server_stop_accepting(struct ws_server *w)
 	http_lws_stop_accepting(w->http);
 }
 
+void ws_server_set_token(struct ws_server *w, const char *token)
+{
+	http_lws_set_token(w->http, token);
+}
+
 static void on_http_closed(void *arg)
 {
 	struct ws_server *w = arg;
+	void (*done)(void *) = w->on_closed;
+	void *done_arg = w->on_closed_arg;
 
 	loop_later_close(w->later);
 	free(w->closing.item);
 	free(w->pausing.item);
 	free(w);
 	the_server = NULL;
+	done(done_arg);
 }
 
-void ws_server_close(struct ws_server *w)
+void ws_server_close(struct ws_server *w, void (*done)(void *arg), void *arg)
 {
-	if (w)
-		http_lws_close_then(w->http, on_http_closed, w);
+	w->on_closed = done;
+	w->on_closed_arg = arg;
+	http_lws_close_then(w->http, on_http_closed, w);
 }

@@ -40,5 +40,6 @@ int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws
 		   char *msg, size_t msg_cap) MUST_CHECK;
 uint16_t ws_server_port(const struct ws_server *w);
 void ws_server_stop_accepting(struct ws_server *w);
-/* Sockets still open are cut; on_close is called for each. */
-void ws_server_close(struct ws_server *w);
+void ws_server_set_token(struct ws_server *w, const char *token);
+/* Sockets still open are cut, on_close is called for each, then done(arg). */
+void ws_server_close(struct ws_server *w, void (*done)(void *arg), void *arg);

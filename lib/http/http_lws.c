@@ -32,6 +32,8 @@ struct http_lws {
 	size_t conns;
 	bool paused, closing;
 	int destroy_step;
+	loop_cb on_closed;
+	void *on_closed_arg;
 };
 
 const struct http_table *http_lws_table(const struct http_lws *h)
@@ -81,6 +83,11 @@ bool http_lws_peer(struct lws *wsi, struct netaddr *ret)
 	memset(ret, 0, sizeof(*ret));
 	ret->len = sizeof(ret->ss);
 	return fd >= 0 && getpeername(fd, (struct sockaddr *)&ret->ss, &ret->len) == 0;
+}
+
+void http_lws_set_token(struct http_lws *h, const char *token)
+{
+	h->table.token = token;
 }
 
 /* ---- accepting ---- */
@@ -201,7 +208,7 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 		return 0;
 	case LWS_CALLBACK_WSI_DESTROY:
 		count_conn(h, -1);
-		return 0;
+		return h->cfg.ws ? h->cfg.ws->callback(wsi, reason, user, in, len) : 0;
 	case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
 		return on_confirm_upgrade(h, wsi);
 	case LWS_CALLBACK_HTTP:
@@ -217,6 +224,13 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 		if (c)
 			http_on_gone(c);
 		return 0;
+	case LWS_CALLBACK_ESTABLISHED:
+	case LWS_CALLBACK_RECEIVE:
+	case LWS_CALLBACK_RECEIVE_PONG:
+	case LWS_CALLBACK_SERVER_WRITEABLE:
+	case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
+	case LWS_CALLBACK_CLOSED:
+		return h->cfg.ws ? h->cfg.ws->callback(wsi, reason, user, in, len) : -1;
 	case LWS_CALLBACK_OPENSSL_PERFORM_CLIENT_CERT_VERIFICATION:
 		return len ? 0 : 1; /* OpenSSL's verdict; lws ignores it otherwise */
 	default:
@@ -265,17 +279,28 @@ static int context_open(struct http_lws *h)
 	return h->vhost ? 0 : -ENOMEM;
 }
 
+/* A client that offers no subprotocol is served by protocols[0]: both are the same in all but
+ * name, and on_http tells HTTP from WebSocket by the reason. */
 static void protocols_fill(struct http_lws *h)
 {
+	size_t session = sizeof(struct http_conn);
+
+	if (h->cfg.ws && h->cfg.ws->per_session_data_size > session)
+		session = h->cfg.ws->per_session_data_size;
 	h->protocols[0] = (struct lws_protocols){
-	    .name = "http", .callback = on_http, .per_session_data_size = sizeof(struct http_conn)};
-	if (h->cfg.ws)
-		h->protocols[1] = *h->cfg.ws;
+	    .name = "http", .callback = on_http, .per_session_data_size = session};
+	if (!h->cfg.ws)
+		return;
+	h->protocols[0].rx_buffer_size = h->cfg.ws->rx_buffer_size;
+	h->protocols[1] = h->protocols[0];
+	h->protocols[1].name = h->cfg.ws->name;
 }
 
 static void http_lws_release(struct http_lws *h)
 {
 	loop_timer_close(h->timer);
+	if (h->on_closed)
+		h->on_closed(h->on_closed_arg);
 	free(h);
 }
 
@@ -328,8 +353,15 @@ void http_lws_stop_accepting(struct http_lws *h)
 
 void http_lws_close(struct http_lws *h)
 {
+	http_lws_close_then(h, NULL, NULL);
+}
+
+void http_lws_close_then(struct http_lws *h, loop_cb done, void *arg)
+{
 	if (!h || h->closing)
 		return;
+	h->on_closed = done;
+	h->on_closed_arg = arg;
 	http_lws_stop_accepting(h);
 	h->closing = true;
 	loop_timer_start(h->timer, 0, 0);

@@ -15,12 +15,12 @@
 
 struct http_lws;
 
-struct http_lws_tls {
+struct http_lws_tls { /* paths of PEM files; the three last may be NULL */
 	const char *cert_path, *key_path;
-	const char *client_ca_path; /* NULL: clients show no certificate */
-	/* Last word on the live SSL_CTX (minimum version, CRLs, tickets). 0 or -errno. */
-	int (*tune)(void *arg, struct ssl_ctx_st *ctx);
-	void *arg;
+	const char *client_ca_path; /* set: clients must show a certificate that chains to it */
+	const char *crl_path;	    /* needs client_ca_path */
+	char *msg;		    /* why the files are refused */
+	size_t msg_cap;
 };
 
 struct http_lws_config {
@@ -28,7 +28,8 @@ struct http_lws_config {
 	const struct http_table *table; /* copied; what it points to is the caller's */
 	size_t max_conns;		/* sockets of all kinds; accepting pauses at the cap */
 	bool many;			/* thousands of sockets: direct descriptor table */
-	/* A WebSocket protocol beside HTTP, or NULL. */
+	/* A WebSocket protocol beside HTTP, or NULL. Its callback also gets WSI_DESTROY of every
+	 * socket, whose opaque user data is its own. */
 	const struct lws_protocols *ws;
 	/* A request with Upgrade: websocket arrived. 0: accept. 1: http_lws_refuse was called. -1:
 	 * hang up. uri is NUL-terminated and normalised by lws; raw headers are still there to be
@@ -41,7 +42,7 @@ struct http_lws_config {
 };
 
 /* -EADDRINUSE and other -errno from bind; -EINVAL for a bad address; -EPROTO when TLS material is
- * refused (http_lws_tls_error says why). */
+ * refused (tls->msg says why). */
 int http_lws_open(struct loop *l, const struct http_lws_config *cfg,
 		  struct http_lws **ret) MUST_CHECK;
 uint16_t http_lws_port(const struct http_lws *h);
@@ -49,11 +50,15 @@ void *http_lws_arg(struct http_lws *h);
 struct http_lws *http_lws_of(struct lws *wsi);
 struct lws_vhost *http_lws_vhost(struct http_lws *h);
 struct loop *http_lws_loop(struct http_lws *h);
+/* The bearer token changed; NULL: none. */
+void http_lws_set_token(struct http_lws *h, const char *token);
 /* The port answers no more; open sockets stay. */
 void http_lws_stop_accepting(struct http_lws *h);
 /* Closes everything. Memory goes after some more turns of the loop (lws wants the loop to run
  * between its two destroy calls). */
 void http_lws_close(struct http_lws *h);
+/* The same, and done(arg) when no callback can come any more. */
+void http_lws_close_then(struct http_lws *h, loop_cb done, void *arg);
 size_t http_lws_conns(const struct http_lws *h);
 
 /* A whole HTTP/1.1 answer with a JSON error body, written at once; for CONFIRM_UPGRADE. Returns

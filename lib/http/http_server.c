@@ -35,6 +35,11 @@ uint16_t http_server_port(const struct http_server *s)
 	return http_lws_port(s->lws);
 }
 
+void http_server_set_token(struct http_server *s, const char *token)
+{
+	http_lws_set_token(s->lws, token);
+}
+
 void http_server_close(struct http_server *s)
 {
 	if (!s)

@@ -1,0 +1,515 @@
+#include "bridge.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/program.h"
+#include "bridge_metrics.h"
+#include "endpoints.h"
+#include "heartbeat.h"
+#include "loop/loop.h"
+#include "transport.h"
+
+#define TICK_MS	      1000
+#define SPARE_SOCKETS 256 /* HTTP requests and handshakes beside MAX_CONN */
+
+struct bridge_event { /* a disconnect that waits for room in the store */
+	struct bridge_event *next;
+	uint64_t epoch;
+	const char *reason;
+	char agent_id[AGENT_ID_MAX + 1], conn_id[UUID_LEN + 1], ip[NETADDR_TEXT_MAX];
+};
+
+/* ---- events to Redis ---- */
+
+static int event_offer(struct bridge *b, const struct bridge_event *e)
+{
+	struct store_conn c = {
+	    .agent_id = e->agent_id, .conn_id = e->conn_id, .ip = e->ip, .epoch = e->epoch};
+
+	return store_event(b->store, &c, "disconnected", e->reason, (struct span){0});
+}
+
+void bridge_send_events(struct bridge *b)
+{
+	while (b->unsent && event_offer(b, b->unsent) == 0) {
+		struct bridge_event *e = b->unsent;
+
+		b->unsent = e->next;
+		free(e);
+	}
+}
+
+static void send_disconnected(struct bridge *b, const struct session *s)
+{
+	struct store_conn c = session_conn(s);
+	struct bridge_event *e, **at = &b->unsent;
+
+	if (!s->epoch)
+		return; /* never claimed: nobody was told it was connected */
+	if (!b->unsent &&
+	    store_event(b->store, &c, "disconnected", s->close_reason, (struct span){0}) == 0)
+		return;
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return;
+	e->epoch = s->epoch;
+	e->reason = s->close_reason;
+	memcpy(e->agent_id, s->agent_id, sizeof(e->agent_id));
+	memcpy(e->conn_id, s->conn_id, sizeof(e->conn_id));
+	memcpy(e->ip, s->ip, sizeof(e->ip));
+	while (*at)
+		at = &(*at)->next;
+	*at = e;
+}
+
+/* ---- sockets ---- */
+
+static bool is_connected(void *arg, const char *agent_id)
+{
+	struct bridge *b = arg;
+
+	return sessions_by_agent(&b->sessions, agent_id) != NULL;
+}
+
+static bool is_denied(void *arg, enum handshake_denied list, const char *key)
+{
+	struct bridge *b = arg;
+
+	return list == HANDSHAKE_REVOKED ? denylist_has_fingerprint(b->denylist, key)
+					 : denylist_has_agent(b->denylist, key);
+}
+
+static void on_judge(void *arg, const struct handshake_request *q, struct handshake_verdict *v)
+{
+	struct bridge *b = arg;
+	struct handshake_world w = {
+	    .now_ms = clock_wall_ms(),
+	    .uptime_ms = clock_boot_ms(),
+	    .draining = b->phase != BRIDGE_OPEN,
+	    .redis_away = !store_is_up(b->store),
+	    .connections = b->sessions.all,
+	    .max_conn = (size_t)b->settings->max_conn,
+	    .is_connected = is_connected,
+	    .is_denied = is_denied,
+	    .arg = b,
+	};
+
+	handshake_judge(b->handshake, q, &w, v);
+	if (!v->status)
+		return;
+	metric_add(metrics_get(b->metrics, M_handshake_refused, v->code, NULL), 1);
+	LOG_WARN(FIELDS(.event = "handshake_refused",
+			.agent_id = v->agent_id[0] ? v->agent_id : NULL, .ip = v->ip,
+			.error = v->code),
+		 "%s", v->msg);
+}
+
+static struct session *on_open(void *arg, const struct handshake_verdict *v)
+{
+	struct bridge *b = arg;
+	struct store_conn c;
+	struct session *s;
+
+	if (sessions_add(&b->sessions, v->agent_id, v->ip, &s) < 0)
+		return NULL;
+	s->connected_ms = s->seen_ms = clock_wall_ms();
+	s->rx_at_ms = loop_now_ms(b->loop);
+	s->ping_due_ms = s->rx_at_ms + HEARTBEAT_PING_MS;
+	if (b->pressed)
+		s->pause |= SESSION_PAUSE_PRESSURE;
+	metric_add(metrics_get(b->metrics, M_connections, NULL, NULL), 1);
+	c = session_conn(s);
+	if (session_set_text(&s->fingerprint,
+			     v->fingerprint[0] ? span_of(v->fingerprint) : (struct span){0}) < 0 ||
+	    dispatch_claim(b->dispatch, s->sid, &c, v->nonce, v->nonce_until_ms, s->fingerprint) <
+		0)
+		session_close(s, SESSION_CLOSE_REDIS, "redis_away");
+	return s;
+}
+
+static void on_frame(void *arg, struct session *s, const char *json, size_t n)
+{
+	struct bridge *b = arg;
+
+	frames_receive(b->frames, s, json, n, loop_now_ms(b->loop));
+}
+
+static void on_sent(void *arg, const struct session_frame *q)
+{
+	struct bridge *b = arg;
+
+	frames_sent(b->frames, q);
+}
+
+static void on_room(void *arg, struct session *s)
+{
+	struct bridge *b = arg;
+
+	dispatch_writable(b->dispatch, s->sid);
+}
+
+static void on_close(void *arg, struct session *s)
+{
+	struct bridge *b = arg;
+
+	session_move(s, SESSION_GONE);
+	metric_add(metrics_get(b->metrics, M_disconnects, s->close_reason, NULL), 1);
+	LOG_INFO(FIELDS(.event = "disconnected", .agent_id = s->agent_id, .conn_id = s->conn_id,
+			.ip = s->ip, .detail = s->close_reason, .has_rc = s->close_code != 0,
+			.rc = s->close_code, .has_duration_ms = true,
+			.duration_ms = clock_wall_ms() - s->connected_ms),
+		 "agent disconnected");
+	dispatch_gone(b->dispatch, s->sid);
+	send_disconnected(b, s);
+	sessions_remove(&b->sessions, s);
+}
+
+static const struct ws_server_ops ws_ops = {
+    .judge = on_judge,
+    .on_open = on_open,
+    .on_frame = on_frame,
+    .on_sent = on_sent,
+    .on_room = on_room,
+    .on_close = on_close,
+};
+
+/* ---- store ---- */
+
+static void on_store_up(void *arg)
+{
+	struct bridge *b = arg;
+
+	LOG_INFO(FIELDS(.event = "redis_up"), "Redis answers");
+	if (b->denylist)
+		denylist_refresh(b->denylist);
+	if (b->dispatch)
+		bridge_send_events(b);
+}
+
+static void on_store_down(void *arg UNUSED, const char *why)
+{
+	LOG_WARN(FIELDS(.event = "redis_down", .error = why), "Redis does not answer");
+}
+
+static void on_store_pressure(void *arg, bool pressed)
+{
+	struct bridge *b = arg;
+	struct session *next;
+
+	b->pressed = pressed;
+	LOG_AT(pressed ? LOG_LEVEL_WARN : LOG_LEVEL_INFO,
+	       FIELDS(.event = pressed ? "reading_paused" : "reading_resumed",
+		      .error = pressed ? store_down_reason(b->store) : NULL),
+	       pressed ? "Redis is behind: sockets are not read" : "sockets are read again");
+	if (!pressed)
+		bridge_send_events(b);
+	for (struct session *s = b->sessions.first; s; s = next) {
+		next = s->next;
+		if (pressed)
+			s->pause |= SESSION_PAUSE_PRESSURE;
+		else
+			s->pause &= (uint8_t)~SESSION_PAUSE_PRESSURE;
+		transport_pause(s);
+		if (!pressed)
+			frames_release(b->frames, s, loop_now_ms(b->loop));
+	}
+}
+
+static const struct store_ops store_ops = {
+    .on_up = on_store_up, .on_down = on_store_down, .on_pressure = on_store_pressure};
+
+/* ---- dispatch ---- */
+
+static const struct {
+	int code;
+	const char *reason;
+} claim_closes[] = {
+    [DISPATCH_NONCE_SEEN] = {SESSION_CLOSE_NONCE, "nonce_seen"},
+    [DISPATCH_DECOMMISSIONED] = {SESSION_CLOSE_DENIED, "decommissioned"},
+    [DISPATCH_REVOKED] = {SESSION_CLOSE_DENIED, "revoked"},
+    [DISPATCH_UNAVAILABLE] = {SESSION_CLOSE_REDIS, "redis_away"},
+};
+
+static void on_claimed(void *arg, uint64_t sid, enum dispatch_claim result, uint64_t epoch)
+{
+	struct bridge *b = arg;
+	struct session *s = sessions_find(&b->sessions, sid), *old;
+	struct store_conn c;
+
+	if (!s || !session_is_open(s))
+		return;
+	if (result != DISPATCH_CLAIMED) {
+		session_close(s, claim_closes[result].code, claim_closes[result].reason);
+		return;
+	}
+	s->epoch = epoch;
+	if (s->state != SESSION_CLAIMING)
+		return; /* claimed anew after Redis lost it */
+	old = sessions_claim(&b->sessions, s);
+	if (old)
+		session_close(old, SESSION_CLOSE_SUPERSEDED, "superseded");
+	c = session_conn(s);
+	if (store_event(b->store, &c, "connected", NULL, (struct span){0}) < 0) {
+		session_close(s, SESSION_CLOSE_REDIS, "redis_behind");
+		return;
+	}
+	LOG_INFO(FIELDS(.event = "connected", .agent_id = s->agent_id, .conn_id = s->conn_id,
+			.ip = s->ip),
+		 "agent connected");
+	frames_greet(b->frames, s, loop_now_ms(b->loop));
+}
+
+static int on_send_command(void *arg, uint64_t sid, const struct dispatch_command *c)
+{
+	struct bridge *b = arg;
+	struct session *s = sessions_find(&b->sessions, sid);
+
+	return s ? frames_send_command(b->frames, s, c) : -ENOENT;
+}
+
+static int on_send_cancel(void *arg, uint64_t sid, const char *correlation_id, const char *reason)
+{
+	struct bridge *b = arg;
+	struct session *s = sessions_find(&b->sessions, sid);
+
+	return s ? frames_send_cancel(b->frames, s, correlation_id, reason) : -ENOENT;
+}
+
+static void on_result_stored(void *arg, uint64_t sid, const char *correlation_id,
+			     enum dispatch_result_fate fate)
+{
+	struct bridge *b = arg;
+	struct session *s = sessions_find(&b->sessions, sid);
+
+	if (s)
+		frames_send_result_fate(b->frames, s, correlation_id, fate);
+}
+
+static void on_result_masked(void *arg, uint64_t sid, struct span json)
+{
+	struct bridge *b = arg;
+	struct session *s = sessions_find(&b->sessions, sid);
+
+	if (s && session_set_text(&s->last_result, json) == 0)
+		s->last_result_n = json.n;
+}
+
+static void on_close_session(void *arg, uint64_t sid, int code, const char *reason)
+{
+	struct bridge *b = arg;
+	struct session *s = sessions_find(&b->sessions, sid);
+
+	if (s)
+		session_close(s, code, reason);
+}
+
+static const struct dispatch_ops dispatch_ops = {
+    .on_claimed = on_claimed,
+    .send_command = on_send_command,
+    .send_cancel = on_send_cancel,
+    .on_result_stored = on_result_stored,
+    .on_result_masked = on_result_masked,
+    .close_session = on_close_session,
+};
+
+/* ---- time ---- */
+
+static void on_tick(void *arg)
+{
+	struct bridge *b = arg;
+
+	heartbeat_tick(&b->sessions, b->metrics, loop_now_ms(b->loop));
+}
+
+static void on_denylist_change(void *arg)
+{
+	struct bridge *b = arg;
+
+	for (struct session *s = b->sessions.first, *next; s; s = next) {
+		next = s->next;
+		if (denylist_has_agent(b->denylist, s->agent_id))
+			session_close(s, SESSION_CLOSE_DENIED, "decommissioned");
+		else if (s->fingerprint && denylist_has_fingerprint(b->denylist, s->fingerprint))
+			session_close(s, SESSION_CLOSE_DENIED, "revoked");
+	}
+}
+
+/* ---- open ---- */
+
+static struct handshake_config handshake_config_of(const struct bridge *b)
+{
+	const struct bridge_settings *c = b->settings;
+
+	return (struct handshake_config){
+	    .secret = c->shared_secret,
+	    .trusted_proxies = c->trusted_proxies,
+	    .allowed_agent_ids = c->allowed_agent_ids,
+	    .dn_policy = c->client_dn_policy,
+	    .max_skew_s = c->max_skew_s,
+	    .rate_per_ip = c->rate_per_ip,
+	    .rate_per_agent = c->rate_per_agent,
+	    .cert_required = c->tls_client_ca != NULL,
+	};
+}
+
+void bridge_configure(struct bridge *b)
+{
+	struct handshake_config c = handshake_config_of(b);
+
+	if (handshake_configure(b->handshake, &c) < 0)
+		LOG_ERROR(FIELDS(.event = "reload_failed"), "out of memory: old settings stay");
+	if (b->ws)
+		ws_server_set_token(b->ws, b->settings->admin_token);
+	if (b->internal)
+		http_server_set_token(b->internal, b->settings->admin_token);
+}
+
+static int open_redis_side(struct bridge *b)
+{
+	const struct bridge_settings *c = b->settings;
+	struct store_config store = {.redis_url = c->redis_url,
+				     .prefix = c->stream_prefix,
+				     .bridge_id = b->id,
+				     .telemetry_maxlen = c->telemetry_maxlen};
+	struct dispatch_config dispatch = {.prefix = c->stream_prefix,
+					   .bridge_id = b->id,
+					   .verbs_dir = c->verbs_dir,
+					   .max_in_flight = c->max_in_flight,
+					   .max_skew_s = c->max_skew_s};
+	struct router_config router = {.redis_url = c->redis_url,
+				       .prefix = c->stream_prefix,
+				       .bridge_id = b->id,
+				       .allowed_agent_ids = c->allowed_agent_ids,
+				       .verbs_dir = c->verbs_dir};
+	int r = store_open(b->loop, b->metrics, &store, &store_ops, b, &b->store);
+
+	if (r == 0)
+		r = denylist_open(b->loop, store_redis(b->store), c->stream_prefix,
+				  on_denylist_change, b, &b->denylist);
+	if (r == 0)
+		r = dispatch_open(b->loop, b->metrics, b->store, &dispatch, &dispatch_ops, b,
+				  &b->dispatch);
+	if (r == 0)
+		r = router_open(b->loop, b->metrics, b->store, &router, &b->router);
+	return r;
+}
+
+static int open_logic(struct bridge *b)
+{
+	const struct bridge_settings *c = b->settings;
+	struct handshake_config handshake = handshake_config_of(b);
+	struct frames_config frames = {
+	    .metrics = b->metrics,
+	    .sessions = &b->sessions,
+	    .store = b->store,
+	    .dispatch = b->dispatch,
+	    .settings = c,
+	    .limits = {.send_msgs = (size_t)c->send_queue_msgs,
+		       .send_bytes = (size_t)c->send_queue_bytes,
+		       .held_bytes = (size_t)c->max_frame_bytes + (1 << 20)},
+	};
+	int r = handshake_new(&handshake, &b->handshake);
+
+	if (r == 0)
+		r = frames_new(&frames, &b->frames);
+	if (r == 0)
+		r = endpoints_new(b, &b->endpoints);
+	return r;
+}
+
+static int open_listeners(struct bridge *b)
+{
+	const struct bridge_settings *c = b->settings;
+	struct http_table all = endpoints_table(b->endpoints, false),
+			  outer = endpoints_table(b->endpoints, true);
+	struct ws_server_config ws = {
+	    .bind = c->bind,
+	    .table = c->internal_bind ? &outer : &all,
+	    .sessions = &b->sessions,
+	    .max_conns = (size_t)c->max_conn + SPARE_SOCKETS,
+	    .max_frame_bytes = (size_t)c->max_frame_bytes,
+	    .tls_cert = c->tls_cert,
+	    .tls_key = c->tls_key,
+	    .tls_client_ca = c->tls_client_ca,
+	    .tls_crl = c->tls_crl,
+	    .ops = &ws_ops,
+	    .arg = b,
+	};
+	const char *at = c->bind;
+	char why[256] = "";
+	int r = ws_server_open(b->loop, &ws, &b->ws, why, sizeof(why));
+
+	if (r == 0 && c->internal_bind) {
+		at = c->internal_bind;
+		r = http_server_open(b->loop, at, &all, &b->internal);
+	}
+	if (r == -EPROTO) {
+		LOG_ERROR(FIELDS(.event = "tls_refused", .error = why), "cannot use the TLS files");
+		return PROGRAM_CONFIG;
+	}
+	if (r < 0) {
+		LOG_ERROR(FIELDS(.event = "bind_failed", .detail = at, .error = strerror(-r)),
+			  "cannot listen on %s: %s", at, strerror(-r));
+		return PROGRAM_SYSTEM;
+	}
+	LOG_INFO(FIELDS(.event = "listening", .detail = c->bind, .has_count = true,
+			.count = ws_server_port(b->ws)),
+		 "listening on %s", c->bind);
+	return PROGRAM_OK;
+}
+
+int bridge_open(struct loop *l, struct bridge_settings *settings, struct bridge **ret)
+{
+	struct bridge *b = calloc(1, sizeof(*b));
+	int r = b ? 0 : -ENOMEM;
+
+	if (r == 0) {
+		*ret = b; /* even on failure: closed by lifecycle, freed by the caller */
+		b->loop = l;
+		b->settings = settings;
+		b->started_ms = clock_boot_ms();
+		if (settings->id)
+			memcpy(b->id, settings->id, strlen(settings->id) + 1);
+		else
+			gethostname(b->id, sizeof(b->id) - 1);
+		r = metrics_new(bridge_metric_table, M_BRIDGE_METRICS, &b->metrics);
+	}
+	if (r == 0)
+		r = sessions_init(&b->sessions, (size_t)settings->ring_frames,
+				  (size_t)settings->ring_bytes);
+	if (r == 0)
+		r = open_redis_side(b);
+	if (r == 0)
+		r = open_logic(b);
+	if (r == 0)
+		r = loop_timer_new(l, on_tick, b, &b->tick);
+	if (r < 0) {
+		LOG_ERROR(FIELDS(.event = "start_failed", .error = strerror(-r)), "cannot start");
+		return PROGRAM_SYSTEM;
+	}
+	loop_timer_start(b->tick, TICK_MS, TICK_MS);
+	return open_listeners(b);
+}
+
+void bridge_free(struct bridge *b)
+{
+	if (!b)
+		return;
+	while (b->unsent) {
+		struct bridge_event *e = b->unsent;
+
+		b->unsent = e->next;
+		free(e);
+	}
+	endpoints_free(b->endpoints);
+	frames_free(b->frames);
+	handshake_free(b->handshake);
+	sessions_fini(&b->sessions);
+	metrics_free(b->metrics);
+	free(b);
+}

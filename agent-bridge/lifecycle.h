@@ -1,0 +1,11 @@
+/* The bridge's way down, and its reloads. */
+#pragma once
+
+struct bridge;
+
+/* Not ready, no new connections, 1001 to all spread over DRAIN_S, what is in flight stored, then
+ * everything is closed and done(arg) called. Asked again: hastens. */
+void lifecycle_drain(struct bridge *b, void (*done)(void *arg), void *arg);
+/* SIGHUP: settings that can change, certificates, CRLs. Keeps what it has when something is wrong.
+ */
+void lifecycle_reload(struct bridge *b);
