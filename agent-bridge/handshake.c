@@ -342,7 +342,8 @@ static bool check_form(struct judging *j)
 	if (!nonce.p || !ident_is_uuid4(nonce.p, nonce.n) ||
 	    span_copy(nonce, j->v->nonce, sizeof(j->v->nonce)) < 0)
 		return refuse(j, 400, "bad_nonce", "X-Nonce is missing or no UUIDv4");
-	j->v->nonce_until_ms = j->timestamp_ms + j->h->now.max_skew_s * 1000;
+	/* The first moment the timestamp is refused. */
+	j->v->nonce_until_ms = j->timestamp_ms + j->h->now.max_skew_s * 1000 + 1;
 	return true;
 }
 

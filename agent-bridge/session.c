@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,24 +58,25 @@ struct store_conn session_conn(const struct session *s)
 
 /* ---- sending ---- */
 
+/* The queue's own memory is the encoder's buffer: no copy between them. */
 static struct session_frame *frame_encode(const struct wire_frame *f, size_t max)
 {
-	struct session_frame *q = NULL;
+	const size_t before = offsetof(struct session_frame, bytes) + SESSION_HEADROOM;
+	struct session_frame *q;
 	struct buf b;
 	char *at;
 
-	/* The queue's own memory is the encoder's buffer: no copy between them. */
-	buf_init(&b, sizeof(*q) + SESSION_HEADROOM + max);
-	if (buf_reserve(&b, sizeof(*q) + SESSION_HEADROOM, &at) < 0)
+	buf_init(&b, before + max);
+	if (buf_reserve(&b, before, &at) < 0)
 		return NULL;
-	memset(at, 0, sizeof(*q));
-	buf_commit(&b, sizeof(*q) + SESSION_HEADROOM);
+	memset(at, 0, before);
+	buf_commit(&b, before);
 	if (wire_encode(f, &b) < 0) {
 		buf_fini(&b);
 		return NULL;
 	}
 	q = (struct session_frame *)(void *)b.data;
-	q->n = (uint32_t)(b.len - sizeof(*q) - SESSION_HEADROOM);
+	q->n = (uint32_t)(b.len - before);
 	q->type = (uint8_t)f->type;
 	return q;
 }

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <stddef.h>
+
+extern struct fake_store {
+	int answer; /* what the next calls return */
+	unsigned telemetry, hellos, events;
+	char agent_id[65], frame[4096];
+	size_t frame_n;
+} fake_store;
