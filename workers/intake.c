@@ -310,14 +310,18 @@ static bool intake_has_own_pending(const struct intake *in)
 static int intake_claim(struct intake *in, unsigned i)
 {
 	char idle[24], count[24];
-	const struct span argv[] = {SPAN("XAUTOCLAIM"), span_of(in->name[i]),
-				    span_of(in->group), span_of(in->consumer),
-				    span_of(idle),	span_of(in->claim_cursor_text[i]),
-				    SPAN("COUNT"),	span_of(count)};
 	int error;
 
 	snprintf(idle, sizeof idle, "%d", CLAIM_IDLE_MS);
 	snprintf(count, sizeof count, "%zu", in->count);
+	const struct span argv[] = {SPAN("XAUTOCLAIM"),
+				    span_of(in->name[i]),
+				    span_of(in->group),
+				    span_of(in->consumer),
+				    span_of(idle),
+				    span_of(in->claim_cursor_text[i]),
+				    SPAN("COUNT"),
+				    span_of(count)};
 	redis_sync_set_timeout(in->reader, 0);
 	const struct redis_reply *reply = redis_sync_cmd(in->reader, &error, ARRAY_LEN(argv), argv);
 	if (!reply)

@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "worker_metrics.h"
 
-enum { EVERY_MS = 5000, GRACE_MS = 10000, BRIDGES_MAX = 256, ID_MAX = 128 };
+enum { EVERY_MS = 2000, GRACE_MS = 10000, BRIDGES_MAX = 256, ID_MAX = 128 };
 
 struct bridge {
 	char id[ID_MAX + 1];

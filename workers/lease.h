@@ -11,5 +11,5 @@
 struct lease;
 int lease_new(const char *prefix, struct lease **ret) MUST_CHECK;
 void lease_free(struct lease *l);
-/* Every 5 s. */
+/* Every 2 s. */
 void lease_chore(struct lease *l, struct worker *w, int64_t now_ms);

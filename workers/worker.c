@@ -16,7 +16,7 @@
 #include "worker_metrics.h"
 
 enum {
-	BLOCK_MS = 1000, /* longest wait for entries: chores and SIGTERM come between */
+	BLOCK_MS = 400, /* longest wait for entries: chores and SIGTERM come between */
 	SPLIT_MAX = 32,	 /* halves waiting while a batch is bisected */
 };
 

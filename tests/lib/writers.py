@@ -101,14 +101,22 @@ def start_writer(start, kind, redis, database_url, **settings):
     return Writer(proc, port)
 
 
+def raw_client(client):
+    """The same server without decoding: entries may hold any bytes."""
+    import redis
+    return redis.Redis(unix_socket_path=client.connection_pool.connection_kwargs["path"])
+
+
 def drained(client, stream, group):
     """True when the group has read and acknowledged all there is."""
+    import redis
+    key = f"{PREFIX}.{stream}"
     try:
-        for g in client.xinfo_groups(f"{PREFIX}.{stream}"):
+        for g in client.xinfo_groups(key):
             if g["name"] == group:
-                last = client.xrevrange(f"{PREFIX}.{stream}", count=1)
-                return g["pending"] == 0 and (not last or last[0][0] == g["last-delivered-id"])
-    except Exception:  # no stream yet
+                last = raw_client(client).xrevrange(key, count=1)
+                return g["pending"] == 0 and (not last or last[0][0].decode() == g["last-delivered-id"])
+    except redis.exceptions.ResponseError:  # no stream yet
         pass
     return False
 
