@@ -335,12 +335,12 @@ up_events() {
 
 # The gateway's row and its newest figures, one line.
 up_figures() {
-	up_sql -v agent="$UP_AGENT_ID" <<-'SQL'
+	up_sql -v agent="$UP_AGENT_ID" -v since="$UP_SINCE" <<-'SQL'
 		SELECT format('%s  telemetry  %s is %s: cpu %s %%, memory %s %%, disk %s %%, load %s, frame %s',
 			to_char(s.ts, 'HH24:MI:SS.MS'), g.agent_id, g.status, coalesce(round(s.cpu_pct::numeric, 1)::text, '?'),
 			round(s.mem_pct::numeric, 1), round(s.disk_pct::numeric, 1), round(s.load1::numeric, 2), s.seq)
 		FROM os_gateways g JOIN os_gateway_status s USING (agent_id)
-		WHERE g.agent_id = :'agent' AND g.status = 'online' AND s.updated_at >= to_timestamp(:since)
+		WHERE g.agent_id = :'agent' AND g.status = 'online' AND s.updated_at >= to_timestamp(:'since')
 	SQL
 }
 
