@@ -6,9 +6,6 @@ import asyncio
 import hashlib
 import hmac
 import json
-import os
-import socket
-import threading
 import time
 import uuid
 
@@ -159,7 +156,6 @@ def agent_env(tmp, bridge_url, agent_id="gw-1", **more):
     state = tmp / f"state-{agent_id}"
     state.mkdir(exist_ok=True)
     env = {"VIW_AGENT_BACKEND_URL": bridge_url, "VIW_AGENT_ID": agent_id,
-           "VIW_AGENT_STATE_DIR": state, "VIW_AGENT_TELEMETRY_INTERVAL_S": 1,
-           "AGENT_CONFIG": os.devnull}
+           "VIW_AGENT_STATE_DIR": state, "VIW_AGENT_TELEMETRY_INTERVAL_S": 1}
     env.update(more)
     return {k: v for k, v in env.items() if v is not None}
