@@ -599,6 +599,7 @@ void commands_on_answer(struct commands *c, const char *correlation_id,
 {
 	struct command *m = find(c, span_of(correlation_id));
 
+	CRASH_POINT("agent.helper_reply");
 	if (!m || m->state == DONE)
 		return;
 	CRASH_POINT("agent.helper_answered");
@@ -659,6 +660,7 @@ void commands_on_command(struct commands *c, const struct wire_command *f, int64
 {
 	struct command *m = find(c, f->correlation_id);
 
+	CRASH_POINT("agent.command_received");
 	if (!span_eq(f->agent_id, c->agent_id) || !nonce_is_new(c, f)) {
 		LOG_WARN(FIELDS(.event = "command_refused", .agent_id = c->agent_id,
 				.error = span_eq(f->agent_id, c->agent_id) ? "replayed nonce"
@@ -730,6 +732,7 @@ void commands_on_result_ack(struct commands *c, struct span correlation_id)
 	struct command *m = find(c, correlation_id);
 	bool stop;
 
+	CRASH_POINT("agent.result_acked");
 	if (!m || m->state != DONE || m->local_cb)
 		return;
 	stop = m->kind == KIND_SHUTDOWN && c->draining;

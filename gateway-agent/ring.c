@@ -22,15 +22,26 @@ void ring_fini(struct ring *r)
 	*r = (struct ring){0};
 }
 
-static void note_dropped(struct ring *r, uint64_t seq)
+static void merge_gap(struct ring_gap *into, const struct ring_gap *g)
 {
-	if (r->gap.frames++ == 0 || seq < r->gap.first_seq)
-		r->gap.first_seq = seq;
-	if (seq > r->gap.last_seq)
-		r->gap.last_seq = seq;
+	if (g->frames == 0)
+		return;
+	if (into->frames == 0 || g->first_seq < into->first_seq)
+		into->first_seq = g->first_seq;
+	if (g->last_seq > into->last_seq)
+		into->last_seq = g->last_seq;
+	into->frames += g->frames;
 }
 
-int ring_push(struct ring *r, const char *text, size_t n, uint64_t seq)
+static void note_dropped(struct ring *r, uint64_t seq, const struct ring_gap *declares)
+{
+	if (declares)
+		merge_gap(&r->gap, declares);
+	merge_gap(&r->gap, &(struct ring_gap){.frames = 1, .first_seq = seq, .last_seq = seq});
+}
+
+int ring_push(struct ring *r, const char *text, size_t n, uint64_t seq,
+	      const struct ring_gap *declares)
 {
 	struct ring_item *it;
 	char *copy;
@@ -38,17 +49,19 @@ int ring_push(struct ring *r, const char *text, size_t n, uint64_t seq)
 
 	copy = n <= r->max_bytes ? malloc(n ? n : 1) : NULL;
 	if (!copy) {
-		note_dropped(r, seq);
+		note_dropped(r, seq, declares);
 		return n <= r->max_bytes ? -ENOMEM : 1;
 	}
 	memcpy(copy, text, n);
 	while (r->count == r->cap || (r->count > 0 && r->bytes + n > r->max_bytes)) {
-		note_dropped(r, ring_oldest(r)->seq);
+		note_dropped(r, ring_oldest(r)->seq, &ring_oldest(r)->declares);
 		ring_pop(r);
 		dropped++;
 	}
 	it = &r->item[(r->head + r->count++) % r->cap];
 	*it = (struct ring_item){.text = copy, .n = n, .seq = seq};
+	if (declares)
+		it->declares = *declares;
 	r->bytes += n;
 	return dropped;
 }

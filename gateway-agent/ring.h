@@ -8,13 +8,14 @@
 
 #include "base/macros.h"
 
+struct ring_gap {
+	uint64_t frames, first_seq, last_seq; /* frames 0: no gap */
+};
 struct ring_item {
 	char *text;
 	size_t n;
 	uint64_t seq;
-};
-struct ring_gap {
-	uint64_t frames, first_seq, last_seq; /* frames 0: no gap */
+	struct ring_gap declares; /* the gap told in this frame: lost with it, so counted again */
 };
 struct ring {
 	struct ring_item *item;
@@ -25,10 +26,11 @@ struct ring {
 
 int ring_init(struct ring *r, size_t max_frames, size_t max_bytes) MUST_CHECK;
 void ring_fini(struct ring *r);
-/* Copies. Drops the oldest until it fits; a frame larger than max_bytes is dropped itself. Returns
- * how many frames were dropped, or -ENOMEM (then nothing changed but the frame is lost: counted).
+/* Copies. Drops the oldest until it fits; a frame larger than max_bytes is dropped itself. declares
+ * may be NULL. Returns how many frames were dropped, or -ENOMEM (then this frame is lost: counted).
  */
-int ring_push(struct ring *r, const char *text, size_t n, uint64_t seq) MUST_CHECK;
+int ring_push(struct ring *r, const char *text, size_t n, uint64_t seq,
+	      const struct ring_gap *declares) MUST_CHECK;
 /* The oldest, or NULL. Valid until ring_pop or ring_push. */
 const struct ring_item *ring_oldest(const struct ring *r);
 void ring_pop(struct ring *r);

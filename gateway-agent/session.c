@@ -37,6 +37,7 @@ struct session {
 	struct wire_decoder *decoder;
 	struct loop_timer *dial, *welcome, *tick;
 	struct ring ring;
+	struct ring_gap declaring; /* told in the next frame */
 	char boot_id[UUID_LEN + 1];
 	char journal_id[65], hello_journal[65];
 	enum session_state state;
@@ -254,10 +255,11 @@ void session_telemetry(struct session *s, struct span metrics)
 					      .seq = {.v = ++s->seq, .set = true}};
 	buf_init(&b, s->max_frame_bytes);
 	if (wire_encode(&f, &b) == 0)
-		dropped = ring_push(&s->ring, b.data, b.len, s->seq);
+		dropped = ring_push(&s->ring, b.data, b.len, s->seq, &s->declaring);
 	else
 		LOG_ERROR(FIELDS(.event = "telemetry_not_encoded", .agent_id = s->cfg->id),
 			  "a TELEMETRY frame is too big or memory is short");
+	s->declaring = (struct ring_gap){0};
 	if (dropped > 0)
 		metric_add(metric1(s, M_telemetry_dropped, NULL, NULL), (uint64_t)dropped);
 	buf_fini(&b);
@@ -266,7 +268,8 @@ void session_telemetry(struct session *s, struct span metrics)
 
 struct ring_gap session_take_gap(struct session *s)
 {
-	return ring_take_gap(&s->ring);
+	s->declaring = ring_take_gap(&s->ring);
+	return s->declaring;
 }
 
 int session_send(struct session *s, enum wire_type type, const char *json, size_t n)

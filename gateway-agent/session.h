@@ -51,7 +51,7 @@ int session_send(struct session *s, enum wire_type type, const char *json, size_
 int session_audit(struct session *s, struct span record) MUST_CHECK;
 /* metrics: the object. Gives it seq and time, sends it or keeps it in the ring. */
 void session_telemetry(struct session *s, struct span metrics);
-/* What was dropped from the ring and is not declared yet. */
+/* What was dropped from the ring and is not declared yet: the next frame declares it. */
 struct ring_gap session_take_gap(struct session *s);
 
 struct session_view {

@@ -113,18 +113,6 @@ def test_connects_with_hmac_and_says_hello(bridge, start, tmp):
     assert later["seq"] == 3 and later["boot_id"] == t["boot_id"] and 0 <= later["metrics"]["cpu_pct"] <= 100
 
 
-def test_nothing_is_sent_before_hello_ack(bridge, start, tmp):
-    b = bridge()
-    b.silent = True
-    start("gateway-agent", env=peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws",
-                                               VIW_AGENT_TELEMETRY_INTERVAL_S=1))
-    c = b.wait_conn()
-    end = time.monotonic() + 2.5
-    while time.monotonic() < end:
-        assert c.frames == []
-        time.sleep(0.1)
-
-
 def test_mtls_with_pin_and_host_name(bridge, start, tmp, pki):
     b = bridge(ssl=server_context(pki))
     pin = pki.spki_pin(pki.server[0])
@@ -302,12 +290,20 @@ def test_several_backends_in_order(bridge, start, tmp):
 # ---------------------------------------------------------------- silence
 
 
-def test_black_hole_is_given_up_after_15_s(start, tmp, bare, pki):
-    s = bare(lambda server, conn: time.sleep(40))
-    p = start("gateway-agent", env=peers.agent_env(tmp, f"ws://127.0.0.1:{s.port}/agent/ws"))
+def test_silent_backends_are_given_up_after_15_s(bridge, start, tmp, bare, pki):
+    """Three at once: no HTTP answer, no TLS answer, upgraded but no HELLO_ACK."""
+    hole = bare(lambda server, conn: time.sleep(40))
+    mute = bridge()
+    mute.silent = True
     t = time.monotonic()
-    p.wait_log("disconnected", timeout=25, error="timeout")
-    assert 14 <= time.monotonic() - t <= 17
+    agents = [start("gateway-agent", env=env) for env in (
+        peers.agent_env(tmp, f"ws://127.0.0.1:{hole.port}/agent/ws"),
+        tls_env(tmp, pki, hole.port, host="127.0.0.1"),
+        peers.agent_env(tmp, f"ws://127.0.0.1:{mute.port}/agent/ws"))]
+    for p in agents:
+        p.wait_log("disconnected", timeout=25, error="timeout")
+        assert 14 <= time.monotonic() - t <= 18
+    assert mute.conns[0].frames == [], "nothing is sent before HELLO_ACK"
 
 
 @pytest.mark.parametrize("answer", [
@@ -315,7 +311,8 @@ def test_black_hole_is_given_up_after_15_s(start, tmp, bare, pki):
     b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: nonsense\r\n\r\n",
-    b"HTTP/1.1 101 Switching Protocols\r\n" + b"X: " + b"y" * 9000 + b"\r\n\r\n", b"\x00\xff" * 600])
+    b"HTTP/1.1 101 Switching Protocols\r\n" + b"X: " + b"y" * 9000 + b"\r\n\r\n", b"\x00\xff" * 600],
+    ids=["nothing", "ssh", "http200", "redirect", "bad-accept", "long-header", "noise"])
 def test_strange_answers(start, tmp, bare, answer):
     def handler(server, conn):
         conn.recv(4096)

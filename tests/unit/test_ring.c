@@ -7,7 +7,7 @@
 
 static void push(struct ring *r, uint64_t seq, int dropped)
 {
-	assert_int_equal(ring_push(r, "0123456789", 10, seq), dropped);
+	assert_int_equal(ring_push(r, "0123456789", 10, seq, NULL), dropped);
 }
 
 static void test_ring_keeps_order(void **state)
@@ -48,6 +48,23 @@ static void test_ring_drops_oldest_and_says_so(void **state)
 	ring_fini(&r);
 }
 
+/* The frame that declared a gap was dropped itself: the gap is declared again with it. */
+static void test_ring_gap_of_a_dropped_frame(void **state)
+{
+	struct ring_gap g = {.frames = 3, .first_seq = 1, .last_seq = 3};
+	struct ring r;
+
+	(void)state;
+	assert_int_equal(ring_init(&r, 1, 1000), 0);
+	assert_int_equal(ring_push(&r, "x", 1, 4, &g), 0);
+	push(&r, 5, 1);
+	g = ring_take_gap(&r);
+	assert_int_equal(g.frames, 4);
+	assert_int_equal(g.first_seq, 1);
+	assert_int_equal(g.last_seq, 4);
+	ring_fini(&r);
+}
+
 static void test_ring_byte_cap(void **state)
 {
 	struct ring r;
@@ -59,7 +76,7 @@ static void test_ring_byte_cap(void **state)
 	push(&r, 3, 1);
 	assert_int_equal(r.count, 2);
 	assert_int_equal(r.bytes, 20);
-	assert_int_equal(ring_push(&r, "01234567890123456789012345", 26, 4), 1);
+	assert_int_equal(ring_push(&r, "01234567890123456789012345", 26, 4, NULL), 1);
 	assert_int_equal(r.count, 2); /* the big one was dropped, not the others */
 	ring_fini(&r);
 	assert_null(ring_oldest(&r));
@@ -70,6 +87,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_ring_keeps_order),
 	    cmocka_unit_test(test_ring_drops_oldest_and_says_so),
+	    cmocka_unit_test(test_ring_gap_of_a_dropped_frame),
 	    cmocka_unit_test(test_ring_byte_cap),
 	};
 

@@ -1,0 +1,304 @@
+"""06 operations, the agent: reload, expiry warnings, status, check, the inbound feature."""
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+
+import peers
+import viwtest
+from test_01_agent_uplink import bare, bridge, server_context, tls_env  # noqa: F401 (fixtures)
+from viwtest import wait_for
+
+
+def run(args, env, user=None):
+    done = subprocess.run([viwtest.BIN / "gateway-agent", *args], env={
+        "PATH": os.environ["PATH"], **{k: str(v) for k, v in env.items()}}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, timeout=60, user=user)
+    assert "Sanitizer" not in done.stderr, done.stderr
+    return done
+
+
+# ---------------------------------------------------------------- reload
+
+
+def test_new_certificate_is_taken_by_itself(bridge, start, tmp, pki):
+    """Certificates are replaced by rename; the agent dials anew with the new one."""
+    b = bridge(ssl=server_context(pki))
+    mine = tmp / "tls"
+    mine.mkdir()
+    cert, key = pki.agent("gw-1", days=20)
+    for src, name in ((cert, "cert.pem"), (key, "key.pem")):
+        shutil.copy(src, mine / name)
+    p = start("gateway-agent", env=tls_env(tmp, pki, b.port, identity=(mine / "cert.pem", mine / "key.pem")))
+    t = b.wait_frame("TELEMETRY")
+    assert t["metrics"]["cert_days_left"]["client"] in (19, 20)
+    warned = p.wait_log("cert_expiry", setting="VIW_AGENT_CERT_PATH")
+    assert warned["level"] == "warn" and warned["count"] in (19, 20)
+    # a key that does not fit changes nothing
+    other_cert, other_key = pki.agent("gw-1", file="second", days=90)
+    shutil.copy(other_key, mine / "new")
+    os.replace(mine / "new", mine / "key.pem")
+    assert "does not belong" in p.wait_log("reload_failed")["msg"]
+    assert len(b.conns) == 1 and not b.conns[0].closed
+    shutil.copy(other_cert, mine / "new")
+    os.replace(mine / "new", mine / "cert.pem")
+    p.wait_log("reloaded")
+    b.wait_conn(2)
+    t = b.wait_frame("TELEMETRY", conn=b.conns[1])
+    assert t["metrics"]["cert_days_left"]["client"] in (89, 90)
+    assert t["metrics"]["agent"]["reconnects"] == 1
+    serial = b.conns[1].ws.transport.get_extra_info("peercert")["serialNumber"]
+    assert serial != b.conns[0].ws.transport.get_extra_info("peercert")["serialNumber"]
+
+
+def test_sighup_reloads_settings_from_the_file(bridge, start, tmp, pki):
+    b, b2 = bridge(), bridge()
+    env = peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws")
+    del env["VIW_AGENT_BACKEND_URL"], env["VIW_AGENT_TELEMETRY_INTERVAL_S"]
+    conf = tmp / "agent.toml"
+
+    def write(url, interval, extra=""):
+        conf.write_text(f'backend_url = "{url}"\ntelemetry_interval_s = {interval}\n{extra}')
+    write(f"ws://127.0.0.1:{b.port}/agent/ws", 3600)
+    p = start("gateway-agent", env=dict(env, AGENT_CONFIG=conf))
+    b.wait_frame("TELEMETRY")
+    write(f"ws://127.0.0.1:{b.port}/agent/ws", 1)
+    p.signal(signal.SIGHUP)
+    b.wait_frame("TELEMETRY", n=3)
+    assert len(b.conns) == 1, "an interval is no reason to dial anew"
+    write(f"ws://127.0.0.1:{b2.port}/agent/ws", 1)
+    p.signal(signal.SIGHUP)
+    b2.wait_frame("TELEMETRY")
+    assert wait_for(lambda: b.conns[0].closed and b.conns[0].close_code, 5) == 1000
+    write("wss://", 1)
+    p.signal(signal.SIGHUP)
+    assert "BACKEND_URL" in p.wait_log("reload_failed")["setting"].upper()
+    write(f"ws://127.0.0.1:{b2.port}/agent/ws", 1, 'ring_frames = 7\n')
+    p.signal(signal.SIGHUP)
+    p.wait_log("reload_ignored")
+    assert not b2.conns[0].closed
+
+
+def test_pin_change_drops_a_backend_no_longer_pinned(bridge, start, tmp, pki):
+    b = bridge(ssl=server_context(pki))
+    conf = tmp / "agent.toml"
+    conf.write_text(f'backend_spki_pin = "{pki.spki_pin(pki.server[0])}"\n')
+    p = start("gateway-agent", env=tls_env(tmp, pki, b.port, AGENT_CONFIG=conf))
+    b.wait_frame("TELEMETRY")
+    conf.write_text(f'backend_spki_pin = "{pki.spki_pin(pki.path("ca.pem"))}"\n')
+    p.signal(signal.SIGHUP)
+    p.wait_log("pin_mismatch")
+    assert wait_for(lambda: b.conns[0].closed, 5)
+    conf.write_text("")
+    p.signal(signal.SIGHUP)
+    b.wait_frame("TELEMETRY", conn=b.wait_conn(2))
+
+
+def test_offline_telemetry_is_kept_and_the_gap_is_declared(bridge, start, tmp):
+    b = bridge()
+    p = start("gateway-agent", env=peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws",
+                                                   VIW_AGENT_RING_FRAMES=2))
+    b.wait_frame("TELEMETRY")
+    b.refuse = (503, [("Retry-After", "5")])
+    b.drop()
+    p.wait_log("disconnected", error="http")
+    b.refuse = None
+    c = b.wait_conn(2, timeout=20)
+    b.wait_frame("TELEMETRY", n=4, conn=c)
+    frames = c.of("TELEMETRY")
+    seqs = [f["seq"] for f in frames]
+    assert seqs == sorted(seqs) and len(set(seqs)) == len(seqs)
+    before = b.conns[0].of("TELEMETRY")[-1]["seq"]
+    gaps = [f["metrics"]["telemetry_gap"] for f in frames if "telemetry_gap" in f["metrics"]]
+    missing = set(range(before + 1, seqs[-1] + 1)) - set(seqs)
+    assert missing, "5 s at one frame a second do not fit into two"
+    declared = {n for g in gaps for n in range(g["first_seq"], g["last_seq"] + 1)}
+    assert missing <= declared and sum(g["frames"] for g in gaps) == len(missing)
+
+
+# ---------------------------------------------------------------- status
+
+
+def test_status_table_and_json(bridge, start, tmp):
+    b = bridge()
+    env = peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws")
+    done = run(["status"], env)
+    assert done.returncode == 69 and "Is the agent running" in done.stderr
+    p = start("gateway-agent", env=env)
+    b.wait_frame("TELEMETRY", n=2)
+    done = wait_for(lambda: (lambda d: d if "ready" in d.stdout else None)(run(["status"], env)), 5)
+    assert done.returncode == 0, done
+    assert re.search(r"^link +ready$", done.stdout, re.M) and re.search(r"^helper +down$", done.stdout, re.M)
+    s = json.loads(run(["status", "--json"], env).stdout)
+    assert s["agent_id"] == "gw-1" and s["link"]["state"] == "ready" and s["pid"] == p.pid
+    assert s["helper"]["state"] == "down" and "HELPER_SECRET" in s["helper"]["why"]
+    p.kill()
+    done = run(["status"], env)
+    assert done.returncode == 69 and "not running" in done.stderr
+
+
+# ---------------------------------------------------------------- check: ten broken set-ups and good ones
+
+
+def check_env(tmp, pki, port, **more):
+    return tls_env(tmp, pki, port, **more)
+
+
+def test_check_good(bridge, tmp, pki):
+    b = bridge(ssl=server_context(pki), secret="s")
+    done = run(["check"], check_env(tmp, pki, b.port, VIW_AGENT_SHARED_SECRET="s",
+                                    VIW_AGENT_BACKEND_SPKI_PIN=pki.spki_pin(pki.server[0])))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "accepts this agent" in done.stdout and "(pinned)" in done.stdout
+    assert "FAIL" not in done.stdout
+
+
+def broken_no_dns(tmp, pki, b):
+    return check_env(tmp, pki, b.port, host="nowhere.invalid"), "does not resolve", "DNS"
+
+
+def broken_refused(tmp, pki, b):
+    return check_env(tmp, pki, viwtest.free_port()), "connect", "is the bridge running"
+
+
+def broken_pin(tmp, pki, b):
+    pin = pki.spki_pin(pki.path("ca.pem"))
+    return check_env(tmp, pki, b.port, VIW_AGENT_BACKEND_SPKI_PIN=pin), pki.spki_pin(pki.server[0]), "somebody is in between"
+
+
+def broken_ca(tmp, pki, b):
+    return check_env(tmp, pki, b.port, VIW_AGENT_TRUST_BUNDLE=pki.path("client_ca.pem")), "(tls)", "TRUST_BUNDLE"
+
+
+def broken_name(tmp, pki, b):
+    return check_env(tmp, pki, b.port, host="127.1"), "is not for 127.1", "host name"
+
+
+def broken_hmac(tmp, pki, b):
+    return check_env(tmp, pki, b.port, VIW_AGENT_SHARED_SECRET="wrong"), "401", "differs from the bridge's"
+
+
+def broken_client_cert(tmp, pki, b):
+    return check_env(tmp, pki, b.port, identity=pki.rogue("gw-1")), "backend", "certificate"
+
+
+def broken_key(tmp, pki, b):
+    cert, _ = pki.agent("gw-1")
+    _, key = pki.agent("gw-1", file="other")
+    return check_env(tmp, pki, b.port, identity=(cert, key)), "KEY_PATH", "does not belong"
+
+
+def broken_mode(tmp, pki, b):
+    cert, key = pki.agent("gw-1")
+    os.chmod(key, 0o644)
+    return check_env(tmp, pki, b.port, identity=(cert, key)), "KEY_PATH", "readable by others"
+
+
+def broken_helper(tmp, pki, b):
+    return check_env(tmp, pki, b.port, VIW_AGENT_HELPER_SECRET="x", VIW_AGENT_SHARED_SECRET="s",
+                     VIW_AGENT_HELPER_SOCKET=tmp / "none.sock"), "No such file", "is host-helper running"
+
+
+def broken_expired(tmp, pki, b):
+    return check_env(tmp, pki, b.port, identity=pki.agent("gw-1", days=-1)), "certificate", "expired"
+
+
+def broken_path(tmp, pki, b):
+    env = check_env(tmp, pki, b.port)
+    b.refuse = (404, [])
+    return env, "404", "/agent/ws"
+
+
+@pytest.mark.parametrize("broken", [v for k, v in sorted(globals().items()) if k.startswith("broken_")],
+                         ids=lambda f: f.__name__[7:])
+def test_check_says_what_is_wrong_and_what_to_do(bridge, tmp, pki, broken):
+    b = bridge(ssl=server_context(pki), secret="s")
+    env, fault, remedy = broken(tmp, pki, b)
+    env.setdefault("VIW_AGENT_SHARED_SECRET", "s")
+    done = run(["check"], env)
+    fails = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert done.returncode == 69 and fails, done.stdout + done.stderr
+    assert any(fault in line and remedy in line for line in fails), done.stdout
+    rows = json.loads(run(["check", "--json"], env).stdout)
+    assert any(r["result"] == "fail" and fault in r["what"] + r["text"] for r in rows)
+
+
+@pytest.mark.parametrize("change,setting,remedy", [
+    ({"VIW_AGENT_BACKEND_URL": "ws://bridge.example/agent/ws"}, "VIW_AGENT_BACKEND_URL", "use wss://"),
+    ({"VIW_AGENT_ID": "-x"}, "VIW_AGENT_ID", "must begin with a letter or digit"),
+    ({"VIW_AGENT_TRUST_BUNDLE": None}, "VIW_AGENT_TRUST_BUNDLE", "must name the CA"),
+    ({"VIW_AGENT_KEY_PATH": None}, "VIW_AGENT_KEY_PATH", "come together"),
+    ({"VIW_AGENT_MAX_CONCURENCY": "4"}, "VIW_AGENT_MAX_CONCURENCY", ""),
+    ({"VIW_AGENT_FEATURE_INBOUND_HTTP": "true", "VIW_AGENT_BIND_ADDRESS": "0.0.0.0:8443"}, "BIND_ADDRESS", "loopback"),
+    ({"VIW_AGENT_LABELS": "a"}, "VIW_AGENT_LABELS", "name=value"),
+])
+def test_check_config_names_setting_and_remedy(tmp, pki, change, setting, remedy):
+    env = check_env(tmp, pki, 1)
+    env.update(change)
+    done = run(["--check-config"], {k: v for k, v in env.items() if v is not None})
+    assert done.returncode == 78 and setting in done.stderr and remedy in done.stderr, done.stderr
+
+
+def test_old_settings_are_accepted_with_a_hint(tmp, pki):
+    done = run(["--check-config"], check_env(tmp, pki, 1, VIW_AGENT_SCRIPTS_ROOT="/x", VIW_AGENT_CONTAINER_ENGINE="y"))
+    assert done.returncode == 0
+    assert "HOST_HELPER_VERBS_DIR" in done.stderr and "HOST_HELPER_ENGINE_SOCKET" in done.stderr
+
+
+# ---------------------------------------------------------------- the inbound feature
+
+
+def call(port, path, method="GET", token=None, body=None):
+    req = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method,
+                                 data=json.dumps(body).encode() if body is not None else None)
+    if token:
+        req.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(req, timeout=10) as r:
+            return r.status, r.read().decode()
+    except urllib.error.HTTPError as e:
+        return e.code, e.read().decode()
+
+
+def test_inbound_http(bridge, start, tmp):
+    b, port = bridge(), viwtest.free_port()
+    env = peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws", VIW_AGENT_FEATURE_INBOUND_HTTP="true",
+                          AGENT_BIND_ADDRESS=f"127.0.0.1:{port}", VIW_AGENT_LOCAL_TOKEN="t0ken")
+    p = start("gateway-agent", env=env)
+    b.wait_frame("TELEMETRY")
+    for path in ("/health", "/_healthz"):
+        status, text = call(port, path)
+        assert status == 200 and json.loads(text)["connected"] is True
+    assert call(port, "/_readyz")[0] == 200
+    assert call(port, "/simple-status") == (200, "connected\n")
+    assert json.loads(call(port, "/status")[1])["link"]["state"] == "ready"
+    metrics = call(port, "/metrics")[1]
+    assert "viw_agent_connected 1" in metrics and 'viw_frames_total{type="TELEMETRY",direction="out"}' in metrics
+    assert call(port, "/execute", "POST", body={"command": "ECHO"})[0] == 401
+    assert call(port, "/execute", "POST", token="wrong", body={"command": "ECHO"})[0] == 401
+    status, text = call(port, "/execute", "POST", "t0ken", {"command": "ECHO", "params": {"message": "hi"}})
+    assert status == 200 and json.loads(text)["stdout"] == "hi"
+    status, text = call(port, "/execute", "POST", "t0ken", {"command": "create_panel_user"})
+    assert status == 200 and json.loads(text)["error"]["code"] == "verb_not_allowed"
+    assert call(port, "/execute", "POST", "t0ken", {"params": {}})[0] == 400
+    assert call(port, "/nothing")[0] == 404 and call(port, "/execute", token="t0ken")[0] == 405
+    assert not b.conns[0].of("RESULT"), "what was asked here is answered here"
+    b.refuse = (503, [])
+    b.drop()
+    wait_for(lambda: call(port, "/_readyz")[0] == 503, 5)
+    assert "t0ken" not in p.text
+
+
+def test_inbound_execute_is_off_without_a_token(bridge, start, tmp):
+    b, port = bridge(), viwtest.free_port()
+    start("gateway-agent", env=peers.agent_env(
+        tmp, f"ws://127.0.0.1:{b.port}/agent/ws", VIW_AGENT_FEATURE_INBOUND_HTTP="true",
+        VIW_AGENT_BIND_ADDRESS=f"127.0.0.1:{port}"))
+    b.wait_frame("HELLO")
+    assert call(port, "/execute", "POST", body={"command": "ECHO"})[0] == 404
