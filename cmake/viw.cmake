@@ -16,6 +16,8 @@ if(CMAKE_BUILD_TYPE STREQUAL "Release")
   include(CheckIPOSupported)
   check_ipo_supported(RESULT viw_ipo OUTPUT viw_ipo_why LANGUAGES C)
   set(CMAKE_INTERPROCEDURAL_OPTIMIZATION ${viw_ipo})
+elseif(CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")
+  set(CMAKE_C_FLAGS_RELWITHDEBINFO "-O2 -g") # for the same reason
 endif()
 if(VIW_SANITIZE)
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
