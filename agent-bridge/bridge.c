@@ -109,6 +109,15 @@ static void on_judge(void *arg, const struct handshake_request *q, struct handsh
 		 "%s", v->msg);
 }
 
+static void on_tls_refused(void *arg, const char *ip, const char *why)
+{
+	struct bridge *b = arg;
+
+	metric_add(metrics_get(b->metrics, M_handshake_refused, "tls", NULL), 1);
+	LOG_WARN(FIELDS(.event = "handshake_refused", .ip = ip, .error = "tls", .detail = why),
+		 "TLS handshake refused");
+}
+
 static struct session *on_open(void *arg, const struct handshake_verdict *v)
 {
 	struct bridge *b = arg;
@@ -172,6 +181,7 @@ static void on_close(void *arg, struct session *s)
 static const struct ws_server_ops ws_ops = {
     .judge = on_judge,
     .on_open = on_open,
+    .on_tls_refused = on_tls_refused,
     .on_frame = on_frame,
     .on_sent = on_sent,
     .on_room = on_room,

@@ -443,16 +443,29 @@ static const struct lws_protocols ws_protocol = {
 };
 static const char *const ws_paths[] = {"/agent/ws", "/ws/agent", NULL};
 
+static struct http_lws_tls tls_of(const struct ws_server_config *cfg, char *msg, size_t msg_cap)
+{
+	msg[0] = '\0';
+	return (struct http_lws_tls){.cert_path = cfg->tls_cert,
+				     .key_path = cfg->tls_key,
+				     .client_ca_path = cfg->tls_client_ca,
+				     .crl_path = cfg->tls_crl,
+				     .msg = msg,
+				     .msg_cap = msg_cap};
+}
+
+static void on_tls_refused(void *arg, const char *ip, const char *why)
+{
+	struct ws_server *w = arg;
+
+	w->cfg.ops->on_tls_refused(w->cfg.arg, ip, why);
+}
+
 int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws_server **ret,
 		   char *msg, size_t msg_cap)
 {
 	struct ws_server *w = calloc(1, sizeof(*w));
-	struct http_lws_tls tls = {.cert_path = cfg->tls_cert,
-				   .key_path = cfg->tls_key,
-				   .client_ca_path = cfg->tls_client_ca,
-				   .crl_path = cfg->tls_crl,
-				   .msg = msg,
-				   .msg_cap = msg_cap};
+	struct http_lws_tls tls = tls_of(cfg, msg, msg_cap);
 	struct http_lws_config http = {
 	    .bind = cfg->bind,
 	    .table = cfg->table,
@@ -463,12 +476,12 @@ int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws
 	    .ws_paths = ws_paths,
 	    .arg = w,
 	    .tls = cfg->tls_cert ? &tls : NULL,
+	    .on_tls_refused = on_tls_refused,
 	};
 	int r;
 
 	if (!w)
 		return -ENOMEM;
-	msg[0] = '\0';
 	w->cfg = *cfg;
 	w->loop = l;
 	r = loop_later_new(l, on_turn_end, w, &w->later);
@@ -484,6 +497,13 @@ int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws
 	}
 	*ret = w;
 	return 0;
+}
+
+int ws_server_reload_tls(struct ws_server *w, char *msg, size_t msg_cap)
+{
+	struct http_lws_tls tls = tls_of(&w->cfg, msg, msg_cap);
+
+	return w->cfg.tls_cert ? http_lws_reload_tls(w->http, &tls) : 0;
 }
 
 uint16_t ws_server_port(const struct ws_server *w)

@@ -21,6 +21,8 @@ struct ws_server_ops {
 	void (*on_sent)(void *arg, const struct session_frame *q);
 	/* The send queue has room again after dispatch was refused. */
 	void (*on_room)(void *arg, struct session *s);
+	/* A TLS handshake was refused. */
+	void (*on_tls_refused)(void *arg, const char *ip, const char *why);
 	/* The socket is gone; frees the session. */
 	void (*on_close)(void *arg, struct session *s);
 };
@@ -40,6 +42,9 @@ int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws
 		   char *msg, size_t msg_cap) MUST_CHECK;
 uint16_t ws_server_port(const struct ws_server *w);
 void ws_server_stop_accepting(struct ws_server *w);
+/* Certificate, key, CAs, CRLs anew from the same paths, for handshakes to come. -EPROTO with msg:
+ * the old ones stay. */
+int ws_server_reload_tls(struct ws_server *w, char *msg, size_t msg_cap) MUST_CHECK;
 void ws_server_set_token(struct ws_server *w, const char *token);
 /* Sockets still open are cut, on_close is called for each, then done(arg). */
 void ws_server_close(struct ws_server *w, void (*done)(void *arg), void *arg);

@@ -10,6 +10,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <openssl/ssl.h>
+
 #include "base/log.h"
 #include "http/http_internal.h"
 
@@ -17,6 +19,11 @@
 #define ACCEPT_PAUSE_MS 100 /* after EMFILE */
 #define DESTROY_STEP_MS 20
 #define BACKLOG		4096
+/* TLS handshakes at work at once: more would only make each slower, until they time out. Those
+ * older than two ticks wait for their client and do not count, so that silent ones stop nobody. */
+#define HANDSHAKES_MAX	  200
+#define HANDSHAKE_TICK_MS 1000
+#define HANDSHAKE_TICKS	  4 /* a power of two, for the ring of counts */
 
 struct http_lws {
 	struct loop *loop;
@@ -30,6 +37,9 @@ struct http_lws {
 	struct loop_poll *poll;
 	struct loop_timer *timer; /* resumes accepting; later drives the destroy steps */
 	size_t conns;
+	SSL_CTX *tls;			      /* lws' own; NULL: plain */
+	unsigned handshakes[HANDSHAKE_TICKS]; /* unfinished ones, by the tick they began in */
+	unsigned tick;
 	bool paused, closing;
 	int destroy_step;
 	loop_cb on_closed;
@@ -92,9 +102,58 @@ void http_lws_set_token(struct http_lws *h, const char *token)
 
 /* ---- accepting ---- */
 
+/* A socket whose handshake is unfinished carries its tick in lws' opaque pointer, as an odd
+ * number; what ws_server keeps there later is a pointer, and even. */
+static unsigned tick_now(struct http_lws *h)
+{
+	unsigned tick = (unsigned)(loop_now_ms(h->loop) / HANDSHAKE_TICK_MS);
+
+	/* Those of the ticks passed since are too old to count. */
+	for (; h->tick != tick; h->tick++)
+		h->handshakes[(h->tick + 2) % HANDSHAKE_TICKS] = 0;
+	return tick;
+}
+
+static void handshake_begun(struct http_lws *h, struct lws *wsi)
+{
+	unsigned tick = tick_now(h);
+
+	h->handshakes[tick % HANDSHAKE_TICKS]++;
+	lws_set_opaque_user_data(wsi, (void *)((uintptr_t)tick << 1 | 1)); /* NOLINT */
+}
+
+static void accept_resume(struct http_lws *h);
+
+static void handshake_over(struct http_lws *h, struct lws *wsi)
+{
+	uintptr_t tag = (uintptr_t)lws_get_opaque_user_data(wsi);
+	unsigned began = (unsigned)(tag >> 1), now;
+
+	if (!(tag & 1))
+		return;
+	lws_set_opaque_user_data(wsi, NULL);
+	now = tick_now(h);
+	if (now - began < 2 && h->handshakes[began % HANDSHAKE_TICKS])
+		h->handshakes[began % HANDSHAKE_TICKS]--;
+	accept_resume(h);
+}
+
+static bool has_room(struct http_lws *h)
+{
+	unsigned tick, young;
+
+	if (h->conns >= h->cfg.max_conns)
+		return false;
+	if (!h->tls)
+		return true;
+	tick = tick_now(h);
+	young = h->handshakes[tick % HANDSHAKE_TICKS] + h->handshakes[(tick - 1) % HANDSHAKE_TICKS];
+	return young < HANDSHAKES_MAX;
+}
+
 static void accept_resume(struct http_lws *h)
 {
-	if (h->closing || !h->poll || !h->paused || h->conns >= h->cfg.max_conns)
+	if (h->closing || !h->poll || !h->paused || !has_room(h))
 		return;
 	h->paused = false;
 	if (loop_poll_set(h->poll, LOOP_READ) < 0)
@@ -105,15 +164,20 @@ static void accept_pause(struct http_lws *h)
 {
 	h->paused = true;
 	(void)!loop_poll_set(h->poll, 0);
+	/* Mostly a socket that ends resumes; the timer is for descriptors and handshakes. */
+	loop_timer_start(h->timer, ACCEPT_PAUSE_MS, 0);
 }
 
 static void adopt(struct http_lws *h, int fd)
 {
+	struct lws *wsi;
 	int one = 1;
 
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	/* On failure lws closes fd. */
-	(void)lws_adopt_socket_vhost(h->vhost, fd);
+	wsi = lws_adopt_socket_vhost(h->vhost, fd);
+	if (wsi && h->tls)
+		handshake_begun(h, wsi);
 }
 
 static void on_listener_ready(void *arg, int events UNUSED)
@@ -123,7 +187,7 @@ static void on_listener_ready(void *arg, int events UNUSED)
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
 		int fd;
 
-		if (h->conns >= h->cfg.max_conns) {
+		if (!has_room(h)) {
 			accept_pause(h);
 			return;
 		}
@@ -134,7 +198,6 @@ static void on_listener_ready(void *arg, int events UNUSED)
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
 			accept_pause(h);
-			loop_timer_start(h->timer, ACCEPT_PAUSE_MS, 0);
 			return;
 		}
 		if (errno != EINTR && errno != ECONNABORTED)
@@ -186,6 +249,30 @@ static int on_confirm_upgrade(struct http_lws *h, struct lws *wsi)
 	return http_lws_refuse(wsi, 404, "not_found", "no WebSocket on this path", 0);
 }
 
+/* lws made the SSL_CTX of the vhost; it is empty. */
+static int tls_begin(struct http_lws *h, SSL_CTX *ctx)
+{
+	if (http_tls_apply(ctx, h->cfg.tls) < 0)
+		return -1;
+	SSL_CTX_set_app_data(ctx, h);
+	SSL_CTX_set_info_callback(ctx, http_tls_on_info);
+	h->tls = ctx;
+	return 0;
+}
+
+void http_lws_tls_refused(struct http_lws *h, const char *ip, const char *why)
+{
+	if (h->cfg.on_tls_refused)
+		h->cfg.on_tls_refused(h->cfg.arg, ip, why);
+}
+
+int http_lws_reload_tls(struct http_lws *h, const struct http_lws_tls *tls)
+{
+	int r = h->tls ? http_tls_check(tls) : -EPROTO;
+
+	return r < 0 ? r : http_tls_apply(h->tls, tls);
+}
+
 static void count_conn(struct http_lws *h, int by)
 {
 	if (by > 0) {
@@ -207,11 +294,14 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 		count_conn(h, 1);
 		return 0;
 	case LWS_CALLBACK_WSI_DESTROY:
+		handshake_over(h, wsi);
 		count_conn(h, -1);
 		return h->cfg.ws ? h->cfg.ws->callback(wsi, reason, user, in, len) : 0;
 	case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
+		handshake_over(h, wsi);
 		return on_confirm_upgrade(h, wsi);
 	case LWS_CALLBACK_HTTP:
+		handshake_over(h, wsi);
 		return http_on_request(h, wsi, c, in);
 	case LWS_CALLBACK_HTTP_BODY:
 		return http_on_body(c, in, len);
@@ -231,6 +321,8 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 	case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
 	case LWS_CALLBACK_CLOSED:
 		return h->cfg.ws ? h->cfg.ws->callback(wsi, reason, user, in, len) : -1;
+	case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS:
+		return tls_begin(h, user);
 	case LWS_CALLBACK_OPENSSL_PERFORM_CLIENT_CERT_VERIFICATION:
 		return len ? 0 : 1; /* OpenSSL's verdict; lws ignores it otherwise */
 	default:
@@ -250,6 +342,7 @@ static int context_open(struct http_lws *h)
 	/* All zero: lws keeps no validity timers of its own (they are sorted lists). */
 	static const lws_retry_bo_t no_validity;
 	void *loops[1] = {loop_native(h->loop)};
+	int r;
 	struct lws_context_creation_info info = {
 	    .port = CONTEXT_PORT_NO_LISTEN_SERVER,
 	    .protocols = h->protocols,
@@ -271,11 +364,21 @@ static int context_open(struct http_lws *h)
 	    .gid = -1,
 	};
 
+	if (h->cfg.tls) {
+		info.options |=
+		    LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_CREATE_VHOST_SSL_CTX;
+		if (h->cfg.tls->client_ca_path)
+			info.options |= LWS_SERVER_OPTION_REQUIRE_VALID_OPENSSL_CLIENT_CERT;
+		r = http_tls_check(h->cfg.tls);
+		if (r < 0)
+			return r;
+	}
 	lws_set_log_level(log_enabled(LOG_LEVEL_DEBUG) ? LLL_ERR | LLL_WARN : 0, on_lws_log);
 	h->context = lws_create_context(&info);
 	if (!h->context)
 		return -ENOMEM;
 	h->vhost = lws_create_vhost(h->context, &info);
+	h->cfg.tls = NULL; /* the caller's, for the time of the call */
 	return h->vhost ? 0 : -ENOMEM;
 }
 
@@ -311,6 +414,8 @@ static void on_timer(void *arg)
 
 	if (!h->closing) {
 		accept_resume(h);
+		if (h->paused && h->poll)
+			loop_timer_start(h->timer, ACCEPT_PAUSE_MS, 0);
 		return;
 	}
 	switch (h->destroy_step++) {

@@ -39,6 +39,8 @@ struct http_lws_config {
 	const char *const *ws_paths;
 	void *arg;
 	const struct http_lws_tls *tls; /* NULL: plain */
+	/* A TLS handshake was refused (by its certificate, or none). May be NULL. */
+	void (*on_tls_refused)(void *arg, const char *ip, const char *why);
 };
 
 /* -EADDRINUSE and other -errno from bind; -EINVAL for a bad address; -EPROTO when TLS material is
@@ -50,6 +52,9 @@ void *http_lws_arg(struct http_lws *h);
 struct http_lws *http_lws_of(struct lws *wsi);
 struct lws_vhost *http_lws_vhost(struct http_lws *h);
 struct loop *http_lws_loop(struct http_lws *h);
+/* Certificate, key, CAs and CRLs anew, for handshakes to come. -EPROTO with tls->msg: nothing
+ * changed. */
+int http_lws_reload_tls(struct http_lws *h, const struct http_lws_tls *tls) MUST_CHECK;
 /* The bearer token changed; NULL: none. */
 void http_lws_set_token(struct http_lws *h, const char *token);
 /* The port answers no more; open sockets stay. */
