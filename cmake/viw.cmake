@@ -97,9 +97,11 @@ endfunction()
 # viw_embed(target var file): file's text as `const char var[]` in a generated C file of target.
 function(viw_embed out_sources var file)
   set(out ${CMAKE_CURRENT_BINARY_DIR}/embed_${var}.c)
+  get_filename_component(dir ${file} DIRECTORY)
+  file(GLOB included CONFIGURE_DEPENDS ${dir}/lib/*)
   add_custom_command(OUTPUT ${out}
     COMMAND ${CMAKE_COMMAND} -DIN=${file} -DOUT=${out} -DVAR=${var} -P ${CMAKE_SOURCE_DIR}/cmake/embed.cmake
-    DEPENDS ${file} ${CMAKE_SOURCE_DIR}/cmake/embed.cmake VERBATIM)
+    DEPENDS ${file} ${included} ${CMAKE_SOURCE_DIR}/cmake/embed.cmake VERBATIM)
   set(${out_sources} ${${out_sources}} ${out} PARENT_SCOPE)
 endfunction()
 

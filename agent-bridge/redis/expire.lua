@@ -1,0 +1,40 @@
+#!lua
+-- EXPIRE: commands whose time is over. Not offered: they end here. Offered: only the agent knows,
+-- so its bridge is told to ask it, and again every half minute.
+--   in:  prefix, lease text, bridge, now as text, count
+--   out: 'FENCED', or the next deadline (ms, '' for none), how many ended, then the agents of this
+--        bridge to look at
+-- @include lib/keys.lua
+-- @include lib/hint.lua
+-- @include lib/finish.lua
+local ASK_AGAIN_MS = 30000
+local _, lease, bridge, received_at, count = unpack(ARGV)
+if redis.call('GET', key('lease.router')) ~= lease then
+  return 'FENCED'
+end
+
+local now = now_ms()
+local out = {'', 0}
+for _, cid in ipairs(redis.call('ZRANGE', key('deadlines'), '-inf', int(now), 'BYSCORE', 'LIMIT', 0,
+  count)) do
+  local agent, entry, state = unpack(redis.call('HMGET', key('cid.' .. cid), 'agent', 'entry',
+    'state'))
+  if state == 'queued' then
+    finish(cid, agent, entry, bridge_result(cid, agent, 'expired', 'expired',
+      'its time was over before it could be offered', bridge, received_at), 'done')
+    out[2] = out[2] + 1
+  elseif state == 'offered' then
+    redis.call('ZADD', key('deadlines'), int(now + ASK_AGAIN_MS), cid)
+    local owner = owner_bridge(agent)
+    if owner == bridge then
+      out[#out + 1] = agent
+    elseif owner ~= '' then
+      hint(owner, 'o|' .. agent)
+    end
+  else
+    redis.call('ZREM', key('deadlines'), cid)
+  end
+end
+local next_due = redis.call('ZRANGE', key('deadlines'), 0, 0, 'WITHSCORES')
+out[1] = next_due[2] or ''
+return out

@@ -1,0 +1,86 @@
+#!lua
+-- OFFER: what an agent is to be sent now, at most `window` of its commands being open at once.
+--   in:  prefix, agent, owner text of its connection, journal id or '', window,
+--        '1' to offer again what was offered and not answered (a new connection), bridge, conn,
+--        epoch, now as text
+--   out: 'FENCED', or the number left in the mailbox, then 10 for each entry to send:
+--        kind (command, cancel), correlation id, verb, params, ttl left (ms), expires_ms,
+--        issued_at, issued by, signature, age since the stream entry (ms)
+-- An id that was offered under one journal never goes to another one: it ends unknown. Past its
+-- time nothing is sent as a command.
+-- @include lib/keys.lua
+-- @include lib/finish.lua
+local _, agent, mine, journal, window, again, bridge, conn, epoch, received_at = unpack(ARGV)
+window = tonumber(window)
+if redis.call('HGET', key('owner'), agent) ~= mine then
+  return 'FENCED'
+end
+
+local mbox, offered = key('mbox.' .. agent), key('offered.' .. agent)
+local now = now_ms()
+local out, open = {0}, 0
+
+local function send(kind, e)
+  local exp = tonumber(e.exp)
+  for _, v in ipairs({kind, e.cid, e.verb, e.params, int(math.max(exp - now, 0)), e.exp,
+    e.issued_at, e.by, e.sig, int(math.max(now - tonumber(e.at), 0))}) do
+    out[#out + 1] = v
+  end
+end
+
+local function bind(e)
+  redis.call('HSET', offered, e.cid, journal)
+  redis.call('HSET', key('cid.' .. e.cid), 'state', 'offered')
+  redis.call('XADD', key('command_events'), '*', 'correlation_id', e.cid, 'agent_id', agent,
+    'event', 'offered', 'bridge_id', bridge, 'conn_id', conn, 'epoch', epoch,
+    'received_at', received_at)
+end
+
+local function ends(e, state, code, msg, mark)
+  finish(e.cid, agent, e.id, bridge_result(e.cid, agent, state, code, msg, bridge, received_at),
+    mark)
+end
+
+local function consider(e)
+  local under = redis.call('HGET', offered, e.cid)
+  local cancel = redis.call('HGET', key('cid.' .. e.cid), 'cancel')
+  local late = tonumber(e.exp) <= now
+  if not under and e.maybe == '' and late then
+    return ends(e, 'expired', 'expired', 'its time was over before it could be offered', 'done')
+  elseif under and under ~= '' and journal ~= '' and under ~= journal then
+    return ends(e, 'unknown', 'journal_changed',
+      'it was offered to this agent under another journal', 'lost')
+  end
+  open = open + 1
+  local fresh = not under
+  if fresh then
+    bind(e)
+  elseif under == '' and journal ~= '' then
+    redis.call('HSET', offered, e.cid, journal)
+  end
+  if late or cancel then
+    send('cancel', e)
+  elseif fresh or (again == '1' and (under == '' or under == journal)) then
+    send('command', e)
+  end
+end
+
+local from = '-'
+while open < window do
+  local got = redis.call('XRANGE', mbox, from, '+', 'COUNT', window)
+  for _, raw in ipairs(got) do
+    if open < window then
+      local e = {id = raw[1]}
+      for i = 1, #raw[2], 2 do
+        e[raw[2][i]] = raw[2][i + 1]
+      end
+      consider(e)
+    end
+    from = '(' .. raw[1]
+  end
+  if #got < window then
+    break
+  end
+end
+out[1] = redis.call('XLEN', mbox)
+return out

@@ -1,0 +1,127 @@
+#!lua
+-- ROUTE: a batch of commands into their agents' mailboxes, in order.
+--   in:  prefix, lease text, bridge, now as text, then 13 for each entry:
+--        entry id, kind, correlation id, agent, digest, verb, params, expires_ms, expires_at,
+--        issued_at, issued by, signature, extra
+--        kinds: run (extra '1': requeued, it may have been offered before Redis lost it)
+--               cancel (extra '1': the command itself is lost, ask the agent all the same)
+--               reject (extra: the reason's words, verb: its code)
+--               drop (no usable id: only acknowledged)
+--   out: 'FENCED', or for each entry what became of it and the bridge to tell (or ''):
+--        queued cancelled tombstone asked duplicate expired rejected finished mismatch dropped
+-- Everything is written before the entry is acknowledged; repeating a batch changes nothing.
+-- @include lib/keys.lua
+-- @include lib/hint.lua
+-- @include lib/finish.lua
+local FIELDS, FIRST = 13, 5
+local _, lease, bridge, received_at = unpack(ARGV, 1, 4)
+if redis.call('GET', key('lease.router')) ~= lease then
+  return 'FENCED'
+end
+
+local now = now_ms()
+local told = {}
+-- The owner learns of it: by our answer when it is this bridge, else by a hint, once a batch.
+local function tell(agent)
+  local owner = owner_bridge(agent)
+  if owner ~= '' and owner ~= bridge and not told[agent] then
+    told[agent] = true
+    hint(owner, 'o|' .. agent)
+  end
+  return owner
+end
+local function ends(e, entry, state, code, msg)
+  finish(e.cid, e.agent, entry, bridge_result(e.cid, e.agent, state, code, msg, bridge,
+    received_at), 'done')
+  return state
+end
+
+local function put_in_mailbox(e, state, cancel)
+  local entry = redis.call('XADD', key('mbox.' .. e.agent), '*', 'cid', e.cid, 'verb', e.verb,
+    'params', e.params, 'exp', e.exp, 'expires_at', e.expires_at, 'issued_at', e.issued_at,
+    'by', e.by, 'sig', e.sig, 'at', e.id:match('^%d+'), 'maybe', state == 'offered' and '1' or '')
+  redis.call('ZADD', key('deadlines'), e.exp, e.cid)
+  redis.call('SADD', key('waiting'), e.agent)
+  redis.call('HSET', key('cid.' .. e.cid), 'agent', e.agent, 'digest', e.digest, 'entry', entry,
+    'exp', e.exp, 'state', state)
+  if cancel then
+    redis.call('HSET', key('cid.' .. e.cid), 'cancel', '1')
+  end
+  redis.call('PERSIST', key('cid.' .. e.cid))
+  return tell(e.agent)
+end
+
+local kinds = {}
+function kinds.run(e, m)
+  if m.state == 'tombstone' then
+    if m.agent ~= e.agent then
+      return 'duplicate', ''
+    end
+    -- The result names the command although it never had a mailbox entry.
+    write_result(e.cid, e.agent, {verb = e.verb, by = e.by, issued_at = e.issued_at,
+      expires_at = e.expires_at}, bridge_result(e.cid, e.agent, 'cancelled', 'cancelled',
+      'cancelled before it was queued', bridge, received_at))
+    mark_finished(e.cid, e.agent, 'done')
+    return 'cancelled', ''
+  elseif m.state and not (m.state == 'posted' and m.digest == e.digest) then
+    return 'duplicate', ''
+  elseif redis.call('SISMEMBER', key('decommissioned'), e.agent) == 1 then
+    e.verb, e.extra = 'decommissioned', 'the agent is decommissioned'
+    return kinds.reject(e, {})
+  elseif e.extra ~= '1' and tonumber(e.exp) <= now then
+    write_result(e.cid, e.agent, {verb = e.verb, by = e.by, issued_at = e.issued_at,
+      expires_at = e.expires_at}, bridge_result(e.cid, e.agent, 'expired', 'expired',
+      'its time was over before it could be offered', bridge, received_at))
+    mark_finished(e.cid, e.agent, 'done')
+    return 'expired', ''
+  end
+  return 'queued', put_in_mailbox(e, e.extra == '1' and 'offered' or 'queued')
+end
+
+function kinds.cancel(e, m)
+  if not m.state and e.extra == '1' then
+    return 'asked', put_in_mailbox(e, 'offered', true)
+  elseif not m.state then
+    redis.call('HSET', key('cid.' .. e.cid), 'agent', e.agent, 'state', 'tombstone')
+    redis.call('PEXPIRE', key('cid.' .. e.cid), REMEMBER_MS)
+    return 'tombstone', ''
+  elseif m.agent ~= e.agent then
+    return 'mismatch', ''
+  elseif m.state == 'queued' then
+    return ends(e, m.entry, 'cancelled', 'cancelled', 'cancelled before it was offered'), ''
+  elseif m.state == 'offered' then
+    redis.call('HSET', key('cid.' .. e.cid), 'cancel', '1')
+    return 'asked', tell(e.agent)
+  end
+  return 'finished', ''
+end
+
+function kinds.reject(e, m)
+  if m.state and m.state ~= 'posted' then
+    return 'duplicate', ''
+  end
+  write_result(e.cid, e.agent, {by = e.by}, bridge_result(e.cid, e.agent, 'rejected', e.verb,
+    e.extra, bridge, received_at))
+  mark_finished(e.cid, e.agent, 'done')
+  return 'rejected', ''
+end
+
+function kinds.drop()
+  return 'dropped', ''
+end
+
+local out = {}
+for i = FIRST, #ARGV, FIELDS do
+  local e, m = {}, {}
+  e.id, e.kind, e.cid, e.agent, e.digest, e.verb, e.params, e.exp, e.expires_at, e.issued_at,
+    e.by, e.sig, e.extra = unpack(ARGV, i, i + FIELDS - 1)
+  if e.cid ~= '' then
+    local got = redis.call('HMGET', key('cid.' .. e.cid), 'agent', 'digest', 'entry', 'state')
+    m.agent, m.digest, m.entry, m.state = unpack(got)
+  end
+  local what, owner = kinds[e.kind](e, m)
+  redis.call('XACK', key('commands'), 'agent-bridge', e.id)
+  out[#out + 1] = what
+  out[#out + 1] = owner
+end
+return out
