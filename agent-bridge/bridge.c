@@ -394,8 +394,7 @@ static int open_redis_side(struct bridge *b)
 	struct router_config router = {.redis_url = c->redis_url,
 				       .prefix = c->stream_prefix,
 				       .bridge_id = b->id,
-				       .allowed_agent_ids = c->allowed_agent_ids,
-				       .verbs_dir = c->verbs_dir};
+				       .allowed_agent_ids = c->allowed_agent_ids};
 	int r = store_open(b->loop, b->metrics, &store, &store_ops, b, &b->store);
 
 	if (r == 0)
@@ -404,6 +403,7 @@ static int open_redis_side(struct bridge *b)
 	if (r == 0)
 		r = dispatch_open(b->loop, b->metrics, b->store, &dispatch, &dispatch_ops, b,
 				  &b->dispatch);
+	router.dispatch = b->dispatch;
 	if (r == 0)
 		r = router_open(b->loop, b->metrics, b->store, &router, &b->router);
 	return r;

@@ -59,19 +59,23 @@ struct dispatch_config {
 int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 		  const struct dispatch_config *cfg, const struct dispatch_ops *ops, void *arg,
 		  struct dispatch **ret) MUST_CHECK;
+/* Before store_close, which gives the last answers. */
 void dispatch_close(struct dispatch *d);
 
 /* After the upgrade was accepted. Answers on_claimed. fingerprint hex or NULL. nonce_until_ms:
  * wall time until which the nonce must be remembered. */
 int dispatch_claim(struct dispatch *d, uint64_t sid, const struct store_conn *c, const char *nonce,
 		   int64_t nonce_until_ms, const char *fingerprint) MUST_CHECK;
-/* HELLO taken and WELCOME queued: offers may start. journal_id NULL: an agent without a journal. */
+/* HELLO taken and WELCOME queued: offers may start. journal_id NULL: an agent without a journal.
+ * May be called again when a later HELLO names another journal. */
 void dispatch_ready(struct dispatch *d, uint64_t sid, const char *journal_id);
 /* The socket is gone. Releases the ownership if it is still ours. */
 void dispatch_gone(struct dispatch *d, uint64_t sid);
 void dispatch_accepted(struct dispatch *d, uint64_t sid, const char *correlation_id);
 /* Copies what it needs. -ENOBUFS: pause that socket and offer it again. */
 int dispatch_result(struct dispatch *d, uint64_t sid, const struct wire_result *r) MUST_CHECK;
+/* An agent's mailbox may have something new. */
+void dispatch_poke(struct dispatch *d, const char *agent);
 /* The socket's send queue has room again. */
 void dispatch_writable(struct dispatch *d, uint64_t sid);
 

@@ -9,13 +9,14 @@
 #include "store.h"
 
 struct router;
+struct dispatch;
 struct router_config {
 	const char *redis_url, *prefix, *bridge_id;
 	const char *allowed_agent_ids; /* CSV or NULL */
-	const char *verbs_dir;
+	struct dispatch *dispatch;     /* told of this bridge's own agents at once; may be NULL */
 };
 int router_open(struct loop *l, struct metrics *m, struct store *s, const struct router_config *cfg,
 		struct router **ret) MUST_CHECK;
 /* Gives the lease back at once, so that another takes over without waiting. */
-void router_close(struct router *r);
+void router_close(struct router *r); /* before dispatch_close and store_close */
 bool router_is_leader(const struct router *r);

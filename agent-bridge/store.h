@@ -41,8 +41,37 @@ void store_drain(struct store *s, int64_t wait_ms, void (*done)(void *arg), void
 void store_close(struct store *s);
 bool store_is_up(const struct store *s);
 const char *store_down_reason(const struct store *s); /* "" when up */
-/* The data connection, for dispatch and router. */
-struct redis *store_redis(struct store *s);
+
+/* ---- for dispatch and router ---- */
+#include "scripts.h"
+
+struct redis *store_redis(struct store *s); /* the data connection */
+/* A part of the bridge that follows the connection. on_hint: one text of wake.<bridge>. */
+struct store_part {
+	void (*on_up)(void *arg);
+	void (*on_hint)(void *arg, struct span hint);
+	void *arg;
+	struct store_part *next; /* ours */
+};
+void store_join(struct store *s, struct store_part *p);
+void store_leave(struct store *s, struct store_part *p);
+
+/* Kept until Redis has answered for good: repeated after a lost connection and while Redis answers
+ * OOM, READONLY, LOADING, MISCONF, BUSY; so it must be safe to repeat. done gets NULL only when the
+ * store closes. Copies. -ENOBUFS at the cap. */
+int store_keep_script(struct store *s, enum script script, size_t argc, const struct span *argv,
+		      redis_cb done, void *arg) MUST_CHECK;
+int store_keep_cmd(struct store *s, size_t argc, const struct span *argv, redis_cb done,
+		   void *arg) MUST_CHECK;
+/* An answer that asks to wait: readiness says why, writes are probed until it passes. */
+void store_note_passing(struct store *s, enum redis_error_class c);
+/* XADD to dead_letters; lost only at the cap. */
+void store_dead_letter(struct store *s, const char *stream, struct span entry_id,
+		       const char *reason, struct span payload);
+const char *store_prefix(const struct store *s);
+const char *store_bridge_id(const struct store *s);
+/* The wall clock as the contract writes it, of this loop turn; valid until the next call. */
+struct span store_now_text(struct store *s);
 
 /* Hot path. frame is the JSON as received. 0 taken (or shed and counted). */
 int store_telemetry(struct store *s, const struct store_conn *c, struct span frame) MUST_CHECK;

@@ -2,7 +2,7 @@
 -- EXPIRE: commands whose time is over. Not offered: they end here. Offered: only the agent knows,
 -- so its bridge is told to ask it, and again every half minute.
 --   in:  prefix, lease text, bridge, now as text, count
---   out: 'FENCED', or the next deadline (ms, '' for none), how many ended, then the agents of this
+--   out: 'FENCED', or how long until the next deadline (ms, -1: none), how many ended, then the agents of this
 --        bridge to look at
 -- @include lib/keys.lua
 -- @include lib/hint.lua
@@ -14,7 +14,7 @@ if redis.call('GET', key('lease.router')) ~= lease then
 end
 
 local now = now_ms()
-local out = {'', 0}
+local out = {-1, 0}
 for _, cid in ipairs(redis.call('ZRANGE', key('deadlines'), '-inf', int(now), 'BYSCORE', 'LIMIT', 0,
   count)) do
   local agent, entry, state = unpack(redis.call('HMGET', key('cid.' .. cid), 'agent', 'entry',
@@ -36,5 +36,7 @@ for _, cid in ipairs(redis.call('ZRANGE', key('deadlines'), '-inf', int(now), 'B
   end
 end
 local next_due = redis.call('ZRANGE', key('deadlines'), 0, 0, 'WITHSCORES')
-out[1] = next_due[2] or ''
+if next_due[2] then
+  out[1] = math.max(tonumber(next_due[2]) - now, 0)
+end
 return out

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- ROUTER LEASE: take it, or keep it. One bridge routes; every step of it names this lease.
 --   in:  prefix, bridge, token ('' when not held), ttl (ms)
---   out: token and 'taken' | 'kept', or '' and who holds it
+--   out: token and 'taken' | 'kept', or '', who holds it and for how long (ms)
 -- A lease that lapsed is never kept: in between another may have routed.
 -- @include lib/keys.lua
 local _, bridge, token, ttl = unpack(ARGV)
@@ -12,7 +12,7 @@ if held then
     redis.call('PEXPIRE', name, ttl)
     return {token, 'kept'}
   end
-  return {'', held}
+  return {'', held, redis.call('PTTL', name)}
 end
 local fence = key('fence.router')
 local fresh = int(math.max(tonumber(redis.call('GET', fence) or '0') + 1, now_ms()))

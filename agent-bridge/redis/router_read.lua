@@ -1,7 +1,7 @@
 #!lua
 -- ROUTER READ: the next commands for the router, fenced: a router that was frozen takes nothing.
 --   in:  prefix, lease text, '>' for new entries or '0' for those read and not yet routed, count
---   out: entries as XRANGE gives them, or 'FENCED'
+--   out: 'FENCED', or the group's last delivered id and the entries as XRANGE gives them
 -- @include lib/keys.lua
 local _, lease, from, count = unpack(ARGV)
 if redis.call('GET', key('lease.router')) ~= lease then
@@ -9,4 +9,14 @@ if redis.call('GET', key('lease.router')) ~= lease then
 end
 local got = redis.call('XREADGROUP', 'GROUP', 'agent-bridge', 'router', 'COUNT', count,
   'STREAMS', key('commands'), from)
-return got and got[1] and got[1][2] or {}
+local last = '0-0'
+for _, raw in ipairs(redis.call('XINFO', 'GROUPS', key('commands'))) do
+  local g = {}
+  for i = 1, #raw, 2 do
+    g[raw[i]] = raw[i + 1]
+  end
+  if g.name == 'agent-bridge' then
+    last = g['last-delivered-id']
+  end
+end
+return {last, got and got[1] and got[1][2] or {}}

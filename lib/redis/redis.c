@@ -542,6 +542,9 @@ void redis_close(struct redis *r)
 	if (!r || r->closed)
 		return;
 	enter(r);
+	if (r->state == UP && r->out_sent < r->out.len) /* a last word, if the socket takes it */
+		(void)!send(r->fd, r->out.data + r->out_sent, r->out.len - r->out_sent,
+			    MSG_NOSIGNAL);
 	r->closed = true;
 	r->state = WAITING;
 	loop_timer_close(r->timer);

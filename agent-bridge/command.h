@@ -1,0 +1,38 @@
+/* One entry of viw.commands as the backend wrote it: checked, with its times worked out. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "base/ident.h"
+#include "base/macros.h"
+#include "crypto/crypto.h"
+#include "redis/streams.h"
+
+#define COMMAND_PARAMS_MAX_BYTES 65536
+#define COMMAND_TTL_DEFAULT_S	 60
+#define COMMAND_TTL_MAX_S	 86400
+
+enum command_kind {
+	COMMAND_RUN,
+	COMMAND_CANCEL,
+	COMMAND_REJECT, /* it has an id: it ends as rejected */
+	COMMAND_DROP,	/* it has none: a dead letter */
+};
+struct command {
+	enum command_kind kind;
+	char cid[CORRELATION_ID_MAX + 1], agent[AGENT_ID_MAX + 1];
+	char digest[SHA256_HEX_LEN + 1];
+	struct span verb, params, by, signature;
+	int64_t issued_at_ms, expires_at_ms;
+	char issued_at[CLOCK_RFC3339_LEN + 1], expires_at[CLOCK_RFC3339_LEN + 1];
+	bool maybe_ran;		   /* put there again after Redis lost it */
+	const char *code, *reason; /* REJECT, DROP: static */
+};
+
+/* allowed: sorted agent ids, NULL for all. Spans point into the entry. */
+void command_parse(const struct stream_entry *e, char *const *allowed, size_t allowed_n,
+		   struct command *ret);
+/* What makes two commands with one id the same. out: SHA256_HEX_LEN + 1 bytes. */
+void command_digest(struct span agent, struct span verb, struct span params, char *out);

@@ -1,0 +1,612 @@
+/*
+ * Sessions: claimed on connect, checked every few seconds, released when gone. dispatch_offer.c
+ * makes the offers, dispatch_result.c stores the results.
+ */
+#include "dispatch_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/crash.h"
+#include "bridge_metrics.h"
+
+#define CHECK_EVERY_MS	     5000
+#define CHECK_BATCH	     500
+#define RETRY_MS	     300
+#define CLOSE_SUPERSEDED     4000
+#define CLOSE_DECOMMISSIONED 4003
+
+/* ---- looking up ---- */
+
+struct session *dispatch_find(const struct dispatch *d, uint64_t sid)
+{
+	for (struct map_link *l = map_first(&d->by_sid, map_hash_u64(sid)); l; l = map_next(l)) {
+		struct session *s = CONTAINER_OF(l, struct session, by_sid);
+
+		if (s->sid == sid)
+			return s;
+	}
+	return NULL;
+}
+
+/* The session that owns the agent; older ones of the same agent are not in this map. */
+struct session *dispatch_find_agent(const struct dispatch *d, const char *agent)
+{
+	for (struct map_link *l = map_first(&d->by_agent, map_hash_str(agent)); l;
+	     l = map_next(l)) {
+		struct session *s = CONTAINER_OF(l, struct session, by_agent);
+
+		if (!strcmp(s->agent, agent))
+			return s;
+	}
+	return NULL;
+}
+
+struct dispatch_call *dispatch_call_new(struct dispatch *d, uint64_t sid)
+{
+	struct dispatch_call *c = calloc(1, sizeof(*c));
+
+	if (c) {
+		dispatch_hold(d);
+		c->d = d;
+		c->sid = sid;
+		c->sent_ms = loop_now_ms(d->loop);
+	}
+	return c;
+}
+
+void dispatch_call_free(struct dispatch_call *c)
+{
+	struct dispatch *d = c ? c->d : NULL;
+
+	free(c);
+	if (d)
+		dispatch_unhold(d);
+}
+
+void dispatch_hold(struct dispatch *d)
+{
+	d->calls++;
+}
+
+void dispatch_unhold(struct dispatch *d)
+{
+	if (--d->calls == 0 && d->closed)
+		free(d);
+}
+
+/* ---- sessions ---- */
+
+static void session_free(struct session *s)
+{
+	free(s->slot);
+	free(s->agent);
+	free(s->conn);
+	free(s->owner);
+	free(s->journal);
+	free(s);
+}
+
+static struct session *session_new(struct dispatch *d, uint64_t sid, const struct store_conn *c)
+{
+	struct session *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->sid = sid;
+	s->agent = strdup(c->agent_id);
+	s->conn = strdup(c->conn_id);
+	if (!s->agent || !s->conn || map_grow(&d->by_sid) < 0) {
+		session_free(s);
+		return NULL;
+	}
+	map_put(&d->by_sid, &s->by_sid, map_hash_u64(sid));
+	s->next = d->first;
+	if (d->first)
+		d->first->prev = s;
+	d->first = s;
+	return s;
+}
+
+void dispatch_set_left(struct dispatch *d, struct session *s, uint64_t left)
+{
+	metric_set(d->m_waiting, metric_value(d->m_waiting) + (double)left - (double)s->left);
+	s->left = left;
+}
+
+static void forget_agent(struct dispatch *d, struct session *s)
+{
+	if (dispatch_find_agent(d, s->agent) == s)
+		map_remove(&d->by_agent, &s->by_agent);
+}
+
+static void session_drop(struct dispatch *d, struct session *s)
+{
+	forget_agent(d, s);
+	map_remove(&d->by_sid, &s->by_sid);
+	if (d->cursor == s)
+		d->cursor = s->next;
+	if (s->prev)
+		s->prev->next = s->next;
+	else
+		d->first = s->next;
+	if (s->next)
+		s->next->prev = s->prev;
+	dispatch_set_left(d, s, 0);
+	metric_set(d->m_in_flight, metric_value(d->m_in_flight) - (double)s->slots);
+	session_free(s);
+}
+
+/* ---- slots ---- */
+
+struct slot *dispatch_slot_find(struct session *s, const char *cid)
+{
+	for (size_t i = 0; i < s->slots; i++)
+		if (!strcmp(s->slot[i].cid, cid))
+			return &s->slot[i];
+	return NULL;
+}
+
+struct slot *dispatch_slot_add(struct dispatch *d, struct session *s, const char *cid)
+{
+	/* More than the window only when ids ended elsewhere: the oldest of those goes. */
+	if (s->slots >= 2 * (size_t)d->cfg.max_in_flight + 8)
+		dispatch_slot_remove(d, s, s->slot[0].cid);
+	if (s->slots == s->slots_cap) {
+		size_t cap = s->slots_cap ? s->slots_cap * 2 : 4;
+		struct slot *slot = realloc(s->slot, cap * sizeof(*slot));
+
+		if (!slot)
+			return NULL;
+		s->slot = slot;
+		s->slots_cap = cap;
+	}
+	s->slot[s->slots] = (struct slot){0};
+	(void)snprintf(s->slot[s->slots].cid, sizeof(s->slot[0].cid), "%s", cid);
+	metric_set(d->m_in_flight, metric_value(d->m_in_flight) + 1);
+	return &s->slot[s->slots++];
+}
+
+void dispatch_slot_remove(struct dispatch *d, struct session *s, const char *cid)
+{
+	struct slot *x = dispatch_slot_find(s, cid);
+	size_t i;
+
+	if (!x)
+		return;
+	i = (size_t)(x - s->slot);
+	memmove(x, x + 1, (s->slots - i - 1) * sizeof(*x));
+	s->slots--;
+	metric_set(d->m_in_flight, metric_value(d->m_in_flight) - 1);
+	if (!s->slots) { /* an idle agent holds no memory for commands */
+		free(s->slot);
+		s->slot = NULL;
+		s->slots_cap = 0;
+	}
+}
+
+/* ---- claim ---- */
+
+static void release(struct dispatch *d, const char *agent, const char *owner)
+{
+	struct span argv[] = {span_of(d->cfg.prefix), span_of(agent), span_of(owner)};
+
+	/* At the cap the owner stays behind, which harms nobody: the next CLAIM replaces it. */
+	(void)!store_keep_script(d->store, SCRIPT_release, ARRAY_LEN(argv), argv, NULL, NULL);
+}
+
+static enum dispatch_claim claim_verdict(const struct redis_reply *reply)
+{
+	struct span word = redis_str(redis_at(reply, 0));
+
+	if (span_eq(word, "claimed"))
+		return DISPATCH_CLAIMED;
+	if (span_eq(word, "nonce_seen"))
+		return DISPATCH_NONCE_SEEN;
+	if (span_eq(word, "decommissioned"))
+		return DISPATCH_DECOMMISSIONED;
+	if (span_eq(word, "revoked"))
+		return DISPATCH_REVOKED;
+	return DISPATCH_UNAVAILABLE;
+}
+
+/* The newest connection of an agent on this bridge takes its place; the older one closes. */
+static int become_owner(struct dispatch *d, struct session *s, struct span epoch)
+{
+	struct session *former = dispatch_find_agent(d, s->agent);
+	char text[24];
+
+	if (span_copy(epoch, text, sizeof(text)) < 0 || map_grow(&d->by_agent) < 0)
+		return -ENOMEM;
+	s->epoch = strtoull(text, NULL, 10);
+	if (asprintf(&s->owner, "%s|%s|%s", d->cfg.bridge_id, text, s->conn) < 0) {
+		s->owner = NULL;
+		return -ENOMEM;
+	}
+	s->state = SESSION_OWNED;
+	if (former)
+		map_remove(&d->by_agent, &former->by_agent);
+	map_put(&d->by_agent, &s->by_agent, map_hash_str(s->agent));
+	if (former)
+		d->ops->close_session(d->arg, former->sid, CLOSE_SUPERSEDED, "superseded");
+	return 0;
+}
+
+static void claim_answered(struct dispatch *d, uint64_t sid, const struct redis_reply *reply)
+{
+	struct session *s = dispatch_find(d, sid);
+	enum dispatch_claim verdict = claim_verdict(reply);
+
+	if (!s)
+		return;
+	CRASH_POINT("dispatch.after_claim");
+	store_note_passing(d->store, redis_error_class(reply));
+	if (verdict == DISPATCH_CLAIMED && become_owner(d, s, redis_str(redis_at(reply, 1))) < 0)
+		verdict = DISPATCH_UNAVAILABLE;
+	if (s->gone_while_claiming) {
+		if (s->owner)
+			release(d, s->agent, s->owner);
+		session_drop(d, s);
+		return;
+	}
+	d->ops->on_claimed(d->arg, sid, verdict, s->epoch);
+	s = dispatch_find(d, sid);
+	if (s && verdict != DISPATCH_CLAIMED)
+		session_drop(d, s);
+}
+
+static void on_claim(void *arg, const struct redis_reply *reply)
+{
+	struct dispatch_call *c = arg;
+
+	claim_answered(c->d, c->sid, reply);
+	dispatch_call_free(c);
+}
+
+int dispatch_claim(struct dispatch *d, uint64_t sid, const struct store_conn *c, const char *nonce,
+		   int64_t nonce_until_ms, const char *fingerprint)
+{
+	struct session *s = session_new(d, sid, c);
+	struct dispatch_call *call = dispatch_call_new(d, sid);
+	char until[24];
+	struct span argv[] = {span_of(d->cfg.prefix),
+			      span_of(c->agent_id),
+			      span_of(d->cfg.bridge_id),
+			      span_of(c->conn_id),
+			      span_of(nonce ? nonce : ""),
+			      {0},
+			      span_of(fingerprint ? fingerprint : "")};
+	int r = -ENOMEM;
+
+	(void)snprintf(until, sizeof(until), "%" PRId64, nonce_until_ms);
+	argv[5] = span_of(until);
+	CRASH_POINT("dispatch.before_claim");
+	if (s && call)
+		r = store_is_up(d->store)
+			? redis_eval(store_redis(d->store), script_get(SCRIPT_claim), on_claim,
+				     call, 0, ARRAY_LEN(argv), argv)
+			: -ENOTCONN;
+	if (r < 0) {
+		dispatch_call_free(call);
+		if (s)
+			session_drop(d, s);
+	}
+	return r;
+}
+
+void dispatch_ready(struct dispatch *d, uint64_t sid, const char *journal_id)
+{
+	struct session *s = dispatch_find(d, sid);
+	char *journal = journal_id ? strdup(journal_id) : NULL;
+
+	if (!s || s->state == SESSION_CLAIMING || (journal_id && !journal)) {
+		free(journal);
+		return;
+	}
+	free(s->journal);
+	s->journal = journal;
+	s->state = SESSION_READY;
+	dispatch_want_offer(d, s, true);
+}
+
+void dispatch_gone(struct dispatch *d, uint64_t sid)
+{
+	struct session *s = dispatch_find(d, sid);
+
+	if (!s)
+		return;
+	if (s->state == SESSION_CLAIMING) {
+		s->gone_while_claiming = true; /* on_claim releases what it may have taken */
+		return;
+	}
+	if (dispatch_find_agent(d, s->agent) == s)
+		release(d, s->agent, s->owner);
+	session_drop(d, s);
+}
+
+/* ---- the periodic check ---- */
+
+static void close_as(struct dispatch *d, struct session *s, int code, const char *reason)
+{
+	forget_agent(d, s);
+	d->ops->close_session(d->arg, s->sid, code, reason);
+}
+
+static void reclaim_answered(struct dispatch *d, uint64_t sid, const struct redis_reply *reply)
+{
+	struct session *s = dispatch_find(d, sid);
+	struct span word = redis_str(redis_at(reply, 0));
+
+	if (!s)
+		return;
+	s->reclaiming = false;
+	store_note_passing(d->store, redis_error_class(reply));
+	if (span_eq(word, "superseded")) {
+		close_as(d, s, CLOSE_SUPERSEDED, "superseded");
+	} else if (span_eq(word, "decommissioned")) {
+		close_as(d, s, CLOSE_DECOMMISSIONED, "decommissioned");
+	} else if (span_eq(word, "kept")) {
+		if (s->state == SESSION_READY)
+			dispatch_want_offer(d, s, true);
+	}
+}
+
+static void on_reclaim(void *arg, const struct redis_reply *reply)
+{
+	struct dispatch_call *c = arg;
+
+	reclaim_answered(c->d, c->sid, reply);
+	dispatch_call_free(c);
+}
+
+void dispatch_reclaim(struct dispatch *d, struct session *s)
+{
+	char epoch[24];
+	struct span argv[] = {span_of(d->cfg.prefix),
+			      span_of(s->agent),
+			      span_of(d->cfg.bridge_id),
+			      span_of(s->conn),
+			      {0}};
+	struct dispatch_call *c;
+
+	if (s->reclaiming || dispatch_find_agent(d, s->agent) != s)
+		return;
+	c = dispatch_call_new(d, s->sid);
+	(void)snprintf(epoch, sizeof(epoch), "%" PRIu64, s->epoch);
+	argv[4] = span_of(epoch);
+	if (!c || redis_eval(store_redis(d->store), script_get(SCRIPT_reclaim), on_reclaim, c, 0,
+			     ARRAY_LEN(argv), argv) < 0)
+		dispatch_call_free(c);
+	else
+		s->reclaiming = true;
+}
+
+struct check {
+	struct dispatch *d;
+	size_t n;
+	uint64_t sid[CHECK_BATCH];
+};
+
+static void on_checked(struct dispatch *d, uint64_t sid, struct span what)
+{
+	struct session *s = dispatch_find(d, sid);
+
+	if (!s || dispatch_find_agent(d, s->agent) != s)
+		return;
+	if (span_eq(what, "superseded"))
+		close_as(d, s, CLOSE_SUPERSEDED, "superseded");
+	else if (span_eq(what, "decommissioned"))
+		close_as(d, s, CLOSE_DECOMMISSIONED, "decommissioned");
+	else if (span_eq(what, "ownerless"))
+		dispatch_reclaim(d, s);
+	else if (s->state == SESSION_READY)
+		dispatch_want_offer(d, s, false);
+}
+
+static void on_check(void *arg, const struct redis_reply *reply)
+{
+	struct check *c = arg;
+	struct dispatch *d = c->d;
+
+	for (size_t i = 0; !d->closed && i + 1 < redis_len(reply); i += 2) {
+		int64_t at = redis_int(redis_at(reply, i));
+
+		if (at >= 0 && (size_t)at < c->n)
+			on_checked(d, c->sid[at], redis_str(redis_at(reply, i + 1)));
+	}
+	free(c);
+	dispatch_unhold(d);
+}
+
+/* One script for up to CHECK_BATCH sessions, from d->cursor on. */
+static void check_batch(struct dispatch *d)
+{
+	static struct span argv[1 + 2 * CHECK_BATCH];
+	struct check *c = calloc(1, sizeof(*c));
+	size_t n = 0;
+
+	if (!c)
+		return;
+	c->d = d;
+	argv[n++] = span_of(d->cfg.prefix);
+	for (; d->cursor && c->n < CHECK_BATCH; d->cursor = d->cursor->next) {
+		struct session *s = d->cursor;
+
+		if (s->state == SESSION_CLAIMING || dispatch_find_agent(d, s->agent) != s)
+			continue;
+		c->sid[c->n++] = s->sid;
+		argv[n++] = span_of(s->agent);
+		argv[n++] = span_of(s->owner);
+	}
+	dispatch_hold(d);
+	if (!c->n || redis_eval(store_redis(d->store), script_get(SCRIPT_check), on_check, c, 0, n,
+				argv) < 0) {
+		free(c);
+		dispatch_unhold(d);
+	}
+}
+
+static void check_all(void *arg)
+{
+	struct dispatch *d = arg;
+
+	if (!store_is_up(d->store))
+		return;
+	d->cursor = d->first;
+	while (d->cursor)
+		check_batch(d);
+}
+
+static void on_retry(void *arg)
+{
+	struct dispatch *d = arg;
+	struct session *next;
+
+	for (struct session *s = d->first; s; s = next) {
+		next = s->next;
+		if (s->wanted && !s->offering)
+			dispatch_want_offer(d, s, s->again);
+	}
+}
+
+void dispatch_retry_soon(struct dispatch *d)
+{
+	if (!loop_timer_active(d->retry))
+		loop_timer_start(d->retry, RETRY_MS, 0);
+}
+
+/* ---- from the store ---- */
+
+static void on_store_up(void *arg)
+{
+	on_retry(arg);
+	check_all(arg);
+}
+
+/* "o|<agent>": look into its mailbox. "s|<agent>|<epoch>": a later connection owns it. */
+static void on_hint(void *arg, struct span hint)
+{
+	struct dispatch *d = arg;
+	char text[AGENT_ID_MAX + 40];
+	struct session *s;
+	char *epoch;
+
+	if (span_copy(hint, text, sizeof(text)) < 0 || strlen(text) < 3)
+		return;
+	epoch = strchr(text + 2, '|');
+	if (epoch)
+		*epoch++ = '\0';
+	s = dispatch_find_agent(d, text + 2);
+	if (!s)
+		return;
+	if (text[0] == 'o' && s->state == SESSION_READY)
+		dispatch_want_offer(d, s, false);
+	else if (text[0] == 's' && epoch && strtoull(epoch, NULL, 10) > s->epoch)
+		close_as(d, s, CLOSE_SUPERSEDED, "superseded");
+}
+
+void dispatch_poke(struct dispatch *d, const char *agent)
+{
+	struct session *s = dispatch_find_agent(d, agent);
+
+	if (s && s->state == SESSION_READY)
+		dispatch_want_offer(d, s, false);
+}
+
+/* ---- figures ---- */
+
+struct dispatch_counts dispatch_counts_of(const struct dispatch *d, uint64_t sid)
+{
+	struct session *s = dispatch_find(d, sid);
+	struct dispatch_counts c = {0};
+
+	if (s) {
+		c.in_flight = s->slots;
+		c.waiting = s->left > s->slots ? s->left - s->slots : 0;
+	}
+	return c;
+}
+
+struct dispatch_counts dispatch_counts_all(const struct dispatch *d)
+{
+	return (struct dispatch_counts){(uint64_t)metric_value(d->m_in_flight),
+					(uint64_t)metric_value(d->m_waiting)};
+}
+
+/* ---- life ---- */
+
+static void load_verbs(struct dispatch *d)
+{
+	struct verbs_faults faults = {0};
+	int r = verbs_load(d->cfg.verbs_dir, VERBS_TRUST_ANY, true, &d->verbs, &faults);
+
+	for (size_t i = 0; i < faults.n; i++)
+		LOG_WARN(FIELDS(.event = "bad_manifest", .detail = faults.item[i].file,
+				.error = faults.item[i].text),
+			 "a verb manifest is not used; its secrets are known by name only");
+	if (r < 0 && !faults.n)
+		LOG_WARN(FIELDS(.event = "bad_manifest", .detail = d->cfg.verbs_dir,
+				.error = strerror(-r)),
+			 "verb manifests cannot be read; secrets are known by name only");
+	verbs_faults_fini(&faults);
+}
+
+int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
+		  const struct dispatch_config *cfg, const struct dispatch_ops *ops, void *arg,
+		  struct dispatch **ret)
+{
+	struct dispatch *d = calloc(1, sizeof(*d));
+	int r;
+
+	if (!d)
+		return -ENOMEM;
+	d->loop = l;
+	d->store = s;
+	d->ops = ops;
+	d->arg = arg;
+	d->cfg = *cfg;
+	d->cfg.prefix = store_prefix(s);
+	d->cfg.bridge_id = store_bridge_id(s);
+	(void)snprintf(d->window, sizeof(d->window), "%" PRId64, cfg->max_in_flight);
+	d->m_in_flight = metrics_get(m, M_commands_in_flight, NULL, NULL);
+	d->m_waiting = metrics_get(m, M_commands_waiting, NULL, NULL);
+	d->m_dispatch = metrics_get(m, M_command_dispatch, NULL, NULL);
+	d->part = (struct store_part){.on_up = on_store_up, .on_hint = on_hint, .arg = d};
+	load_verbs(d);
+	r = wire_decoder_new((size_t)2 << 20, &d->decoder);
+	if (r == 0)
+		r = loop_timer_new(l, check_all, d, &d->check);
+	if (r == 0)
+		r = loop_timer_new(l, on_retry, d, &d->retry);
+	if (r < 0) {
+		dispatch_close(d);
+		return r;
+	}
+	loop_timer_start(d->check, CHECK_EVERY_MS, CHECK_EVERY_MS);
+	store_join(s, &d->part);
+	*ret = d;
+	return 0;
+}
+
+void dispatch_close(struct dispatch *d)
+{
+	if (!d)
+		return;
+	if (d->part.arg)
+		store_leave(d->store, &d->part);
+	loop_timer_close(d->check);
+	loop_timer_close(d->retry);
+	while (d->first)
+		session_drop(d, d->first);
+	map_fini(&d->by_sid);
+	map_fini(&d->by_agent);
+	verbs_free(d->verbs);
+	wire_decoder_free(d->decoder);
+	d->closed = true;
+	dispatch_hold(d);
+	dispatch_unhold(d);
+}

@@ -1,0 +1,85 @@
+/* What the files of dispatch share: sessions and their claims here, offers and results beside. */
+#pragma once
+
+#include "dispatch.h"
+#include "map.h"
+#include "ops.h"
+
+#include "base/log.h"
+#include "base/metrics.h"
+#include "loop/loop.h"
+#include "verbs/verbs.h"
+
+/* A command sent on this connection and not answered. */
+struct slot {
+	char cid[CORRELATION_ID_MAX + 1];
+	bool commanded, accepted;
+	int64_t cancelled_ms; /* when CANCEL was sent last; 0 never */
+};
+
+enum session_state {
+	SESSION_CLAIMING, /* CLAIM under way */
+	SESSION_OWNED,	  /* ours; HELLO not yet seen */
+	SESSION_READY,	  /* offers may be made */
+};
+
+struct session {
+	struct map_link by_sid, by_agent;
+	struct session *next, *prev; /* all sessions, for the periodic check */
+	uint64_t sid, epoch;
+	enum session_state state;
+	bool gone_while_claiming;
+	bool offering;	    /* OFFER under way */
+	bool wanted, again; /* another OFFER is due; with what was offered already */
+	bool blocked;	    /* the socket's queue is full: dispatch_writable will come */
+	bool reclaiming;
+	struct slot *slot;
+	size_t slots, slots_cap;
+	uint64_t left; /* commands in the mailbox, as last seen */
+	char *agent, *conn, *owner /* "bridge|epoch|conn" */, *journal;
+};
+
+struct dispatch {
+	struct loop *loop;
+	struct store *store;
+	const struct dispatch_ops *ops;
+	void *arg;
+	struct dispatch_config cfg;
+	char window[24];
+	struct verbs *verbs;
+	struct wire_decoder *decoder;
+	struct map by_sid, by_agent;
+	struct session *first;
+	struct session *cursor; /* where the periodic check goes on */
+	struct store_part part;
+	struct loop_timer *check, *retry;
+	size_t result_bytes; /* of RESULTs that are not stored yet */
+	uint64_t results_open;
+	size_t calls; /* answers still to come; they keep the memory alive */
+	bool closed;
+	struct metric *m_in_flight, *m_waiting, *m_dispatch;
+};
+
+/* Pieces of an answer's callback: the session may be gone by then. */
+struct dispatch_call {
+	struct dispatch *d;
+	uint64_t sid;
+	int64_t sent_ms;
+};
+struct dispatch_call *dispatch_call_new(struct dispatch *d, uint64_t sid);
+void dispatch_call_free(struct dispatch_call *c); /* NULL is fine */
+void dispatch_hold(struct dispatch *d);
+void dispatch_unhold(struct dispatch *d); /* may free d when it is closed */
+
+struct session *dispatch_find(const struct dispatch *d, uint64_t sid);
+struct session *dispatch_find_agent(const struct dispatch *d, const char *agent);
+void dispatch_set_left(struct dispatch *d, struct session *s, uint64_t left);
+/* OFFER now, or as soon as the one under way is answered or Redis is back. */
+void dispatch_want_offer(struct dispatch *d, struct session *s, bool again);
+/* Redis does not know that the session owns its agent: assert it, or learn that it does not. */
+void dispatch_reclaim(struct dispatch *d, struct session *s);
+void dispatch_retry_soon(struct dispatch *d);
+
+struct slot *dispatch_slot_find(struct session *s, const char *cid);
+struct slot *dispatch_slot_add(struct dispatch *d, struct session *s, const char *cid);
+void dispatch_slot_remove(struct dispatch *d, struct session *s, const char *cid);

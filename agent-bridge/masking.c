@@ -1,0 +1,59 @@
+/* See masking.h. Fails closed: what cannot be masked is withheld. */
+#include "masking.h"
+
+#include <string.h>
+
+#define WITHHELD "***"
+
+static int mask(const struct secret_set *set, struct span *text, struct buf *scratch)
+{
+	int r;
+
+	if (!text->p)
+		return 0;
+	if (!set) {
+		*text = SPAN(WITHHELD);
+		return 0;
+	}
+	r = redact_text(set, text->p, text->n, scratch);
+	if (r == 0)
+		*text = (struct span){scratch->len ? scratch->data : "", scratch->len};
+	return r;
+}
+
+/* The verb's manifest, when the bridge has it; secrets are known by name without. */
+static const struct verb *find_verb(const struct verbs *verbs, struct span name)
+{
+	char text[129];
+
+	if (!verbs || !name.p || span_copy(name, text, sizeof(text)) < 0)
+		return NULL;
+	return verbs_find(verbs, text);
+}
+
+int masking_apply(const struct verbs *verbs, const struct wire_result *r, bool known,
+		  struct span verb, struct span params, struct buf *out)
+{
+	struct wire_frame f = {.type = WIRE_RESULT, .result = *r};
+	struct secret_set set = {0};
+	struct buf scratch[3];
+	int error = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(scratch); i++)
+		buf_init(&scratch[i], out->max);
+	if (known)
+		known = secret_set_from_params(find_verb(verbs, verb), params, &set) == 0;
+	error = mask(known ? &set : NULL, &f.result.stdout, &scratch[0]);
+	if (error == 0)
+		error = mask(known ? &set : NULL, &f.result.stderr, &scratch[1]);
+	if (error == 0 && f.result.error.set)
+		error = mask(known ? &set : NULL, &f.result.error.msg, &scratch[2]);
+	if (error == 0)
+		error = wire_encode(&f, out);
+	for (size_t i = 0; i < ARRAY_LEN(scratch); i++) {
+		buf_wipe(&scratch[i]);
+		buf_fini(&scratch[i]);
+	}
+	secret_set_fini(&set);
+	return error;
+}

@@ -1,0 +1,715 @@
+/*
+ * The router. States: FOLLOWER (asks for the lease) → LEADER, which at any moment does one of
+ *   READING  ROUTER READ under way
+ *   ROUTING  ROUTE under way
+ *   WAITING  blocked in XREAD on a connection of its own until there is something new
+ *   PAUSED   a timer runs after an answer that was unknown or asked to wait
+ * Only scripts that check the lease change anything; the blocked XREAD only looks. Whatever goes
+ * wrong, the remedy is the same: read the pending entries again, since ROUTE may be repeated.
+ */
+#include "router.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/crash.h"
+#include "base/jsonw.h"
+#include "base/log.h"
+#include "bridge_metrics.h"
+#include "command.h"
+#include "dispatch.h"
+#include "loop/loop.h"
+
+#define LEASE_MS	   4000
+#define LEASE_EVERY_MS	   1000
+#define PAUSE_MS	   200
+#define BATCH		   64
+#define ROUTE_FIELDS	   13
+#define EXPIRE_BATCH	   64
+#define EXPIRE_MAX_WAIT_MS 10000
+#define TRIM_BUSY_MS	   2000
+#define TRIM_IDLE_MS	   10000
+#define WAIT_BLOCK_MS	   5000
+#define PAYLOAD_MAX_BYTES  4096
+
+enum step { IDLE, READING, ROUTING, WAITING, PAUSED };
+
+/* Who must have acknowledged before an entry goes. */
+static const struct trimmed {
+	const char *stream, *groups[2];
+} trimmed[] = {
+    {"commands", {"agent-bridge", "results-writer"}},
+    {"command_results", {"results-writer"}},
+    {"command_events", {"results-writer"}},
+    {"dead_letters", {"results-writer"}},
+    {"agent_hello", {"telemetry-writer"}},
+    {"agent_events", {"telemetry-writer"}},
+    {"telemetry", {"telemetry-writer"}},
+};
+
+struct router {
+	struct loop *loop;
+	struct store *store;
+	struct dispatch *dispatch;
+	struct redis *wait; /* blocked in XREAD */
+	struct store_part part;
+	char **allowed;
+	size_t allowed_n;
+
+	bool leader, lease_asked;
+	char token[24], lease[160];
+	enum step step;
+	bool pending; /* entries read and not yet routed come first */
+	bool wait_asked;
+	char last_id[48];
+	bool expiring, trimming;
+	size_t trim_at;
+	bool trim_missing[ARRAY_LEN(trimmed)];
+	struct loop_timer *tick, *pause, *expire, *trim;
+	uint64_t term; /* rises with each loss of the lease */
+	size_t calls;
+	bool closed;
+	struct metric *m_leader;
+	struct metrics *metrics;
+
+	struct command batch[BATCH];
+	char batch_id[BATCH][48];
+	size_t batch_n;
+};
+
+static void read_next(struct router *r);
+static void expire_in(struct router *r, int64_t ms);
+
+/* ---- calls ----
+ *
+ * Every answer still to come keeps the router's memory. One that was asked for under an earlier
+ * lease is not used, since what it read may have been overtaken; it is read again as pending. */
+
+struct call {
+	struct router *r;
+	void (*answered)(struct router *r, const struct redis_reply *reply);
+	uint64_t term;
+};
+
+static void release(struct router *r)
+{
+	if (--r->calls == 0 && r->closed)
+		free(r);
+}
+
+static void on_call(void *arg, const struct redis_reply *reply)
+{
+	struct call *c = arg;
+	struct router *r = c->r;
+
+	if (!r->closed && c->term == r->term)
+		c->answered(r, reply);
+	free(c);
+	release(r);
+}
+
+static struct call *call_new(struct router *r,
+			     void (*answered)(struct router *, const struct redis_reply *))
+{
+	struct call *c = malloc(sizeof(*c));
+
+	if (!c)
+		return NULL;
+	*c = (struct call){r, answered, r->term};
+	r->calls++;
+	return c;
+}
+
+static int call_done(struct call *c, int error)
+{
+	if (error < 0) {
+		release(c->r);
+		free(c);
+	}
+	return error;
+}
+
+/* -errno: answered is not called. */
+static int eval(struct router *r, enum script s,
+		void (*answered)(struct router *, const struct redis_reply *), size_t argc,
+		const struct span *argv)
+{
+	struct call *c = call_new(r, answered);
+
+	if (!c)
+		return -ENOMEM;
+	return call_done(
+	    c, redis_eval(store_redis(r->store), script_get(s), on_call, c, 0, argc, argv));
+}
+
+static bool is_fenced(const struct redis_reply *reply)
+{
+	return redis_type(reply) == REDIS_STR && span_eq(redis_str(reply), "FENCED");
+}
+
+/* ---- leading ---- */
+
+static void step_down(struct router *r, const char *why)
+{
+	if (!r->leader)
+		return;
+	r->leader = false;
+	r->term++;
+	r->lease_asked = r->expiring = r->trimming = r->wait_asked = false;
+	r->token[0] = r->lease[0] = '\0';
+	r->step = IDLE;
+	loop_timer_stop(r->pause);
+	loop_timer_stop(r->expire);
+	loop_timer_stop(r->trim);
+	metric_set(r->m_leader, 0);
+	LOG_INFO(FIELDS(.event = "router_follows", .error = why), "no longer the router");
+}
+
+static void pause_then_read(struct router *r)
+{
+	r->step = PAUSED;
+	r->pending = true;
+	loop_timer_start(r->pause, PAUSE_MS, 0);
+}
+
+static void on_pause_over(void *arg)
+{
+	struct router *r = arg;
+
+	if (r->leader && r->step == PAUSED)
+		read_next(r);
+}
+
+static void group_answered(struct router *r, const struct redis_reply *reply)
+{
+	/* BUSYGROUP: it is there. Others: the next read will say so again. */
+	store_note_passing(r->store, redis_error_class(reply));
+	if (reply &&
+	    (redis_type(reply) == REDIS_STATUS || redis_error_class(reply) == REDIS_E_BUSYGROUP))
+		read_next(r);
+	else
+		pause_then_read(r);
+}
+
+static void create_group(struct router *r)
+{
+	struct call *c = call_new(r, group_answered);
+
+	r->step = READING;
+	if (!c || call_done(c, redis_cmdf(store_redis(r->store), on_call, c,
+					  "XGROUP CREATE %s.commands agent-bridge 0 MKSTREAM",
+					  store_prefix(r->store))) < 0)
+		pause_then_read(r);
+}
+
+static void lead(struct router *r)
+{
+	r->leader = true;
+	r->pending = true;
+	r->step = IDLE;
+	metric_set(r->m_leader, 1);
+	LOG_INFO(FIELDS(.event = "router_leads", .detail = r->lease), "this bridge is the router");
+	CRASH_POINT("router.after_lease");
+	create_group(r);
+	expire_in(r, 0);
+	loop_timer_start(r->trim, TRIM_BUSY_MS, 0);
+}
+
+static void lease_answered(struct router *r, const struct redis_reply *reply)
+{
+	struct span token = redis_str(redis_at(reply, 0)), word = redis_str(redis_at(reply, 1));
+	int64_t held_ms = redis_int(redis_at(reply, 2));
+
+	r->lease_asked = false;
+	if (redis_type(reply) != REDIS_ARR)
+		return; /* every step is fenced: nothing to undo */
+	if (token.n && span_copy(token, r->token, sizeof(r->token)) == 0) {
+		(void)snprintf(r->lease, sizeof(r->lease), "%s|%s", store_bridge_id(r->store),
+			       r->token);
+		if (span_eq(word, "taken")) {
+			step_down(r, "the lease had lapsed");
+			(void)span_copy(token, r->token, sizeof(r->token));
+			(void)snprintf(r->lease, sizeof(r->lease), "%s|%s",
+				       store_bridge_id(r->store), r->token);
+			lead(r);
+		}
+		return;
+	}
+	step_down(r, "another bridge holds the lease");
+	if (held_ms >= 0 && held_ms + 10 < LEASE_EVERY_MS)
+		loop_timer_start(r->tick, held_ms + 10, LEASE_EVERY_MS);
+}
+
+static void on_tick(void *arg)
+{
+	struct router *r = arg;
+	char ttl[16];
+	struct span argv[] = {span_of(store_prefix(r->store)),
+			      span_of(store_bridge_id(r->store)),
+			      span_of(r->token),
+			      {0}};
+
+	if (r->lease_asked || !redis_is_up(store_redis(r->store)))
+		return;
+	(void)snprintf(ttl, sizeof(ttl), "%d", LEASE_MS);
+	argv[3] = span_of(ttl);
+	r->lease_asked = eval(r, SCRIPT_router_lease, lease_answered, ARRAY_LEN(argv), argv) == 0;
+}
+
+/* ---- waiting for something new ---- */
+
+static void wait_answered(struct router *r, const struct redis_reply *reply)
+{
+	r->wait_asked = false;
+	if (r->step != WAITING)
+		return;
+	/* Nothing came: a moment to look whether anything is left behind, or the group gone. */
+	r->pending = redis_type(reply) == REDIS_NIL;
+	if (reply && redis_type(reply) != REDIS_ERR)
+		read_next(r);
+	else
+		pause_then_read(r);
+}
+
+static void wait_for_more(struct router *r)
+{
+	struct call *c;
+
+	r->step = WAITING;
+	if (r->wait_asked)
+		return;
+	c = call_new(r, wait_answered);
+	if (!c || call_done(c, redis_cmdf(r->wait, on_call, c,
+					  "XREAD COUNT 1 BLOCK %d STREAMS %s.commands %s",
+					  WAIT_BLOCK_MS, store_prefix(r->store), r->last_id)) < 0) {
+		pause_then_read(r); /* without that connection: look every now and then */
+		r->pending = false;
+		return;
+	}
+	r->wait_asked = true;
+}
+
+/* ---- reading and routing ---- */
+
+/* What a dead letter may show of an entry: everything but the parameters. */
+static void drop_entry(struct router *r, const struct stream_entry *e, const char *reason)
+{
+	struct buf json;
+	struct jsonw w;
+
+	buf_init(&json, PAYLOAD_MAX_BYTES);
+	jsonw_init(&w, &json);
+	jsonw_obj(&w, NULL);
+	for (size_t i = 0; i + 1 < redis_len(e->fields) && i < 40; i += 2) {
+		struct span name = redis_str(redis_at(e->fields, i)),
+			    value = redis_str(redis_at(e->fields, i + 1));
+		char key[65];
+
+		if (span_copy((struct span){name.p, name.n < 64 ? name.n : 64}, key, sizeof(key)) <
+		    0)
+			continue;
+		if (!strcmp(key, "params") || !strcmp(key, "signature"))
+			value = SPAN("***");
+		jsonw_strn(&w, key, value.p, value.n < 128 ? value.n : 128);
+	}
+	jsonw_obj_end(&w);
+	store_dead_letter(r->store, "commands", e->id, reason,
+			  w.err ? SPAN("{}") : (struct span){json.data, json.len});
+	buf_fini(&json);
+}
+
+static size_t put_command(const struct command *c, struct span id, struct span *at, char *exp,
+			  size_t exp_cap)
+{
+	static const char *const kinds[] = {[COMMAND_RUN] = "run",
+					    [COMMAND_CANCEL] = "cancel",
+					    [COMMAND_REJECT] = "reject",
+					    [COMMAND_DROP] = "drop"};
+	bool reject = c->kind == COMMAND_REJECT;
+
+	(void)snprintf(exp, exp_cap, "%" PRId64, c->expires_at_ms);
+	at[0] = id;
+	at[1] = span_of(kinds[c->kind]);
+	at[2] = span_of(c->cid);
+	at[3] = span_of(c->agent);
+	at[4] = span_of(c->digest);
+	at[5] = reject ? span_of(c->code) : c->verb;
+	at[6] = c->params;
+	at[7] = span_of(exp);
+	at[8] = span_of(c->expires_at);
+	at[9] = span_of(c->issued_at);
+	at[10] = c->by;
+	at[11] = c->signature;
+	at[12] = reject ? span_of(c->reason) : c->maybe_ran ? SPAN("1") : SPAN("");
+	return ROUTE_FIELDS;
+}
+
+static void count_routed(struct router *r, const struct command *c, const char *id,
+			 struct span what)
+{
+	char word[24];
+	enum log_level level = LOG_LEVEL_DEBUG;
+
+	if (span_copy(what, word, sizeof(word)) < 0)
+		return;
+	metric_add(metrics_get(r->metrics, M_commands_routed, word, NULL), 1);
+	if (c->kind == COMMAND_REJECT || c->kind == COMMAND_DROP || !strcmp(word, "duplicate") ||
+	    !strcmp(word, "mismatch") || !strcmp(word, "rejected"))
+		level = LOG_LEVEL_WARN;
+	LOG_AT(level,
+	       FIELDS(.event = "routed", .agent_id = c->agent[0] ? c->agent : NULL,
+		      .correlation_id = c->cid[0] ? c->cid : NULL, .error = c->code, .detail = word,
+		      .stream = id),
+	       "command %s%s%s", word, c->reason ? ": " : "", c->reason ? c->reason : "");
+}
+
+static void route_answered(struct router *r, const struct redis_reply *reply)
+{
+	int64_t soonest = INT64_MAX;
+	size_t n = r->batch_n;
+
+	CRASH_POINT("router.after_route");
+	if (is_fenced(reply)) {
+		step_down(r, "fenced");
+		return;
+	}
+	if (redis_type(reply) != REDIS_ARR || redis_len(reply) != 2 * n) {
+		store_note_passing(r->store, redis_error_class(reply));
+		if (redis_error_class(reply) == REDIS_E_OTHER)
+			LOG_ERROR(FIELDS(.event = "route", .error = redis_str(reply).p),
+				  "Redis refused a batch of commands");
+		pause_then_read(r);
+		return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		const struct command *c = &r->batch[i];
+		int64_t ms = 0;
+
+		count_routed(r, c, r->batch_id[i], redis_str(redis_at(reply, 2 * i)));
+		if (r->dispatch &&
+		    span_eq(redis_str(redis_at(reply, 2 * i + 1)), store_bridge_id(r->store)))
+			dispatch_poke(r->dispatch, c->agent);
+		if (c->kind == COMMAND_RUN && stream_id_ms(span_of(r->batch_id[i]), &ms) == 0 &&
+		    c->expires_at_ms - ms < soonest)
+			soonest = c->expires_at_ms - ms;
+	}
+	if (soonest < EXPIRE_MAX_WAIT_MS)
+		expire_in(r, soonest);
+	if (r->pending || n == BATCH)
+		read_next(r);
+	else
+		wait_for_more(r);
+}
+
+static void route(struct router *r, const struct redis_reply *entries)
+{
+	static struct span argv[4 + BATCH * ROUTE_FIELDS];
+	static char exp[BATCH][24];
+	size_t n = 4;
+
+	argv[0] = span_of(store_prefix(r->store));
+	argv[1] = span_of(r->lease);
+	argv[2] = span_of(store_bridge_id(r->store));
+	argv[3] = store_now_text(r->store);
+	r->batch_n = 0;
+	for (size_t i = 0; i < redis_len(entries) && i < BATCH; i++) {
+		struct command *c = &r->batch[r->batch_n];
+		struct stream_entry e;
+
+		if (stream_entry_parse(redis_at(entries, i), &e) < 0 ||
+		    span_copy(e.id, r->batch_id[r->batch_n], sizeof(r->batch_id[0])) < 0)
+			continue;
+		command_parse(&e, r->allowed, r->allowed_n, c);
+		if (!e.fields) {
+			LOG_ERROR(
+			    FIELDS(.event = "commands_lost", .detail = r->batch_id[r->batch_n]),
+			    "an entry of the command stream was deleted before it was routed");
+			c->reason = "deleted before it was routed";
+		}
+		if (c->kind == COMMAND_DROP)
+			drop_entry(r, &e, c->code);
+		n += put_command(c, e.id, argv + n, exp[r->batch_n], sizeof(exp[0]));
+		r->batch_n++;
+	}
+	CRASH_POINT("router.before_route");
+	r->step = ROUTING;
+	if (eval(r, SCRIPT_route, route_answered, n, argv) < 0)
+		pause_then_read(r);
+}
+
+static void read_answered(struct router *r, const struct redis_reply *reply)
+{
+	const struct redis_reply *entries = redis_at(reply, 1);
+
+	CRASH_POINT("router.after_read");
+	if (is_fenced(reply)) {
+		step_down(r, "fenced");
+	} else if (redis_error_class(reply) == REDIS_E_NOGROUP) {
+		LOG_WARN(FIELDS(.event = "group_missing", .stream = "commands"),
+			 "the consumer group agent-bridge is gone; it is made anew from the start");
+		r->pending = true;
+		create_group(r);
+	} else if (redis_type(reply) != REDIS_ARR) {
+		store_note_passing(r->store, redis_error_class(reply));
+		pause_then_read(r);
+	} else if (redis_len(entries)) {
+		route(r, entries);
+	} else if (r->pending) {
+		r->pending = false;
+		read_next(r);
+	} else if (span_copy(redis_str(redis_at(reply, 0)), r->last_id, sizeof(r->last_id)) < 0) {
+		pause_then_read(r);
+	} else {
+		wait_for_more(r);
+	}
+}
+
+static void read_next(struct router *r)
+{
+	char count[8];
+	struct span argv[] = {span_of(store_prefix(r->store)),
+			      span_of(r->lease),
+			      r->pending ? SPAN("0") : SPAN(">"),
+			      {0}};
+
+	(void)snprintf(count, sizeof(count), "%d", BATCH);
+	argv[3] = span_of(count);
+	r->step = READING;
+	if (eval(r, SCRIPT_router_read, read_answered, ARRAY_LEN(argv), argv) < 0)
+		pause_then_read(r);
+}
+
+/* ---- expiry ---- */
+
+static void expire_in(struct router *r, int64_t ms)
+{
+	if (ms > EXPIRE_MAX_WAIT_MS)
+		ms = EXPIRE_MAX_WAIT_MS;
+	loop_timer_start(r->expire, ms < 0 ? 0 : ms + 1, 0);
+}
+
+static void expire_answered(struct router *r, const struct redis_reply *reply)
+{
+	int64_t next_ms = redis_int(redis_at(reply, 0)), ended = redis_int(redis_at(reply, 1));
+	char agent[AGENT_ID_MAX + 1];
+
+	r->expiring = false;
+	if (is_fenced(reply)) {
+		step_down(r, "fenced");
+		return;
+	}
+	if (redis_type(reply) != REDIS_ARR) {
+		store_note_passing(r->store, redis_error_class(reply));
+		expire_in(r, 1000);
+		return;
+	}
+	metric_add(metrics_get(r->metrics, M_commands_routed, "expired", NULL), (uint64_t)ended);
+	for (size_t i = 2; r->dispatch && i < redis_len(reply); i++)
+		if (span_copy(redis_str(redis_at(reply, i)), agent, sizeof(agent)) == 0)
+			dispatch_poke(r->dispatch, agent);
+	/* Without deadlines the next ROUTE starts the timer; a slow look stays, should one be
+	 * missed. */
+	expire_in(r, next_ms >= 0 ? next_ms : EXPIRE_MAX_WAIT_MS);
+}
+
+static void on_expire_timer(void *arg)
+{
+	struct router *r = arg;
+	char count[8];
+	struct span argv[] = {span_of(store_prefix(r->store)),
+			      span_of(r->lease),
+			      span_of(store_bridge_id(r->store)),
+			      store_now_text(r->store),
+			      {0}};
+
+	if (!r->leader || r->expiring)
+		return;
+	(void)snprintf(count, sizeof(count), "%d", EXPIRE_BATCH);
+	argv[4] = span_of(count);
+	CRASH_POINT("router.before_expire");
+	r->expiring = eval(r, SCRIPT_expire, expire_answered, ARRAY_LEN(argv), argv) == 0;
+	if (!r->expiring)
+		expire_in(r, 1000);
+}
+
+/* ---- trimming: one stream after another ---- */
+
+static void trim_next(struct router *r);
+
+static void trim_answered(struct router *r, const struct redis_reply *reply)
+{
+	struct span word = redis_str(redis_at(reply, 0));
+	bool missing = span_eq(word, "no_group");
+	const struct trimmed *t = &trimmed[r->trim_at];
+
+	if (is_fenced(reply)) {
+		step_down(r, "fenced");
+		return;
+	}
+	if (missing && !r->trim_missing[r->trim_at])
+		LOG_WARN(FIELDS(.event = "trim_refused", .stream = t->stream,
+				.detail = redis_str(redis_at(reply, 1)).p),
+			 "a consumer group is missing; its stream is not trimmed");
+	r->trim_missing[r->trim_at] = missing;
+	if (span_eq(word, "trimmed"))
+		metric_add(metrics_get(r->metrics, M_trimmed, t->stream, NULL),
+			   (uint64_t)redis_int(redis_at(reply, 1)));
+	r->trim_at++;
+	trim_next(r);
+}
+
+static void trim_next(struct router *r)
+{
+	const struct trimmed *t = &trimmed[r->trim_at];
+	struct span argv[5];
+	size_t n = 3;
+
+	r->trimming = r->trim_at < ARRAY_LEN(trimmed);
+	if (r->trimming) {
+		argv[0] = span_of(store_prefix(r->store));
+		argv[1] = span_of(r->lease);
+		argv[2] = span_of(t->stream);
+		for (size_t i = 0; i < ARRAY_LEN(t->groups) && t->groups[i]; i++)
+			argv[n++] = span_of(t->groups[i]);
+		r->trimming = eval(r, SCRIPT_trim, trim_answered, n, argv) == 0;
+	}
+	if (!r->trimming)
+		loop_timer_start(r->trim, r->batch_n ? TRIM_BUSY_MS : TRIM_IDLE_MS, 0);
+}
+
+static void on_trim_timer(void *arg)
+{
+	struct router *r = arg;
+
+	if (!r->leader)
+		return;
+	r->trim_at = 0;
+	trim_next(r);
+	r->batch_n = r->step == ROUTING ? r->batch_n : 0;
+}
+
+/* ---- life ---- */
+
+static void on_store_up(void *arg)
+{
+	on_tick(arg);
+}
+
+static void on_wait_up(void *arg)
+{
+	struct router *r = arg;
+
+	if (r->leader && r->step == PAUSED && !r->pending)
+		read_next(r);
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static int parse_allowed(struct router *r, const char *csv)
+{
+	char *text = csv ? strdup(csv) : NULL, *save = NULL;
+	size_t n = 1;
+
+	if (!csv || !*csv) {
+		free(text);
+		return 0;
+	}
+	for (const char *p = csv; *p; p++)
+		n += *p == ',';
+	r->allowed = calloc(n, sizeof(char *));
+	if (!text || !r->allowed) {
+		free(text);
+		return -ENOMEM;
+	}
+	for (char *id = strtok_r(text, ", \t", &save); id; id = strtok_r(NULL, ", \t", &save)) {
+		r->allowed[r->allowed_n] = strdup(id);
+		if (r->allowed[r->allowed_n])
+			r->allowed_n++;
+	}
+	free(text);
+	qsort((void *)r->allowed, r->allowed_n, sizeof(char *), compare_ids);
+	return 0;
+}
+
+static int make_timers(struct router *r)
+{
+	int error = loop_timer_new(r->loop, on_tick, r, &r->tick);
+
+	if (error == 0)
+		error = loop_timer_new(r->loop, on_pause_over, r, &r->pause);
+	if (error == 0)
+		error = loop_timer_new(r->loop, on_expire_timer, r, &r->expire);
+	if (error == 0)
+		error = loop_timer_new(r->loop, on_trim_timer, r, &r->trim);
+	return error;
+}
+
+static const struct redis_ops wait_ops = {on_wait_up, NULL};
+
+int router_open(struct loop *l, struct metrics *m, struct store *s, const struct router_config *cfg,
+		struct router **ret)
+{
+	const struct redis_limits limits = {.timeout_ms = 3 * WAIT_BLOCK_MS};
+	struct router *r = calloc(1, sizeof(*r));
+	int error;
+
+	if (!r)
+		return -ENOMEM;
+	r->loop = l;
+	r->store = s;
+	r->dispatch = cfg->dispatch;
+	r->metrics = m;
+	r->m_leader = metrics_get(m, M_router_leads, NULL, NULL);
+	error = parse_allowed(r, cfg->allowed_agent_ids);
+	if (error == 0)
+		error = make_timers(r);
+	if (error == 0)
+		error = redis_open(l, cfg->redis_url, &limits, &wait_ops, r, &r->wait);
+	if (error < 0) {
+		router_close(r);
+		return error;
+	}
+	r->part = (struct store_part){.on_up = on_store_up, .arg = r};
+	store_join(s, &r->part);
+	loop_timer_start(r->tick, 0, LEASE_EVERY_MS);
+	*ret = r;
+	return 0;
+}
+
+void router_close(struct router *r)
+{
+	struct span argv[2];
+
+	if (!r || r->closed)
+		return;
+	argv[0] = span_of(store_prefix(r->store));
+	argv[1] = span_of(r->lease);
+	if (r->leader)
+		(void)!redis_eval(store_redis(r->store), script_get(SCRIPT_router_yield), NULL,
+				  NULL, 0, 2, argv);
+	step_down(r, "closing");
+	if (r->part.arg)
+		store_leave(r->store, &r->part);
+	loop_timer_close(r->tick);
+	loop_timer_close(r->pause);
+	loop_timer_close(r->expire);
+	loop_timer_close(r->trim);
+	r->closed = true;
+	r->calls++;
+	redis_close(r->wait);
+	for (size_t i = 0; i < r->allowed_n; i++)
+		free(r->allowed[i]);
+	free((void *)r->allowed);
+	release(r);
+}
+
+bool router_is_leader(const struct router *r)
+{
+	return r->leader;
+}

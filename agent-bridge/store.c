@@ -1,0 +1,781 @@
+/*
+ * What the bridge writes to Redis. Three ways, by what a loss would mean: telemetry goes straight
+ * into the connection's buffer or, while Redis is away, into a ring that forgets the oldest;
+ * everything else goes through ops.h and is repeated until it is stored.
+ *
+ * Health: down (no connection) · impaired (Redis answers OOM, READONLY, LOADING, MISCONF: one write
+ * is tried every PROBE_MS until one succeeds) · up.
+ */
+#include "store.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/ident.h"
+#include "base/log.h"
+#include "bridge_metrics.h"
+#include "command.h"
+#include "loop/loop.h"
+#include "ops.h"
+
+#define KEEP_MAX_BYTES ((size_t)48 << 20)
+#define RING_MAX_BYTES ((size_t)32 << 20)
+#define PROBE_MS       250
+#define LEASE_MS       15000
+#define LEASE_EVERY_MS 5000
+#define WAKE_BLOCK_S   10
+#define SAMPLE_EVERY   64 /* telemetry replies whose time is measured */
+
+struct ring_entry {
+	struct ring_entry *next;
+	size_t n;
+	char bytes[];
+};
+
+struct store {
+	struct loop *loop;
+	const struct store_ops *socket;
+	void *arg;
+	struct redis *redis, *wake;
+	struct ops ops;
+	struct store_part *parts;
+	char prefix[64], bridge_id[128], instance[UUID_LEN + 1], started[24];
+
+	bool up, impaired, pressed, first_up_done;
+	char reason[192];
+	struct loop_timer *probe, *lease, *drain;
+	void (*drained)(void *arg);
+	void *drained_arg;
+
+	char *head; /* telemetry's XADD up to the agent's id */
+	size_t head_n;
+	char telemetry_key[96];
+	struct ring_entry *ring_first, *ring_last;
+	size_t ring_bytes;
+	uint64_t telemetry_sent, sample_us; /* sample_us 0: none under way */
+	size_t samples_skipped;
+
+	int64_t now_ms;
+	char now_text[CLOCK_RFC3339_LEN + 1];
+
+	struct metric *m_up, *m_reply, *m_drop_away, *m_drop_full;
+};
+
+static void check_pressure(struct store *s);
+static void pump(struct store *s);
+
+/* ---- small things ---- */
+
+const char *store_prefix(const struct store *s)
+{
+	return s->prefix;
+}
+
+const char *store_bridge_id(const struct store *s)
+{
+	return s->bridge_id;
+}
+
+struct redis *store_redis(struct store *s)
+{
+	return s->redis;
+}
+
+bool store_is_up(const struct store *s)
+{
+	return s->up && !s->impaired;
+}
+
+const char *store_down_reason(const struct store *s)
+{
+	return store_is_up(s) ? "" : s->reason;
+}
+
+struct span store_now_text(struct store *s)
+{
+	int64_t now = clock_wall_ms();
+
+	if (now != s->now_ms) {
+		s->now_ms = now;
+		clock_format_rfc3339(now, s->now_text);
+	}
+	return (struct span){s->now_text, CLOCK_RFC3339_LEN};
+}
+
+void store_join(struct store *s, struct store_part *p)
+{
+	p->next = s->parts;
+	s->parts = p;
+}
+
+void store_leave(struct store *s, struct store_part *p)
+{
+	for (struct store_part **at = &s->parts; *at; at = &(*at)->next)
+		if (*at == p) {
+			*at = p->next;
+			return;
+		}
+}
+
+/* ---- health ---- */
+
+static void tell_up(struct store *s)
+{
+	s->reason[0] = '\0';
+	metric_set(s->m_up, 1);
+	LOG_INFO(FIELDS(.event = "redis_up"), "Redis answers");
+	if (s->socket && s->socket->on_up)
+		s->socket->on_up(s->arg);
+	for (struct store_part *p = s->parts; p; p = p->next)
+		if (p->on_up)
+			p->on_up(p->arg);
+}
+
+static void tell_down(struct store *s, const char *why)
+{
+	bool same = !strcmp(s->reason, why);
+
+	(void)snprintf(s->reason, sizeof(s->reason), "%s", why);
+	metric_set(s->m_up, 0);
+	if (!same)
+		LOG_WARN(FIELDS(.event = "redis_down", .error = s->reason), "Redis is away");
+	if (s->socket && s->socket->on_down)
+		s->socket->on_down(s->arg, s->reason);
+}
+
+void store_note_passing(struct store *s, enum redis_error_class c)
+{
+	static const char *const words[] = {
+	    [REDIS_E_OOM] = "Redis is out of memory (OOM)",
+	    [REDIS_E_READONLY] = "Redis is a read-only replica (READONLY)",
+	    [REDIS_E_LOADING] = "Redis is loading its data (LOADING)",
+	    [REDIS_E_MISCONF] = "Redis cannot persist (MISCONF)",
+	    [REDIS_E_BUSY] = "Redis is busy with a script (BUSY)",
+	};
+
+	if (!redis_error_is_passing(c) || s->impaired)
+		return;
+	s->impaired = true;
+	loop_timer_start(s->probe, PROBE_MS, PROBE_MS);
+	tell_down(s, words[c]);
+	check_pressure(s);
+}
+
+/* A write has succeeded. */
+static void note_success(struct store *s)
+{
+	if (!s->impaired)
+		return;
+	s->impaired = false;
+	loop_timer_stop(s->probe);
+	if (s->up)
+		tell_up(s);
+	pump(s);
+}
+
+static void check_pressure(struct store *s)
+{
+	size_t flying = redis_in_flight(s->redis);
+	bool high = s->ops.bytes > KEEP_MAX_BYTES / 2 || s->ring_bytes > RING_MAX_BYTES / 2 ||
+		    flying > 12000;
+	bool low = s->ops.bytes < KEEP_MAX_BYTES / 4 && s->ring_bytes < RING_MAX_BYTES / 4 &&
+		   flying < 6000;
+	bool pressed = s->pressed ? !low : high;
+
+	if (pressed == s->pressed)
+		return;
+	s->pressed = pressed;
+	LOG_INFO(FIELDS(.event = "pressure", .detail = pressed ? "on" : "off"),
+		 "reading from sockets is %s", pressed ? "paused" : "resumed");
+	if (s->socket && s->socket->on_pressure)
+		s->socket->on_pressure(s->arg, pressed);
+}
+
+/* ---- kept writes ---- */
+
+static void drain_check(struct store *s)
+{
+	void (*drained)(void *arg) = s->drained;
+
+	if (!drained || s->ops.count || s->ring_first || (s->up && redis_in_flight(s->redis)))
+		return;
+	s->drained = NULL;
+	loop_timer_stop(s->drain);
+	drained(s->drained_arg);
+}
+
+static void on_op_answer(void *arg)
+{
+	struct store *s = arg;
+
+	note_success(s);
+	pump(s);
+	check_pressure(s);
+	drain_check(s);
+}
+
+static void on_op_passing(void *arg, enum redis_error_class c)
+{
+	store_note_passing(arg, c);
+}
+
+int store_keep_script(struct store *s, enum script script, size_t argc, const struct span *argv,
+		      redis_cb done, void *arg)
+{
+	int r = ops_add(&s->ops, script, argc, argv, done, arg);
+
+	if (r == 0)
+		pump(s);
+	check_pressure(s);
+	return r;
+}
+
+int store_keep_cmd(struct store *s, size_t argc, const struct span *argv, redis_cb done, void *arg)
+{
+	return store_keep_script(s, SCRIPT_NONE, argc, argv, done, arg);
+}
+
+void store_dead_letter(struct store *s, const char *stream, struct span entry_id,
+		       const char *reason, struct span payload)
+{
+	char key[96];
+	struct span argv[] = {
+	    SPAN("XADD"),     {0},	SPAN("*"),	SPAN("stream"),	 span_of(stream),
+	    SPAN("entry_id"), entry_id, SPAN("reason"), span_of(reason), SPAN("payload"),
+	    payload};
+
+	(void)snprintf(key, sizeof(key), "%s.dead_letters", s->prefix);
+	argv[1] = span_of(key);
+	if (store_keep_cmd(s, ARRAY_LEN(argv), argv, NULL, NULL) < 0)
+		LOG_ERROR(FIELDS(.event = "dead_letter_lost", .stream = stream, .error = reason),
+			  "too much waits for Redis; a dead letter is dropped");
+}
+
+/* ---- telemetry ---- */
+
+static char *put_bytes(char *at, const char *bytes, size_t n)
+{
+	memcpy(at, bytes, n);
+	return at + n;
+}
+
+/* "$<n>\r\n<bytes>\r\n" */
+static char *put_bulk(char *at, const char *bytes, size_t n)
+{
+	char digits[24];
+	size_t v = n, d = sizeof(digits);
+
+	do
+		digits[--d] = (char)('0' + v % 10);
+	while (v /= 10);
+	*at++ = '$';
+	at = put_bytes(at, digits + d, sizeof(digits) - d);
+	at = put_bytes(at, "\r\n", 2);
+	at = put_bytes(at, bytes, n);
+	return put_bytes(at, "\r\n", 2);
+}
+
+#define PUT_LITERAL(at, text) put_bytes(at, text, sizeof(text) - 1)
+
+static size_t put_u64(char *out, uint64_t v)
+{
+	char digits[24];
+	size_t d = sizeof(digits);
+
+	do
+		digits[--d] = (char)('0' + v % 10);
+	while (v /= 10);
+	memcpy(out, digits + d, sizeof(digits) - d);
+	return sizeof(digits) - d;
+}
+
+static size_t telemetry_room(const struct store *s, const struct store_conn *c, struct span frame)
+{
+	return s->head_n + frame.n + strlen(c->agent_id) + strlen(c->conn_id) + strlen(c->ip) +
+	       strlen(s->bridge_id) + 400; /* names, lengths, epoch, time */
+}
+
+static size_t put_telemetry(struct store *s, char *out, const struct store_conn *c,
+			    struct span frame)
+{
+	char *at = put_bytes(out, s->head, s->head_n), epoch[24];
+	struct span now = store_now_text(s);
+
+	at = put_bulk(at, c->agent_id, strlen(c->agent_id));
+	at = PUT_LITERAL(at, "$5\r\nframe\r\n");
+	at = put_bulk(at, frame.p, frame.n);
+	at = PUT_LITERAL(at, "$9\r\nbridge_id\r\n");
+	at = put_bulk(at, s->bridge_id, strlen(s->bridge_id));
+	at = PUT_LITERAL(at, "$7\r\nconn_id\r\n");
+	at = put_bulk(at, c->conn_id, strlen(c->conn_id));
+	at = PUT_LITERAL(at, "$5\r\nepoch\r\n");
+	at = put_bulk(at, epoch, put_u64(epoch, c->epoch));
+	at = PUT_LITERAL(at, "$2\r\nip\r\n");
+	at = put_bulk(at, c->ip, strlen(c->ip));
+	at = PUT_LITERAL(at, "$11\r\nreceived_at\r\n");
+	at = put_bulk(at, now.p, now.n);
+	return (size_t)(at - out);
+}
+
+static void on_telemetry(void *arg, const struct redis_reply *reply)
+{
+	struct store *s = arg;
+
+	if (redis_type(reply) == REDIS_STR) {
+		if (s->impaired)
+			note_success(s);
+	} else {
+		metric_add(reply ? s->m_drop_full : s->m_drop_away, 1);
+		store_note_passing(s, redis_error_class(reply));
+	}
+	if (s->pressed)
+		check_pressure(s);
+	if (s->ring_first)
+		pump(s);
+	if (s->drained)
+		drain_check(s);
+}
+
+static void on_sampled_telemetry(void *arg, const struct redis_reply *reply)
+{
+	struct store *s = arg;
+
+	if (reply)
+		metric_observe(s->m_reply, (double)(clock_boot_us() - s->sample_us) / 1e6);
+	s->sample_us = 0;
+	on_telemetry(s, reply);
+}
+
+static void commit_telemetry(struct store *s, size_t n)
+{
+	if (++s->telemetry_sent % SAMPLE_EVERY == 0 && !s->sample_us) {
+		s->sample_us = clock_boot_us();
+		redis_commit(s->redis, n, on_sampled_telemetry, s);
+		return;
+	}
+	redis_commit(s->redis, n, on_telemetry, s);
+}
+
+static void ring_drop_oldest(struct store *s)
+{
+	struct ring_entry *e = s->ring_first;
+
+	s->ring_first = e->next;
+	if (!e->next)
+		s->ring_last = NULL;
+	s->ring_bytes -= sizeof(*e) + e->n;
+	free(e);
+}
+
+static int ring_add(struct store *s, const struct store_conn *c, struct span frame)
+{
+	size_t room = telemetry_room(s, c, frame);
+	struct ring_entry *e = malloc(sizeof(*e) + room), *fit;
+
+	if (!e)
+		return -ENOMEM;
+	e->next = NULL;
+	e->n = put_telemetry(s, e->bytes, c, frame);
+	fit = realloc(e, sizeof(*e) + e->n);
+	e = fit ? fit : e;
+	if (s->ring_last)
+		s->ring_last->next = e;
+	else
+		s->ring_first = e;
+	s->ring_last = e;
+	s->ring_bytes += sizeof(*e) + e->n;
+	while (s->ring_bytes > RING_MAX_BYTES && s->ring_first != s->ring_last) {
+		metric_add(s->up ? s->m_drop_full : s->m_drop_away, 1);
+		ring_drop_oldest(s);
+	}
+	check_pressure(s);
+	return 0;
+}
+
+static void ring_pump(struct store *s, size_t max)
+{
+	char *at;
+
+	while (max-- && s->ring_first && redis_reserve(s->redis, s->ring_first->n, &at) == 0) {
+		memcpy(at, s->ring_first->bytes, s->ring_first->n);
+		commit_telemetry(s, s->ring_first->n);
+		ring_drop_oldest(s);
+	}
+}
+
+int store_telemetry(struct store *s, const struct store_conn *c, struct span frame)
+{
+	char *at;
+
+	if (s->impaired || s->ring_first ||
+	    redis_reserve(s->redis, telemetry_room(s, c, frame), &at) < 0)
+		return ring_add(s, c, frame);
+	commit_telemetry(s, put_telemetry(s, at, c, frame));
+	if (!s->pressed && !(s->telemetry_sent & 255))
+		check_pressure(s);
+	return 0;
+}
+
+static void pump(struct store *s)
+{
+	if (!s->up || s->impaired)
+		return;
+	ops_pump(&s->ops, 4096);
+	/* Half the window stays free for what comes now. */
+	if (s->ring_first && redis_in_flight(s->redis) < 4096)
+		ring_pump(s, 4096);
+}
+
+/* ---- hello, events ---- */
+
+static int keep_frame(struct store *s, const char *stream, const struct store_conn *c,
+		      const char *event, const char *reason, struct span frame)
+{
+	char key[96], epoch[24];
+	struct span argv[24] = {SPAN("XADD"), {0}, SPAN("*"), SPAN("agent_id"), {0}};
+	size_t n = 5;
+
+	(void)snprintf(key, sizeof(key), "%s.%s", s->prefix, stream);
+	argv[1] = span_of(key);
+	argv[4] = span_of(c->agent_id);
+#define ADD(name, value) (argv[n] = SPAN(name), argv[n + 1] = (value), n += 2)
+	if (event)
+		ADD("event", span_of(event));
+	if (reason)
+		ADD("reason", span_of(reason));
+	if (frame.p)
+		ADD("frame", frame);
+	ADD("bridge_id", span_of(s->bridge_id));
+	ADD("conn_id", span_of(c->conn_id));
+	ADD("epoch", ((struct span){epoch, put_u64(epoch, c->epoch)}));
+	ADD("ip", span_of(c->ip));
+	ADD("received_at", store_now_text(s));
+#undef ADD
+	return store_keep_cmd(s, n, argv, NULL, NULL);
+}
+
+int store_hello(struct store *s, const struct store_conn *c, struct span frame)
+{
+	return keep_frame(s, "agent_hello", c, NULL, NULL, frame);
+}
+
+int store_event(struct store *s, const struct store_conn *c, const char *event, const char *reason,
+		struct span frame)
+{
+	return keep_frame(s, "agent_events", c, event, reason, frame);
+}
+
+/* ---- commands posted over HTTP ---- */
+
+struct post {
+	struct store *s;
+	void (*cb)(void *arg, enum store_command_result r);
+	void *arg;
+};
+
+static void on_post(void *arg, const struct redis_reply *reply)
+{
+	static const struct {
+		const char *word;
+		enum store_command_result result;
+	} words[] = {{"queued", STORE_COMMAND_QUEUED},
+		     {"conflict", STORE_COMMAND_CONFLICT},
+		     {"offline", STORE_COMMAND_OFFLINE},
+		     {"full", STORE_COMMAND_FULL}};
+	struct post *p = arg;
+	enum store_command_result r = STORE_COMMAND_UNAVAILABLE;
+
+	for (size_t i = 0; i < ARRAY_LEN(words); i++)
+		if (redis_type(reply) == REDIS_STR && span_eq(redis_str(reply), words[i].word))
+			r = words[i].result;
+	store_note_passing(p->s, redis_error_class(reply));
+	p->cb(p->arg, r);
+	free(p);
+}
+
+int store_post_command(struct store *s, const struct store_command *c,
+		       void (*cb)(void *arg, enum store_command_result r), void *arg)
+{
+	bool run = !c->op || strcmp(c->op, "cancel");
+	struct span argv[24] = {span_of(s->prefix), span_of(c->agent_id),
+				span_of(c->correlation_id), SPAN(""),
+				c->require_connected ? SPAN("1") : SPAN("0")};
+	struct span params = c->params_json ? span_of(c->params_json) : SPAN("{}");
+	char digest[SHA256_HEX_LEN + 1], ttl[24], max[24];
+	struct post *p;
+	size_t n = 6;
+	int r;
+
+	(void)snprintf(ttl, sizeof(ttl), "%lld", (long long)c->ttl_s);
+	(void)snprintf(max, sizeof(max), "%lld", (long long)c->queue_max);
+	argv[5] = span_of(max);
+#define ADD(name, value) (argv[n] = SPAN(name), argv[n + 1] = (value), n += 2)
+	ADD("correlation_id", span_of(c->correlation_id));
+	ADD("agent_id", span_of(c->agent_id));
+	if (run) {
+		command_digest(span_of(c->agent_id), span_of(c->command), params, digest);
+		argv[3] = span_of(digest);
+		ADD("command", span_of(c->command));
+		ADD("params", params);
+		if (c->ttl_s > 0)
+			ADD("ttl_s", span_of(ttl));
+	} else {
+		ADD("op", SPAN("cancel"));
+	}
+	if (c->issued_by)
+		ADD("issued_by_admin_id", span_of(c->issued_by));
+#undef ADD
+	if (!store_is_up(s))
+		return -ENOTCONN;
+	p = malloc(sizeof(*p));
+	if (!p)
+		return -ENOMEM;
+	*p = (struct post){s, cb, arg};
+	r = redis_eval(s->redis, script_get(SCRIPT_post), on_post, p, 0, n, argv);
+	if (r < 0)
+		free(p);
+	return r;
+}
+
+/* ---- lease, hints, connections ---- */
+
+static void on_lease(void *arg, const struct redis_reply *reply)
+{
+	struct store *s = arg;
+	struct span other = redis_str(redis_at(reply, 1));
+
+	if (redis_type(reply) != REDIS_ARR)
+		return; /* renewed again in five seconds, or at the reconnect */
+	if (span_copy(redis_str(redis_at(reply, 0)), s->started, sizeof(s->started)) < 0)
+		s->started[0] = '\0';
+	if (other.n)
+		LOG_WARN(FIELDS(.event = "bridge_id_shared", .detail = s->bridge_id),
+			 "another process held this bridge's lease: it has just been restarted, or "
+			 "two bridges have the same AGENT_BRIDGE_ID");
+}
+
+static void renew_lease(void *arg)
+{
+	struct store *s = arg;
+	char ttl[16];
+	struct span argv[] = {span_of(s->prefix),
+			      span_of(s->bridge_id),
+			      span_of(s->instance),
+			      span_of(s->started),
+			      {0}};
+
+	(void)snprintf(ttl, sizeof(ttl), "%d", LEASE_MS);
+	argv[4] = span_of(ttl);
+	(void)!redis_eval(s->redis, script_get(SCRIPT_bridge_lease), on_lease, s, 0,
+			  ARRAY_LEN(argv), argv);
+}
+
+static void on_info(void *arg, const struct redis_reply *reply)
+{
+	struct span text = redis_str(reply);
+
+	(void)arg;
+	if (redis_type(reply) != REDIS_STR)
+		return;
+	if (!memmem(text.p, text.n, "maxmemory_policy:noeviction", 27) &&
+	    memmem(text.p, text.n, "maxmemory_policy:", 17))
+		LOG_WARN(FIELDS(.event = "redis_config", .setting = "maxmemory-policy"),
+			 "Redis may evict keys: set maxmemory-policy noeviction");
+	if (memmem(text.p, text.n, "aof_enabled:0", 13))
+		LOG_WARN(FIELDS(.event = "redis_config", .setting = "appendonly"),
+			 "Redis keeps no AOF: set appendonly yes, or a restart loses commands");
+}
+
+static void on_redis_up(void *arg)
+{
+	struct store *s = arg;
+
+	s->up = true;
+	s->impaired = false;
+	loop_timer_stop(s->probe);
+	renew_lease(s);
+	if (!s->first_up_done) {
+		s->first_up_done = true;
+		(void)!redis_cmdf(s->redis, on_info, s, "INFO memory");
+		(void)!redis_cmdf(s->redis, on_info, s, "INFO persistence");
+	}
+	pump(s);
+	tell_up(s);
+	check_pressure(s);
+}
+
+static void on_redis_down(void *arg, const char *why)
+{
+	struct store *s = arg;
+
+	s->up = false;
+	s->impaired = false;
+	loop_timer_stop(s->probe);
+	tell_down(s, why);
+	check_pressure(s);
+}
+
+static void on_wake_reply(void *arg, const struct redis_reply *reply);
+
+static void ask_wake(struct store *s)
+{
+	(void)!redis_cmdf(s->wake, on_wake_reply, s, "BLMPOP %d 1 %s.wake.%s LEFT COUNT 256",
+			  WAKE_BLOCK_S, s->prefix, s->bridge_id);
+}
+
+static void on_wake_reply(void *arg, const struct redis_reply *reply)
+{
+	struct store *s = arg;
+	const struct redis_reply *hints = redis_at(reply, 1);
+
+	if (!reply)
+		return; /* asked again when it is up */
+	for (size_t i = 0; i < redis_len(hints); i++)
+		for (struct store_part *p = s->parts; p; p = p->next)
+			if (p->on_hint)
+				p->on_hint(p->arg, redis_str(redis_at(hints, i)));
+	if (redis_type(reply) == REDIS_ERR) {
+		LOG_DEBUG(FIELDS(.event = "wake", .error = redis_str(reply).p), "no hints");
+		return; /* the periodic check finds what hints would have told */
+	}
+	ask_wake(s);
+}
+
+static void on_wake_up(void *arg)
+{
+	ask_wake(arg);
+}
+
+/* While impaired: one write at a time shows whether it has passed. */
+static void on_probe(void *arg)
+{
+	struct store *s = arg;
+
+	if (!s->up || !s->impaired)
+		return;
+	if (s->ops.again.first || s->ops.fresh.first)
+		ops_pump(&s->ops, 1);
+	else if (s->ring_first)
+		ring_pump(s, 1);
+	else
+		note_success(s); /* nothing to try it with: the next write will tell */
+}
+
+static void on_drain_deadline(void *arg)
+{
+	struct store *s = arg;
+	void (*drained)(void *arg) = s->drained;
+
+	s->drained = NULL;
+	if (s->ops.count)
+		LOG_WARN(
+		    FIELDS(.event = "drain", .has_count = true, .count = (int64_t)s->ops.count),
+		    "stopping with writes Redis has not taken");
+	if (drained)
+		drained(s->drained_arg);
+}
+
+void store_drain(struct store *s, int64_t wait_ms, void (*done)(void *arg), void *arg)
+{
+	s->drained = done;
+	s->drained_arg = arg;
+	loop_timer_start(s->drain, wait_ms, 0);
+	drain_check(s);
+}
+
+static const struct redis_ops data_ops = {on_redis_up, on_redis_down};
+static const struct redis_ops wake_ops = {on_wake_up, NULL};
+
+static int make_head(struct store *s, int64_t maxlen)
+{
+	char key[96], number[24];
+	size_t number_n = put_u64(number, maxlen > 0 ? (uint64_t)maxlen : 1000000);
+	char *at;
+
+	(void)snprintf(key, sizeof(key), "%s.telemetry", s->prefix);
+	s->head = malloc(256);
+	if (!s->head)
+		return -ENOMEM;
+	at = PUT_LITERAL(s->head, "*20\r\n$4\r\nXADD\r\n");
+	at = put_bulk(at, key, strlen(key));
+	at = PUT_LITERAL(at, "$6\r\nMAXLEN\r\n$1\r\n~\r\n");
+	at = put_bulk(at, number, number_n);
+	at = PUT_LITERAL(at, "$1\r\n*\r\n$8\r\nagent_id\r\n");
+	s->head_n = (size_t)(at - s->head);
+	return 0;
+}
+
+static int open_connections(struct store *s, const char *url)
+{
+	const struct redis_limits wake_limits = {.timeout_ms = (WAKE_BLOCK_S + 5) * 1000};
+	int r = redis_open(s->loop, url, NULL, &data_ops, s, &s->redis);
+
+	if (r < 0)
+		return r;
+	s->ops.redis = s->redis;
+	return redis_open(s->loop, url, &wake_limits, &wake_ops, s, &s->wake);
+}
+
+int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg,
+	       const struct store_ops *ops, void *arg, struct store **ret)
+{
+	struct store *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	s->loop = l;
+	s->socket = ops;
+	s->arg = arg;
+	(void)snprintf(s->prefix, sizeof(s->prefix), "%s", cfg->prefix);
+	(void)snprintf(s->bridge_id, sizeof(s->bridge_id), "%s", cfg->bridge_id);
+	(void)snprintf(s->reason, sizeof(s->reason), "not connected to Redis yet");
+	ident_uuid4(s->instance);
+	s->m_up = metrics_get(m, M_redis_up, NULL, NULL);
+	s->m_reply = metrics_get(m, M_redis_reply, NULL, NULL);
+	s->m_drop_away = metrics_get(m, M_frames_dropped, "redis_away", NULL);
+	s->m_drop_full = metrics_get(m, M_frames_dropped, "redis_full", NULL);
+	ops_init(&s->ops, KEEP_MAX_BYTES);
+	s->ops.on_answer = on_op_answer;
+	s->ops.on_passing = on_op_passing;
+	s->ops.arg = s;
+	r = make_head(s, cfg->telemetry_maxlen);
+	if (r == 0)
+		r = loop_timer_new(l, on_probe, s, &s->probe);
+	if (r == 0)
+		r = loop_timer_new(l, renew_lease, s, &s->lease);
+	if (r == 0)
+		r = loop_timer_new(l, on_drain_deadline, s, &s->drain);
+	if (r == 0)
+		r = open_connections(s, cfg->redis_url);
+	if (r < 0) {
+		store_close(s);
+		return r;
+	}
+	loop_timer_start(s->lease, LEASE_EVERY_MS, LEASE_EVERY_MS);
+	*ret = s;
+	return 0;
+}
+
+void store_close(struct store *s)
+{
+	if (!s)
+		return;
+	s->socket = NULL;
+	s->parts = NULL;
+	s->drained = NULL;
+	loop_timer_close(s->probe);
+	loop_timer_close(s->lease);
+	loop_timer_close(s->drain);
+	/* The connections first: their callbacks still point to ops. */
+	redis_close(s->wake);
+	redis_close(s->redis);
+	ops_fini(&s->ops);
+	while (s->ring_first)
+		ring_drop_oldest(s);
+	free(s->head);
+	free(s);
+}
