@@ -226,16 +226,15 @@ static void lease_answered(struct router *r, const struct redis_reply *reply)
 	r->lease_asked = false;
 	if (redis_type(reply) != REDIS_ARR)
 		return; /* every step is fenced: nothing to undo */
-	if (token.n && span_copy(token, r->token, sizeof(r->token)) == 0) {
+	if (token.n && span_eq(word, "kept"))
+		return;
+	if (token.n) {
+		step_down(r, "the lease had lapsed");
+		if (span_copy(token, r->token, sizeof(r->token)) < 0)
+			return;
 		(void)snprintf(r->lease, sizeof(r->lease), "%s|%s", store_bridge_id(r->store),
 			       r->token);
-		if (span_eq(word, "taken")) {
-			step_down(r, "the lease had lapsed");
-			(void)span_copy(token, r->token, sizeof(r->token));
-			(void)snprintf(r->lease, sizeof(r->lease), "%s|%s",
-				       store_bridge_id(r->store), r->token);
-			lead(r);
-		}
+		lead(r);
 		return;
 	}
 	step_down(r, "another bridge holds the lease");

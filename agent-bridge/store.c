@@ -27,6 +27,7 @@
 #define LEASE_MS       15000
 #define LEASE_EVERY_MS 5000
 #define WAKE_BLOCK_S   10
+#define DRAIN_LOOK_MS  20
 #define SAMPLE_EVERY   64 /* telemetry replies whose time is measured */
 
 struct ring_entry {
@@ -49,6 +50,7 @@ struct store {
 	struct loop_timer *probe, *lease, *drain;
 	void (*drained)(void *arg);
 	void *drained_arg;
+	int64_t drain_until_ms;
 
 	char *head; /* telemetry's XADD up to the agent's id */
 	size_t head_n;
@@ -126,7 +128,6 @@ static void tell_up(struct store *s)
 {
 	s->reason[0] = '\0';
 	metric_set(s->m_up, 1);
-	LOG_INFO(FIELDS(.event = "redis_up"), "Redis answers");
 	if (s->socket && s->socket->on_up)
 		s->socket->on_up(s->arg);
 	for (struct store_part *p = s->parts; p; p = p->next)
@@ -140,9 +141,7 @@ static void tell_down(struct store *s, const char *why)
 
 	(void)snprintf(s->reason, sizeof(s->reason), "%s", why);
 	metric_set(s->m_up, 0);
-	if (!same)
-		LOG_WARN(FIELDS(.event = "redis_down", .error = s->reason), "Redis is away");
-	if (s->socket && s->socket->on_down)
+	if (!same && s->socket && s->socket->on_down)
 		s->socket->on_down(s->arg, s->reason);
 }
 
@@ -188,20 +187,24 @@ static void check_pressure(struct store *s)
 	if (pressed == s->pressed)
 		return;
 	s->pressed = pressed;
-	LOG_INFO(FIELDS(.event = "pressure", .detail = pressed ? "on" : "off"),
-		 "reading from sockets is %s", pressed ? "paused" : "resumed");
 	if (s->socket && s->socket->on_pressure)
 		s->socket->on_pressure(s->arg, pressed);
 }
 
 /* ---- kept writes ---- */
 
+/* The last thing its callers do: the owner closes the store. */
 static void drain_check(struct store *s)
 {
 	void (*drained)(void *arg) = s->drained;
+	bool busy = s->ops.count || s->ring_first || (s->up && redis_in_flight(s->redis));
 
-	if (!drained || s->ops.count || s->ring_first || (s->up && redis_in_flight(s->redis)))
+	if (!drained || (busy && loop_now_ms(s->loop) < s->drain_until_ms))
 		return;
+	if (s->ops.count)
+		LOG_WARN(
+		    FIELDS(.event = "drain", .has_count = true, .count = (int64_t)s->ops.count),
+		    "stopping with writes Redis has not taken");
 	s->drained = NULL;
 	loop_timer_stop(s->drain);
 	drained(s->drained_arg);
@@ -664,26 +667,17 @@ static void on_probe(void *arg)
 		note_success(s); /* nothing to try it with: the next write will tell */
 }
 
-static void on_drain_deadline(void *arg)
+static void on_drain_tick(void *arg)
 {
-	struct store *s = arg;
-	void (*drained)(void *arg) = s->drained;
-
-	s->drained = NULL;
-	if (s->ops.count)
-		LOG_WARN(
-		    FIELDS(.event = "drain", .has_count = true, .count = (int64_t)s->ops.count),
-		    "stopping with writes Redis has not taken");
-	if (drained)
-		drained(s->drained_arg);
+	drain_check(arg);
 }
 
 void store_drain(struct store *s, int64_t wait_ms, void (*done)(void *arg), void *arg)
 {
 	s->drained = done;
 	s->drained_arg = arg;
-	loop_timer_start(s->drain, wait_ms, 0);
-	drain_check(s);
+	s->drain_until_ms = loop_now_ms(s->loop) + wait_ms;
+	loop_timer_start(s->drain, 0, DRAIN_LOOK_MS);
 }
 
 static const struct redis_ops data_ops = {on_redis_up, on_redis_down};
@@ -748,7 +742,7 @@ int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg
 	if (r == 0)
 		r = loop_timer_new(l, renew_lease, s, &s->lease);
 	if (r == 0)
-		r = loop_timer_new(l, on_drain_deadline, s, &s->drain);
+		r = loop_timer_new(l, on_drain_tick, s, &s->drain);
 	if (r == 0)
 		r = open_connections(s, cfg->redis_url);
 	if (r < 0) {
