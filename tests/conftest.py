@@ -8,6 +8,7 @@ pg_server  own PostgreSQL for tests that stop it; pg_server.new_database()
 start      start("agent-bridge", env={…}, args=[…], user="nobody") -> Proc
 connect    connect(url, headers=…) -> WsClient
 pki        certificates
+bridge     bridge(max_conn=3, …) -> bridgetest.Bridge on the test's redis
 """
 import os
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "lib"))
+import bridgetest  # noqa: E402
 import viwtest  # noqa: E402
 
 
@@ -125,3 +127,10 @@ def connect(ws_loop):
 @pytest.fixture
 def pki(tmp):
     return viwtest.Pki(tmp)
+
+
+@pytest.fixture
+def bridge(start, redis, connect):
+    def go(**settings):
+        return bridgetest.Bridge(start, redis, connect, **settings)
+    return go

@@ -1,0 +1,261 @@
+"""Contract 1 and 1.1 with python websockets, wscat's way of connecting, and raw sockets."""
+import json
+import socket
+import time
+import uuid
+
+import pytest
+import viwtest
+from bridgetest import SECRET
+
+
+def raw(port, text, wait=3.0):
+    """Bytes out, all bytes until the peer closes or falls silent."""
+    with socket.create_connection(("127.0.0.1", port), timeout=wait) as s:
+        s.sendall(text.encode() if isinstance(text, str) else text)
+        out = b""
+        try:
+            while chunk := s.recv(65536):
+                out += chunk
+        except (TimeoutError, ConnectionResetError):
+            pass
+        return out.decode("utf-8", "replace")
+
+
+def upgrade(headers, path="/agent/ws", drop=(), extra=""):
+    lines = {"Host": "x", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+             "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **headers}
+    return f"GET {path} HTTP/1.1\r\n" + "".join(
+        f"{k}: {v}\r\n" for k, v in lines.items() if k not in drop) + extra + "\r\n"
+
+
+def body_of(answer):
+    head, _, body = answer.partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 "), answer
+    return int(head.split()[1]), json.loads(body)["error"], head
+
+
+def test_accepts_both_paths_and_no_subprotocol(bridge):
+    b = bridge()
+    ws = b.connect("gw-1")
+    assert ws.ws.subprotocol == "viworks-agent-v1"
+    ack, welcome = ws.hello_ack, ws.welcome
+    assert ack["agent_id"] == "gw-1" and welcome["session_id"] == ack["conn_id"]
+    assert ack["heartbeat_s"] == 20 and ack["max_frame_bytes"] == 262144 and ack["epoch"] > 0
+    assert {"HELLO", "TELEMETRY", "RESULT"} <= set(ack["supported"])
+    assert welcome["max_in_flight"] == 4 and welcome["server_nonce"]
+    alias = b.connect("gw-2", path="/ws/agent")
+    assert alias.welcome
+    bare = b.connect("gw-3", subprotocols=())
+    assert bare.ws.subprotocol is None
+    several = b.connect("gw-4", subprotocols=("chat", "viworks-agent-v1"))
+    assert several.ws.subprotocol == "viworks-agent-v1"
+
+
+def test_plain_get_is_426(bridge):
+    b = bridge()
+    for path in ("/agent/ws", "/ws/agent"):
+        status, headers, text = b.http("GET", path)
+        assert status == 426 and json.loads(text)["error"]["code"] == "upgrade_required"
+        assert headers["Upgrade"] == "websocket"
+
+
+@pytest.mark.parametrize("change, status, code", [
+    ({"X-Agent-Id": ".bad"}, 400, "bad_agent_id"),
+    ({"X-Agent-Id": "x" * 65}, 400, "bad_agent_id"),
+    ({"X-Agent-Id": None}, 400, "bad_agent_id"),
+    ({"X-Timestamp": "yesterday"}, 400, "bad_timestamp"),
+    ({"X-Timestamp": None}, 400, "bad_timestamp"),
+    ({"X-Nonce": "1234"}, 400, "bad_nonce"),
+    ({"X-Nonce": "11111111-1111-1111-8111-111111111111"}, 400, "bad_nonce"),
+    ({"X-Nonce": None}, 400, "bad_nonce"),
+    ({"X-Agent-Auth": None}, 401, "missing_auth"),
+    ({"X-Agent-Auth": "0" * 64}, 401, "bad_auth"),
+    ({"X-Agent-Auth": "nonsense"}, 401, "bad_auth"),
+    ({"X-SSL-Client-Verify": "SUCCESS"}, 400, "untrusted_identity"),
+    ({"X-SSL-Client-Cert": "x"}, 400, "untrusted_identity"),
+    ({"X-SSL-Client-Fingerprint": "x"}, 400, "untrusted_identity"),
+    ({"X-SSL-Client-DN": "CN=gw-1"}, 400, "untrusted_identity"),
+    ({"X-SSL-Client-SAN": "DNS:gw-1"}, 400, "untrusted_identity"),
+])
+def test_refusals(shared_bridge, change, status, code):
+    b = shared_bridge
+    before = b.metric("viw_handshake_refused_total", code=code)
+    headers = {k: v for k, v in {**b.headers("gw-1"), **change}.items() if v is not None}
+    got, error, head = body_of(raw(b.port, upgrade(headers)))
+    assert (got, error["code"]) == (status, code) and error["msg"]
+    assert "application/json" in head
+    line = b.proc.wait_log("handshake_refused", error=code)
+    assert line["ip"] == "127.0.0.1"
+    if "X-Agent-Id" not in change:
+        assert line["agent_id"] == "gw-1"
+    assert b.metric("viw_handshake_refused_total", code=code) == before + 1
+    assert SECRET not in b.proc.text
+
+
+@pytest.fixture(scope="module")
+def shared_bridge(request):
+    """One bridge for the table of refusals: nothing in it changes state."""
+    import bridgetest
+    tmp = viwtest.make_tmp()
+    starter = viwtest.Starter(tmp)
+    redis = viwtest.RedisServer(tmp).start()
+    loop = viwtest.WsLoop()
+    yield bridgetest.Bridge(starter, redis, lambda *a, **k: viwtest.WsClient(loop, *a, **k))
+    faults = starter.close()
+    redis.close()
+    loop.close()
+    assert not faults, faults
+
+
+def test_wrong_subprotocol_is_400(bridge):
+    b = bridge()
+    status, code, _ = b.refused(b.headers("gw-1"), subprotocols=("chat", "viworks-agent-v2"))
+    assert (status, code) == (400, "wrong_subprotocol")
+
+
+def test_skew_both_ways(bridge):
+    b = bridge(max_skew_s=60)
+    for off, ok in ((-55, True), (55, True), (-65, False), (65, False)):
+        headers = b.headers("gw-1", timestamp=viwtest.rfc3339(off))
+        if ok:
+            b.connect("gw-1", headers=headers)
+        else:
+            assert b.refused(headers)[:2] == (401, "skew")
+
+
+def test_hmac_covers_path_and_either_hex_case(bridge):
+    b = bridge()
+    assert b.refused(b.headers("gw-1", path="/ws/agent"))[:2] == (401, "bad_auth")
+    headers = b.headers("gw-1")
+    headers["X-Agent-Auth"] = headers["X-Agent-Auth"].upper()
+    assert b.connect("gw-1", headers=headers).welcome
+
+
+def test_nonce_is_used_once(bridge):
+    b = bridge()
+    headers = b.headers("gw-1")
+    b.connect("gw-1", headers=headers)
+    assert b.refused(headers)[:2] == (401, "replayed_nonce")
+    # another agent may use the same one
+    nonce = headers["X-Nonce"]
+    assert b.connect("gw-2", headers=b.headers("gw-2", nonce=nonce)).welcome
+
+
+def test_nonce_seen_by_another_bridge_closes_4001(bridge):
+    b1, b2 = bridge(id="b1"), bridge(id="b2")
+    headers = b1.headers("gw-1")
+    b1.connect("gw-1", headers=headers)
+    ws = b2.connect("gw-1", headers=headers, hello=False)
+    assert ws.wait_closed() == 4001
+
+
+def test_secret_unset_refuses_auth_header(bridge):
+    b = bridge(secret=None)
+    assert b.refused(b.headers("gw-1", secret="some"))[:2] == (401, "unexpected_auth")
+    assert b.connect("gw-1").welcome
+
+
+def test_without_secret_or_certificates_only_loopback_is_bound(start):
+    p = start("agent-bridge", env={"AGENT_BRIDGE_BIND": "0.0.0.0:1"})
+    assert p.wait_exit() == 78
+    assert "AGENT_BRIDGE_BIND" in p.text and "SHARED_SECRET" in p.text
+
+
+def test_allowlist_and_decommissioned_are_403(bridge):
+    b = bridge(allowed_agent_ids="gw-1,gw-2")
+    assert b.refused(b.headers("gw-9"))[:2] == (403, "not_allowed")
+    ws = b.connect("gw-2")
+    b.redis.client.sadd("viw.decommissioned", "gw-2")
+    assert ws.wait_closed(10) == 4003
+    viwtest.wait_for(lambda: b.refused(b.headers("gw-2"))[:2] == (403, "decommissioned"), 7)
+
+
+def test_rate_per_address_and_agent(bridge):
+    b = bridge(rate_per_ip=6, rate_per_agent=3)
+    for _ in range(3):
+        b.connect("gw-1", hello=False)
+    status, code, headers = b.refused(b.headers("gw-1"))
+    assert (status, code) == (429, "rate_limited_agent") and 1 <= int(headers["Retry-After"]) <= 20
+    for _ in range(2):
+        b.connect("gw-2", hello=False)
+    status, code, headers = b.refused(b.headers("gw-3"))
+    assert (status, code) == (429, "rate_limited_ip") and 1 <= int(headers["Retry-After"]) <= 10
+
+
+def test_max_conn_is_503_but_an_agent_may_take_its_own_place(bridge):
+    b = bridge(max_conn=2)
+    first = b.connect("gw-1")
+    b.connect("gw-2")
+    status, code, headers = b.refused(b.headers("gw-3"))
+    assert (status, code) == (503, "max_conn") and int(headers["Retry-After"]) >= 1
+    again = b.connect("gw-1")
+    assert first.wait_closed() == 4000
+    assert again.hello_ack["epoch"] > first.hello_ack["epoch"]
+
+
+def test_superseded_across_bridges_closes_4000(bridge):
+    b1, b2 = bridge(id="b1"), bridge(id="b2")
+    old = b1.connect("gw-1")
+    new = b2.connect("gw-1")
+    assert old.wait_closed() == 4000
+    assert new.hello_ack["epoch"] > old.hello_ack["epoch"]
+    events = b2.entries("agent_events", agent_id="gw-1", event="disconnected", reason="superseded")
+    assert events[0]["conn_id"] == old.hello_ack["conn_id"]
+
+
+def test_redis_away_is_503(bridge):
+    b = bridge()
+    b.redis.kill()
+    b.wait_ready(False)
+    status, code, headers = b.refused(b.headers("gw-1"))
+    assert (status, code) == (503, "redis_away") and int(headers["Retry-After"]) >= 1
+    b.redis.start()
+    b.wait_ready()
+    assert b.connect("gw-1").welcome
+
+
+@pytest.mark.parametrize("drop, extra, status", [
+    ((), "Sec-WebSocket-Version: 12\r\n", 400),
+    (("Sec-WebSocket-Version",), "", 400),
+    (("Sec-WebSocket-Key",), "", 400),
+    (("Host",), "", 400),
+    (("Upgrade",), "Upgrade: foo\r\n", 400),
+])
+def test_malformed_upgrades_get_an_answer(shared_bridge, drop, extra, status):
+    got = raw(shared_bridge.port, upgrade(shared_bridge.headers("gw-1"), drop=drop, extra=extra))
+    assert got.startswith(f"HTTP/1.1 {status} "), got
+
+
+def test_upgrade_to_something_else_after_keep_alive(shared_bridge):
+    """libwebsockets 4.1.6 uses freed memory there unless it is stopped."""
+    b = shared_bridge
+    got = raw(b.port, "GET /agent/_health HTTP/1.1\r\nHost: x\r\n\r\n"
+              "GET /agent/_health HTTP/1.1\r\nHost: x\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\n", 2)
+    assert got.startswith("HTTP/1.1 200 ")
+    assert b.http("GET", "/agent/_health")[0] == 200
+
+
+def test_duplicate_auth_header_is_400(shared_bridge):
+    b = shared_bridge
+    for name in ("X-Agent-Id", "X-Agent-Auth", "X-Nonce", "x-timestamp"):
+        got, error, _ = body_of(raw(b.port, upgrade(b.headers("gw-1"), extra=f"{name}: gw-1\r\n")))
+        assert (got, error["code"]) == (400, "duplicate_header")
+
+
+def test_header_in_pieces(shared_bridge):
+    """A request head that comes byte by byte is judged like any other."""
+    b = shared_bridge
+    head = upgrade(b.headers("gw-77")).encode()
+    with socket.create_connection(("127.0.0.1", b.port), timeout=5) as s:
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for i in range(0, len(head), 7):
+            s.sendall(head[i:i + 7])
+            time.sleep(0.002)
+        assert s.recv(4096).startswith(b"HTTP/1.1 101 ")
+
+
+def test_huge_head_is_refused_and_others_go_on(shared_bridge):
+    b = shared_bridge
+    raw(b.port, upgrade(b.headers("gw-1"), extra="X-Junk: " + "j" * 20000 + "\r\n"), 2)
+    assert b.connect(f"gw-{uuid.uuid4().hex[:8]}").welcome
