@@ -18,7 +18,7 @@
 #define RATE_KEYS      65536
 #define RETRY_SPREAD_S 10 /* 503s come in storms: spread the return */
 
-const char *const handshake_header_name[HANDSHAKE_HEADERS] = {
+const char *const handshake_header_name[HANDSHAKE_HEADERS + 1] = {
     [HANDSHAKE_AGENT_ID] = "x-agent-id",
     [HANDSHAKE_TIMESTAMP] = "x-timestamp",
     [HANDSHAKE_NONCE] = "x-nonce",

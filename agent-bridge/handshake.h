@@ -34,7 +34,7 @@ enum handshake_header {
 	HANDSHAKE_HEADERS
 };
 /* Lower case, without the colon. */
-extern const char *const handshake_header_name[HANDSHAKE_HEADERS];
+extern const char *const handshake_header_name[HANDSHAKE_HEADERS + 1]; /* ends with NULL */
 
 struct x509_st;
 struct handshake_request {

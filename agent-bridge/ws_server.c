@@ -227,6 +227,8 @@ static int on_upgrade(void *arg, struct lws *wsi, const char *uri)
 			    &q);
 	if (!http_lws_peer(wsi, &q.peer))
 		return -1;
+	for (int h = 0; h < HANDSHAKE_HEADERS; h++)
+		q.duplicate[h] = http_lws_repeated(w->http) >> h & 1;
 	q.cert = peer_certificate(wsi);
 	w->cfg.ops->judge(w->cfg.arg, &q, &v);
 	X509_free(q.cert);
@@ -474,6 +476,7 @@ int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws
 	    .ws = &ws_protocol,
 	    .on_upgrade = on_upgrade,
 	    .ws_paths = ws_paths,
+	    .once = handshake_header_name,
 	    .arg = w,
 	    .tls = cfg->tls_cert ? &tls : NULL,
 	    .on_tls_refused = on_tls_refused,

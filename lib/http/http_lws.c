@@ -13,6 +13,7 @@
 #include <openssl/ssl.h>
 
 #include "base/log.h"
+#include "http/http_head.h"
 #include "http/http_internal.h"
 
 #define ACCEPT_BATCH	64  /* per turn, so that other sockets get their turn in a storm */
@@ -23,7 +24,23 @@
  * older than two ticks wait for their client and do not count, so that silent ones stop nobody. */
 #define HANDSHAKES_MAX	  200
 #define HANDSHAKE_TICK_MS 1000
+#define HEAD_MAX	  8192 /* of which lws has to make do with too */
+#define HEAD_TIMEOUT_MS	  20000
+#define DEFER_ACCEPT_S	  5
 #define HANDSHAKE_TICKS	  4 /* a power of two, for the ring of counts */
+
+/* A plain socket whose first request head has not come whole. It is only peeked at, so that lws
+ * finds it untouched. */
+struct waiting {
+	struct http_lws *server;
+	struct waiting *prev, *next;
+	struct loop_poll *poll;
+	int fd;
+	int64_t until_ms;
+	size_t had;
+	unsigned repeated;
+	bool drop;
+};
 
 struct http_lws {
 	struct loop *loop;
@@ -40,6 +57,9 @@ struct http_lws {
 	SSL_CTX *tls;			      /* lws' own; NULL: plain */
 	unsigned handshakes[HANDSHAKE_TICKS]; /* unfinished ones, by the tick they began in */
 	unsigned tick;
+	struct waiting *waiting;
+	struct loop_timer *waiting_timer;
+	unsigned repeated; /* of the upgrade being judged */
 	bool paused, closing;
 	int destroy_step;
 	loop_cb on_closed;
@@ -74,6 +94,11 @@ struct lws_vhost *http_lws_vhost(struct http_lws *h)
 struct loop *http_lws_loop(struct http_lws *h)
 {
 	return h->loop;
+}
+
+unsigned http_lws_repeated(const struct http_lws *h)
+{
+	return h->tls ? 0 : h->repeated;
 }
 
 size_t http_lws_conns(const struct http_lws *h)
@@ -132,6 +157,8 @@ static void handshake_over(struct http_lws *h, struct lws *wsi)
 	if (!(tag & 1))
 		return;
 	lws_set_opaque_user_data(wsi, NULL);
+	if (!h->tls)
+		return;
 	now = tick_now(h);
 	if (now - began < 2 && h->handshakes[began % HANDSHAKE_TICKS])
 		h->handshakes[began % HANDSHAKE_TICKS]--;
@@ -168,16 +195,145 @@ static void accept_pause(struct http_lws *h)
 	loop_timer_start(h->timer, ACCEPT_PAUSE_MS, 0);
 }
 
-static void adopt(struct http_lws *h, int fd)
+static void count_conn(struct http_lws *h, int by)
 {
-	struct lws *wsi;
-	int one = 1;
+	if (by > 0) {
+		h->conns++;
+	} else if (h->conns > 0) {
+		h->conns--;
+		accept_resume(h);
+	}
+}
 
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	/* On failure lws closes fd. */
-	wsi = lws_adopt_socket_vhost(h->vhost, fd);
+/* On failure lws closes fd. */
+static void adopt(struct http_lws *h, int fd, unsigned repeated)
+{
+	struct lws *wsi = lws_adopt_socket_vhost(h->vhost, fd);
+
 	if (wsi && h->tls)
 		handshake_begun(h, wsi);
+	else if (wsi && h->cfg.once)
+		lws_set_opaque_user_data(wsi, (void *)((uintptr_t)repeated << 1 | 1)); /* NOLINT */
+}
+
+static void on_waiting_closed(void *arg)
+{
+	struct waiting *w = arg;
+	struct http_lws *h = w->server;
+	int one = 1;
+
+	if (w->prev)
+		w->prev->next = w->next;
+	else
+		h->waiting = w->next;
+	if (w->next)
+		w->next->prev = w->prev;
+	if (!w->drop && !h->closing) {
+		(void)setsockopt(w->fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof(one));
+		adopt(h, w->fd, w->repeated);
+	} else {
+		close(w->fd);
+	}
+	count_conn(h, -1);
+	free(w);
+}
+
+static void waiting_end(struct waiting *w, bool drop)
+{
+	if (!w->poll)
+		return;
+	w->drop = drop;
+	loop_poll_close(TAKE(w->poll), on_waiting_closed, w);
+}
+
+/* 1: the head is there, or can never be; 0: more has to come; -1: the peer is gone. */
+static int head_look(struct http_lws *h, int fd, size_t *had, unsigned *repeated)
+{
+	char bytes[HEAD_MAX];
+	ssize_t n = recv(fd, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
+	size_t head;
+	int low;
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -1;
+	if ((size_t)n == *had)
+		return -1; /* woken, and nothing new: the end */
+	*had = (size_t)n;
+	head = http_head_length(bytes, *had);
+	if (head == 0 && *had < sizeof(bytes)) {
+		low = (int)*had + 1; /* wake when there is more than this */
+		(void)setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof(low));
+		return 0;
+	}
+	*repeated = http_head_repeated(bytes, head, h->cfg.once);
+	return 1;
+}
+
+static void on_waiting_ready(void *arg, int events UNUSED)
+{
+	struct waiting *w = arg;
+	int r;
+
+	if (!w->poll)
+		return;
+	r = head_look(w->server, w->fd, &w->had, &w->repeated);
+	if (r)
+		waiting_end(w, r < 0);
+}
+
+static void on_waiting_timer(void *arg)
+{
+	struct http_lws *h = arg;
+	int64_t now_ms = loop_now_ms(h->loop);
+
+	for (struct waiting *w = h->waiting; w; w = w->next)
+		if (now_ms > w->until_ms)
+			waiting_end(w, true);
+	if (h->waiting && !h->closing)
+		loop_timer_start(h->waiting_timer, HANDSHAKE_TICK_MS, 0);
+}
+
+static void wait_for_head(struct http_lws *h, int fd, size_t had)
+{
+	struct waiting *w = calloc(1, sizeof(*w));
+
+	if (!w || loop_poll_new(h->loop, fd, on_waiting_ready, w, &w->poll) < 0) {
+		free(w);
+		close(fd);
+		return;
+	}
+	w->server = h;
+	w->fd = fd;
+	w->had = had;
+	w->until_ms = loop_now_ms(h->loop) + HEAD_TIMEOUT_MS;
+	w->next = h->waiting;
+	if (w->next)
+		w->next->prev = w;
+	h->waiting = w;
+	count_conn(h, 1);
+	if (loop_poll_set(w->poll, LOOP_READ) < 0)
+		waiting_end(w, true);
+	if (!loop_timer_active(h->waiting_timer))
+		loop_timer_start(h->waiting_timer, HANDSHAKE_TICK_MS, 0);
+}
+
+static void on_accepted(struct http_lws *h, int fd)
+{
+	unsigned repeated = 0;
+	size_t had = 0;
+	int one = 1, r = 1;
+
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (h->cfg.once && !h->tls) {
+		had = SIZE_MAX;
+		r = head_look(h, fd, &had, &repeated);
+	}
+	if (r > 0)
+		adopt(h, fd, repeated);
+	else if (r == 0)
+		wait_for_head(h, fd, had);
+	else
+		close(fd);
 }
 
 static void on_listener_ready(void *arg, int events UNUSED)
@@ -193,7 +349,7 @@ static void on_listener_ready(void *arg, int events UNUSED)
 		}
 		fd = accept4(h->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd >= 0) {
-			adopt(h, fd);
+			on_accepted(h, fd);
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -208,7 +364,7 @@ static void on_listener_ready(void *arg, int events UNUSED)
 static int listener_open(struct http_lws *h, const char *bind_text)
 {
 	struct netaddr a;
-	int one = 1, r;
+	int one = 1, defer_s = DEFER_ACCEPT_S, r;
 
 	r = netaddr_parse_hostport(bind_text, &a);
 	if (r < 0)
@@ -217,6 +373,8 @@ static int listener_open(struct http_lws *h, const char *bind_text)
 	if (h->fd < 0)
 		return -errno;
 	(void)setsockopt(h->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	/* Who says nothing is the kernel's to keep for a while. */
+	(void)setsockopt(h->fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer_s, sizeof(defer_s));
 	if (bind(h->fd, (struct sockaddr *)&a.ss, a.len) < 0 || listen(h->fd, BACKLOG) < 0)
 		return -errno;
 	a.len = sizeof(a.ss);
@@ -273,16 +431,6 @@ int http_lws_reload_tls(struct http_lws *h, const struct http_lws_tls *tls)
 	return r < 0 ? r : http_tls_apply(h->tls, tls);
 }
 
-static void count_conn(struct http_lws *h, int by)
-{
-	if (by > 0) {
-		h->conns++;
-	} else if (h->conns > 0) {
-		h->conns--;
-		accept_resume(h);
-	}
-}
-
 static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
 		   size_t len)
 {
@@ -298,6 +446,7 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 		count_conn(h, -1);
 		return h->cfg.ws ? h->cfg.ws->callback(wsi, reason, user, in, len) : 0;
 	case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
+		h->repeated = (unsigned)((uintptr_t)lws_get_opaque_user_data(wsi) >> 1);
 		handshake_over(h, wsi);
 		return on_confirm_upgrade(h, wsi);
 	case LWS_CALLBACK_HTTP:
@@ -402,6 +551,7 @@ static void protocols_fill(struct http_lws *h)
 static void http_lws_release(struct http_lws *h)
 {
 	loop_timer_close(h->timer);
+	loop_timer_close(h->waiting_timer);
 	if (h->on_closed)
 		h->on_closed(h->on_closed_arg);
 	free(h);
@@ -420,6 +570,8 @@ static void on_timer(void *arg)
 	}
 	switch (h->destroy_step++) {
 	case 0:
+		for (struct waiting *w = h->waiting; w; w = w->next)
+			waiting_end(w, true);
 		if (h->context)
 			lws_context_destroy(h->context);
 		loop_timer_start(h->timer, DESTROY_STEP_MS, 0);
@@ -485,7 +637,10 @@ int http_lws_open(struct loop *l, const struct http_lws_config *cfg, struct http
 	h->fd = -1;
 	protocols_fill(h);
 	r = loop_timer_new(l, on_timer, h, &h->timer);
+	if (r == 0)
+		r = loop_timer_new(l, on_waiting_timer, h, &h->waiting_timer);
 	if (r < 0) {
+		loop_timer_close(h->timer);
 		free(h);
 		return r;
 	}

@@ -35,6 +35,9 @@ struct http_lws_config {
 	 * hang up. uri is NUL-terminated and normalised by lws; raw headers are still there to be
 	 * read. */
 	int (*on_upgrade)(void *arg, struct lws *wsi, const char *uri);
+	/* Headers an upgrade may carry once only (lower case, NULL-terminated); http_lws_repeated.
+	 * On a plain socket only: behind TLS nobody stands between the client and us. */
+	const char *const *once;
 	/* Paths of the WebSocket protocol: a plain GET there is 426. NULL-terminated. */
 	const char *const *ws_paths;
 	void *arg;
@@ -65,6 +68,9 @@ void http_lws_close(struct http_lws *h);
 /* The same, and done(arg) when no callback can come any more. */
 void http_lws_close_then(struct http_lws *h, loop_cb done, void *arg);
 size_t http_lws_conns(const struct http_lws *h);
+
+/* In on_upgrade: bit i says that once[i] was repeated. */
+unsigned http_lws_repeated(const struct http_lws *h);
 
 /* A whole HTTP/1.1 answer with a JSON error body, written at once; for CONFIRM_UPGRADE. Returns
  * what the callback has to return. */

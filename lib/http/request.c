@@ -382,7 +382,9 @@ int http_on_request(struct http_lws *h, struct lws *wsi, struct http_conn *c, co
 		exchange_refuse(x, 414, "uri_too_long", "the path is longer than 511 bytes");
 	}
 	n = body_length(x, wsi);
-	if (n < 0)
+	/* Beside WebSocket a connection serves one request: an upgrade is then always the first,
+	 * whose head was looked at. */
+	if (n < 0 || http_lws_ws_paths(h))
 		x->close = true;
 	/* With a body to come, http_on_body_end goes on (lws calls it for a POST of 0 bytes too).
 	 */
