@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/log.h"
 #include "base/utf8.h"
 #include "bridge_metrics.h"
@@ -325,6 +326,10 @@ void frames_greet(struct frames *f, struct session *s, int64_t boot_ms)
 
 void frames_sent(struct frames *f, const struct session_frame *q)
 {
+	if (q->type == WIRE_COMMAND)
+		CRASH_POINT("bridge.command_written");
+	else if (q->type == WIRE_RESULT_ACK)
+		CRASH_POINT("bridge.after_result_ack");
 	metric_add(f->out[q->type], 1);
 	metric_add(f->bytes_out, q->n);
 }
@@ -382,6 +387,7 @@ void frames_send_result_fate(struct frames *f, struct session *s, const char *co
 			  span_of(correlation_id), clock_boot_ms());
 		return;
 	}
+	CRASH_POINT("bridge.before_result_ack");
 	w.result_ack.correlation_id = span_of(correlation_id);
 	(void)!session_send(s, &f->cfg.limits, &w);
 }
