@@ -130,7 +130,7 @@ def pki(tmp):
 
 
 @pytest.fixture
-def bridge(start, redis, connect):
+def bridge(redis, start, connect):  # redis first: it must outlive the bridge
     def go(**settings):
         return bridgetest.Bridge(start, redis, connect, **settings)
     return go
