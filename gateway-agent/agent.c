@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/program.h"
 #include "commands.h"
+#include "footprint.h"
 #include "helper_client.h"
 #include "local_http.h"
 #include "loop/loop.h"
@@ -31,6 +32,7 @@
 #define AUDIT_EVERY_MS	300000
 #define WATCHES_MAX	8
 #define STATUS_DELAY_MS 100
+#define TRIM_AFTER_MS	5000 /* connected for so long: quiet */
 
 extern char **environ;
 
@@ -45,7 +47,7 @@ struct agent {
 	struct session *session;
 	struct local_http *http;
 	struct loop_timer *first_dial, *commands_timer, *telemetry_timer, *status_timer, *daily,
-	    *watchdog;
+	    *trim, *watchdog;
 	struct loop_watch *watch[WATCHES_MAX];
 	size_t watches;
 	int64_t commands_at_ms; /* 0: no tick planned */
@@ -357,6 +359,7 @@ static void on_ready(void *arg, uint64_t max_frame_bytes)
 
 	commands_on_session(a->commands, max_frame_bytes);
 	take_telemetry(a);
+	loop_timer_start(a->trim, TRIM_AFTER_MS, 0);
 	a->last_audit_ms = 0;
 	check_expiry(a);
 }
@@ -679,6 +682,12 @@ static void on_first_dial(void *arg)
 	session_start(a->session);
 }
 
+static void on_trim(void *arg)
+{
+	(void)arg;
+	footprint_trim();
+}
+
 static void on_watchdog(void *arg)
 {
 	(void)arg;
@@ -696,6 +705,7 @@ static int open_timers(struct agent *a)
 	    {&a->telemetry_timer, take_telemetry},
 	    {&a->status_timer, write_status},
 	    {&a->daily, check_expiry},
+	    {&a->trim, on_trim},
 	    {&a->watchdog, on_watchdog},
 	};
 	size_t i;
@@ -786,7 +796,8 @@ int agent_open(struct loop *l, struct agent_settings *cfg, struct agent **ret)
 void agent_close(struct agent *a)
 {
 	struct loop_timer *timers[] = {a->first_dial,	a->commands_timer, a->telemetry_timer,
-				       a->status_timer, a->daily,	   a->watchdog};
+				       a->status_timer, a->daily,	   a->watchdog,
+				       a->trim};
 	size_t i;
 
 	a->stopping = true;

@@ -6,7 +6,7 @@
 #include "agent_metrics.h"
 #include "base/ident.h"
 #include "base/netaddr.h"
-#include "link.h"
+#include "redial.h"
 
 #define SETTINGS_STRUCT agent_settings
 static const struct setting rows[] = {
@@ -17,18 +17,18 @@ static const struct setting rows[] = {
 
 static void check_link(const struct agent_settings *s, struct settings_faults *f)
 {
-	struct link l;
+	struct redial l;
 	char why[512];
 	bool tls = false;
 	size_t i;
 
-	if (link_init(s->backend_url, &l, why, sizeof why) < 0) {
+	if (redial_init(s->backend_url, &l, why, sizeof why) < 0) {
 		settings_fault_add(f, "VIW_AGENT_BACKEND_URL", "%s", why);
 		return;
 	}
 	for (i = 0; i < l.n; i++)
 		tls = tls || l.backend[i].tls;
-	link_fini(&l);
+	redial_fini(&l);
 	if (tls && !s->trust_bundle)
 		settings_fault_add(f, "VIW_AGENT_TRUST_BUNDLE",
 				   "must name the CA certificates (PEM) for a wss:// backend; the "

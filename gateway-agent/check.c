@@ -15,8 +15,8 @@
 #include "base/log.h"
 #include "base/program.h"
 #include "helper_client.h"
-#include "link.h"
 #include "loop/loop.h"
+#include "redial.h"
 #include "trust.h"
 #include "uplink.h"
 #include "wire/wire.h"
@@ -35,7 +35,7 @@ struct check {
 	struct wire_decoder *decoder;
 	struct uplink *uplink;
 	struct loop_timer *timer;
-	const struct link_backend *backend;
+	const struct redial_backend *backend;
 	bool json, hello_ack, answered;
 	unsigned bad;
 	struct buf report; /* JSON array's members */
@@ -110,41 +110,41 @@ static void check_files(struct check *c)
 /* ---- a backend ---- */
 
 static const struct {
-	enum link_cause cause;
+	enum redial_cause cause;
 	int code; /* 0: any */
 	const char *remedy;
 } remedies[] = {
-    {LINK_RESOLVE, 0, "check the name in VIW_AGENT_BACKEND_URL and the host's DNS"},
-    {LINK_CONNECT, 0, "is the bridge running there, and does a firewall let this host out?"},
-    {LINK_TIMEOUT, 0, "packets seem to be dropped: check firewall and routing"},
-    {LINK_PIN, 0,
+    {REDIAL_RESOLVE, 0, "check the name in VIW_AGENT_BACKEND_URL and the host's DNS"},
+    {REDIAL_CONNECT, 0, "is the bridge running there, and does a firewall let this host out?"},
+    {REDIAL_TIMEOUT, 0, "packets seem to be dropped: check firewall and routing"},
+    {REDIAL_PIN, 0,
      "if the backend's key was changed on purpose, add this pin to VIW_AGENT_BACKEND_SPKI_PIN; "
      "else somebody is in between"},
-    {LINK_PROXY, 0, "check https_proxy and no_proxy"},
-    {LINK_TLS, 0,
+    {REDIAL_PROXY, 0, "check https_proxy and no_proxy"},
+    {REDIAL_TLS, 0,
      "check VIW_AGENT_TRUST_BUNDLE, the host name, and that the bridge accepts this client "
      "certificate"},
-    {LINK_HTTP, 400,
+    {REDIAL_HTTP, 400,
      "the path or a header was not understood: is this an agent-bridge, and the path /agent/ws?"},
-    {LINK_HTTP, 401,
+    {REDIAL_HTTP, 401,
      "VIW_AGENT_SHARED_SECRET differs from the bridge's, this host's clock is off, or a client "
      "certificate is missing"},
-    {LINK_HTTP, 403,
+    {REDIAL_HTTP, 403,
      "this agent id is not allowed there, the certificate names another agent, or it is revoked"},
-    {LINK_HTTP, 404, "the path is wrong: it is /agent/ws"},
-    {LINK_HTTP, 429, "too many attempts; wait"},
-    {LINK_HTTP, 503, "the bridge is full, draining or without Redis; wait, or look at its log"},
-    {LINK_HTTP, 0, "is this an agent-bridge?"},
-    {LINK_CLOSE, 4000,
+    {REDIAL_HTTP, 404, "the path is wrong: it is /agent/ws"},
+    {REDIAL_HTTP, 429, "too many attempts; wait"},
+    {REDIAL_HTTP, 503, "the bridge is full, draining or without Redis; wait, or look at its log"},
+    {REDIAL_HTTP, 0, "is this an agent-bridge?"},
+    {REDIAL_CLOSE, 4000,
      "an agent with this id is connected already (a second one would take its place)"},
-    {LINK_CLOSE, 4003, "this agent is revoked or decommissioned"},
-    {LINK_CLOSE, 4013, "the bridge has no Redis"},
-    {LINK_LOST, 0,
+    {REDIAL_CLOSE, 4003, "this agent is revoked or decommissioned"},
+    {REDIAL_CLOSE, 4013, "the bridge has no Redis"},
+    {REDIAL_LOST, 0,
      "the bridge hung up: over TLS most often because it does not accept the client certificate; "
      "look at its log"},
 };
 
-static const char *remedy_for(const struct link_end *e)
+static const char *remedy_for(const struct redial_end *e)
 {
 	size_t i;
 
@@ -176,10 +176,10 @@ static void on_text(void *arg, const char *text, size_t n)
 	if (llabs(f.hello_ack.server_time.ms - clock_wall_ms()) > 60000)
 		say(c, WARNING, "clock", "differs from the bridge's by %lld s; run a time service",
 		    (long long)(f.hello_ack.server_time.ms - clock_wall_ms()) / 1000);
-	uplink_hang_up(c->uplink, 1000, LINK_LOCAL, "checked");
+	uplink_hang_up(c->uplink, 1000, REDIAL_LOCAL, "checked");
 }
 
-static void on_end(void *arg, const struct link_end *end)
+static void on_end(void *arg, const struct redial_end *end)
 {
 	struct check *c = arg;
 	const struct trust_peer *peer = uplink_peer(c->uplink);
@@ -191,7 +191,7 @@ static void on_end(void *arg, const struct link_end *end)
 	}
 	if (!c->hello_ack)
 		say(c, BAD, "backend", "%s: %s (%s): %s", c->backend->url, end->detail,
-		    link_cause_word(end->cause), remedy_for(end));
+		    redial_cause_word(end->cause), remedy_for(end));
 	loop_stop(c->loop);
 }
 
@@ -200,7 +200,7 @@ static void on_check_timeout(void *arg)
 	struct check *c = arg;
 
 	if (c->uplink)
-		uplink_hang_up(c->uplink, 1000, LINK_TIMEOUT, "connected, but no HELLO_ACK came");
+		uplink_hang_up(c->uplink, 1000, REDIAL_TIMEOUT, "connected, but no HELLO_ACK came");
 	else
 		loop_stop(c->loop);
 }
@@ -208,7 +208,7 @@ static void on_check_timeout(void *arg)
 static const struct uplink_ops uplink_ops = {
     .on_open = on_open, .on_text = on_text, .on_drained = on_open, .on_end = on_end};
 
-static int check_backend(struct check *c, const struct link_backend *b)
+static int check_backend(struct check *c, const struct redial_backend *b)
 {
 	int r;
 
@@ -235,17 +235,17 @@ static int check_backend(struct check *c, const struct link_backend *b)
 
 static int check_backends(struct check *c)
 {
-	struct link l;
+	struct redial l;
 	char why[512];
 	size_t i;
-	int r = link_init(c->cfg->backend_url, &l, why, sizeof why);
+	int r = redial_init(c->cfg->backend_url, &l, why, sizeof why);
 
 	for (i = 0; r == 0 && i < l.n; i++)
 		r = check_backend(c, &l.backend[i]);
 	if (c->uplink)
 		uplink_close(TAKE(c->uplink));
 	if (r == 0 || l.n)
-		link_fini(&l);
+		redial_fini(&l);
 	return r;
 }
 

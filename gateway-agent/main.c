@@ -1,6 +1,5 @@
 /* gateway-agent: run (default), status, check. */
 #include <errno.h>
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include "base/log.h"
 #include "base/program.h"
 #include "check.h"
+#include "footprint.h"
 #include "loop/loop.h"
 #include "status.h"
 
@@ -54,15 +54,6 @@ static const struct {
 	int (*run)(struct agent_settings *cfg, char **words);
 } commands[] = {{"run", cmd_run}, {"status", cmd_status}, {"check", cmd_check}};
 
-/* A small process: one arena, memory given back early, one thread for name look-ups. */
-static void stay_small(void)
-{
-	(void)mallopt(M_ARENA_MAX, 1);
-	(void)mallopt(M_TRIM_THRESHOLD, 65536);
-	(void)mallopt(M_MMAP_THRESHOLD, 65536);
-	(void)setenv("UV_THREADPOOL_SIZE", "1", 1);
-}
-
 int main(int argc, char **argv)
 {
 	struct agent_settings cfg = {0};
@@ -71,7 +62,7 @@ int main(int argc, char **argv)
 	size_t i;
 	int r;
 
-	stay_small();
+	footprint_stay_small();
 	r = program_start(&agent_settings_spec, argc, argv, &cfg, &words);
 	if (r >= 0)
 		return r;

@@ -33,7 +33,7 @@ struct session {
 	const struct session_ops *ops;
 	void *arg;
 	struct uplink *uplink;
-	struct link link;
+	struct redial link;
 	struct wire_decoder *decoder;
 	struct loop_timer *dial, *welcome, *tick;
 	struct ring ring;
@@ -52,7 +52,7 @@ struct session {
 	uint64_t welcomes;
 	unsigned bad_frames;
 	int64_t bad_since_ms;
-	struct link_end last_end;
+	struct redial_end last_end;
 	int64_t last_end_wall_ms;
 	unsigned same_ends;
 	int64_t next_dial_at_ms;
@@ -72,7 +72,7 @@ static void changed(struct session *s)
 
 static void plan_dial(struct session *s)
 {
-	struct link_next next = link_next(&s->link, clock_boot_ms());
+	struct redial_next next = redial_next(&s->link, clock_boot_ms());
 
 	s->state = WAITING;
 	s->link.current = next.backend;
@@ -84,10 +84,10 @@ static void plan_dial(struct session *s)
 static void on_dial(void *arg)
 {
 	struct session *s = arg;
-	const struct link_backend *b;
+	const struct redial_backend *b;
 
 	/* A wait may have become shorter or longer by a reload. */
-	s->link.current = link_next(&s->link, clock_boot_ms()).backend;
+	s->link.current = redial_next(&s->link, clock_boot_ms()).backend;
 	b = &s->link.backend[s->link.current];
 	s->state = DIALLING;
 	metric_add(metric1(s, M_dials, NULL, NULL), 1);
@@ -96,7 +96,7 @@ static void on_dial(void *arg)
 		plan_dial(s);
 }
 
-static void log_end(struct session *s, const struct link_end *e, int64_t wait_ms)
+static void log_end(struct session *s, const struct redial_end *e, int64_t wait_ms)
 {
 	bool same = e->cause == s->last_end.cause && e->code == s->last_end.code &&
 		    strcmp(e->detail, s->last_end.detail) == 0;
@@ -104,19 +104,19 @@ static void log_end(struct session *s, const struct link_end *e, int64_t wait_ms
 	s->same_ends = same ? s->same_ends + 1 : 0;
 	if (s->same_ends >= STABLE_LOG_ENDS && s->same_ends % 50 != 0)
 		return;
-	LOG_WARN(FIELDS(.event = e->cause == LINK_PIN ? "pin_mismatch" : "disconnected",
+	LOG_WARN(FIELDS(.event = e->cause == REDIAL_PIN ? "pin_mismatch" : "disconnected",
 			.agent_id = s->cfg->id, .conn_id = s->conn_id[0] ? s->conn_id : NULL,
-			.error = link_cause_word(e->cause),
+			.error = redial_cause_word(e->cause),
 			.detail = s->link.backend[s->link.current].url, .has_count = true,
 			.count = s->same_ends + 1),
-		 "%s; next try in %lld ms", e->detail[0] ? e->detail : link_cause_word(e->cause),
+		 "%s; next try in %lld ms", e->detail[0] ? e->detail : redial_cause_word(e->cause),
 		 (long long)wait_ms);
-	if (link_action_for(e) == LINK_HOURLY)
+	if (redial_action_for(e) == REDIAL_HOURLY)
 		LOG_ERROR(FIELDS(.event = "stopped_by_bridge", .agent_id = s->cfg->id),
 			  "this agent is revoked or decommissioned; it asks again every hour");
 }
 
-static void on_uplink_end(void *arg, const struct link_end *end)
+static void on_uplink_end(void *arg, const struct redial_end *end)
 {
 	struct session *s = arg;
 	int64_t now = clock_boot_ms();
@@ -126,12 +126,12 @@ static void on_uplink_end(void *arg, const struct link_end *end)
 		return;
 	loop_timer_stop(s->welcome);
 	loop_timer_stop(s->tick);
-	link_ended(&s->link, end, was_ready ? now - s->ready_at_ms : -1, now);
-	log_end(s, end, link_next(&s->link, now).wait_ms);
+	redial_ended(&s->link, end, was_ready ? now - s->ready_at_ms : -1, now);
+	log_end(s, end, redial_next(&s->link, now).wait_ms);
 	s->last_end = *end;
 	s->last_end_wall_ms = clock_wall_ms();
-	metric_add(metric1(s, M_ends, link_cause_word(end->cause), NULL), 1);
-	if (end->cause == LINK_PIN)
+	metric_add(metric1(s, M_ends, redial_cause_word(end->cause), NULL), 1);
+	if (end->cause == REDIAL_PIN)
 		metric_add(metric1(s, M_pin_mismatch, NULL, NULL), 1);
 	metric_set(metric1(s, M_connected, NULL, NULL), 0);
 	s->conn_id[0] = '\0';
@@ -308,7 +308,7 @@ static void on_hello_ack(struct session *s, const struct wire_hello_ack *f)
 	int64_t now = clock_boot_ms();
 
 	if (!span_eq(f->agent_id, s->cfg->id)) {
-		uplink_hang_up(s->uplink, 1008, LINK_PROTOCOL,
+		uplink_hang_up(s->uplink, 1008, REDIAL_PROTOCOL,
 			       "the bridge takes this agent for another one");
 		return;
 	}
@@ -318,7 +318,7 @@ static void on_hello_ack(struct session *s, const struct wire_hello_ack *f)
 		if (!s->stale_since_ms)
 			s->stale_since_ms = now;
 		if (now - s->stale_since_ms < STALE_EPOCH_MS) {
-			uplink_hang_up(s->uplink, 1008, LINK_STALE,
+			uplink_hang_up(s->uplink, 1008, REDIAL_STALE,
 				       "the bridge's epoch is older than one seen before");
 			return;
 		}
@@ -339,7 +339,7 @@ static void on_hello_ack(struct session *s, const struct wire_hello_ack *f)
 	if (span_copy(f->conn_id, s->conn_id, sizeof s->conn_id) < 0)
 		s->conn_id[0] = '\0';
 	if (send_hello(s) < 0)
-		uplink_hang_up(s->uplink, 1000, LINK_LOCAL, "HELLO could not be sent");
+		uplink_hang_up(s->uplink, 1000, REDIAL_LOCAL, "HELLO could not be sent");
 }
 
 static void on_welcome(struct session *s)
@@ -351,7 +351,7 @@ static void on_welcome(struct session *s)
 	s->connected_wall_ms = clock_wall_ms();
 	s->last_heartbeat_ms = s->ready_at_ms;
 	loop_timer_stop(s->welcome);
-	link_welcomed(&s->link, s->ready_at_ms);
+	redial_welcomed(&s->link, s->ready_at_ms);
 	s->same_ends = 0;
 	s->last_end.detail[0] = '\0';
 	metric_set(metric1(s, M_connected, NULL, NULL), 1);
@@ -435,7 +435,7 @@ static void on_bad_frame(struct session *s, const struct wire_refusal_info *info
 		s->bad_frames = 0;
 	}
 	if (++s->bad_frames >= BAD_FRAMES_MAX)
-		uplink_hang_up(s->uplink, 1008, LINK_PROTOCOL,
+		uplink_hang_up(s->uplink, 1008, REDIAL_PROTOCOL,
 			       "too many frames that break the protocol");
 }
 
@@ -478,7 +478,7 @@ static void on_welcome_timeout(void *arg)
 {
 	struct session *s = arg;
 
-	uplink_hang_up(s->uplink, 1002, LINK_TIMEOUT, "no WELCOME in time");
+	uplink_hang_up(s->uplink, 1002, REDIAL_TIMEOUT, "no WELCOME in time");
 }
 
 static void on_tick(void *arg)
@@ -487,7 +487,7 @@ static void on_tick(void *arg)
 	int64_t now = clock_boot_ms();
 
 	if (now - s->last_rx_ms >= SILENT_MS)
-		uplink_hang_up(s->uplink, 0, LINK_SILENT, "nothing heard for 60 s");
+		uplink_hang_up(s->uplink, 0, REDIAL_SILENT, "nothing heard for 60 s");
 	else if (s->state == READY && now - s->last_heartbeat_ms >= s->heartbeat_ms)
 		say_heartbeat(s);
 }
@@ -498,7 +498,7 @@ void session_set_journal(struct session *s, const char *journal_id)
 		return;
 	(void)snprintf(s->journal_id, sizeof s->journal_id, "%s", journal_id);
 	if (s->state == READY || (s->state == OPEN && s->server_ms))
-		uplink_hang_up(s->uplink, 1000, LINK_LOCAL, "the helper's journal became known");
+		uplink_hang_up(s->uplink, 1000, REDIAL_LOCAL, "the helper's journal became known");
 }
 
 static const struct uplink_ops uplink_ops = {.on_open = on_uplink_open,
@@ -514,9 +514,9 @@ void session_start(struct session *s)
 
 int session_reload(struct session *s, const struct trust *t, bool dial_anew)
 {
-	struct link fresh;
+	struct redial fresh;
 	char why[512];
-	int r = link_init(s->cfg->backend_url, &fresh, why, sizeof why);
+	int r = redial_init(s->cfg->backend_url, &fresh, why, sizeof why);
 
 	if (r < 0)
 		return r;
@@ -524,14 +524,14 @@ int session_reload(struct session *s, const struct trust *t, bool dial_anew)
 	if (r == 0)
 		r = uplink_set_secret(s->uplink, s->cfg->shared_secret);
 	if (r < 0 || !dial_anew) {
-		link_fini(&fresh);
+		redial_fini(&fresh);
 		return r;
 	}
 	/* End what is open before the backend it points to goes away. */
 	if (s->state != WAITING)
-		uplink_hang_up(s->uplink, 1000, LINK_LOCAL, "settings changed");
-	link_adopt_health(&fresh, &s->link);
-	link_fini(&s->link);
+		uplink_hang_up(s->uplink, 1000, REDIAL_LOCAL, "settings changed");
+	redial_adopt_health(&fresh, &s->link);
+	redial_fini(&s->link);
 	s->link = fresh;
 	if (loop_timer_active(s->dial))
 		plan_dial(s);
@@ -581,7 +581,7 @@ int session_open(struct loop *l, struct metrics *m, const struct agent_settings 
 			      .state = WAITING,
 			      .max_frame_bytes = UPLINK_MAX_FRAME_BYTES};
 	ident_uuid4(s->boot_id);
-	r = link_init(cfg->backend_url, &s->link, why, sizeof why);
+	r = redial_init(cfg->backend_url, &s->link, why, sizeof why);
 	if (r == 0)
 		r = ring_init(&s->ring, (size_t)cfg->ring_frames, RING_MAX_BYTES);
 	if (r == 0)
@@ -619,6 +619,6 @@ void session_close(struct session *s)
 	if (s->decoder)
 		wire_decoder_free(s->decoder);
 	ring_fini(&s->ring);
-	link_fini(&s->link);
+	redial_fini(&s->link);
 	free(s);
 }

@@ -1,5 +1,5 @@
 /*
- * The conversation with a bridge over the uplink: dial and redial as link.h says, HELLO_ACK →
+ * The conversation with a bridge over the uplink: dial and redial as redial.h says, HELLO_ACK →
  * HELLO → WELCOME, then frames both ways; HEARTBEAT, silence, epochs. TELEMETRY goes through a
  * ring, so that what was read while offline is sent later and what was dropped is known.
  *
@@ -14,7 +14,7 @@
 #include "agent_settings.h"
 #include "base/jsonw.h"
 #include "base/macros.h"
-#include "link.h"
+#include "redial.h"
 #include "ring.h"
 #include "trust.h"
 #include "wire/wire.h"
@@ -62,11 +62,11 @@ struct session_view {
 	uint64_t epoch, reconnects, seq;
 	int64_t connected_ms;	 /* wall clock; 0 */
 	int64_t next_dial_in_ms; /* -1: not waiting */
-	struct link_end last_end;
+	struct redial_end last_end;
 	int64_t last_end_ms; /* wall clock; 0: none */
 	size_t ring_frames;
 	const struct trust_peer *peer;
-	const struct link *link;
+	const struct redial *link;
 };
 void session_view(const struct session *s, struct session_view *ret);
 bool session_is_ready(const struct session *s);

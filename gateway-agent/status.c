@@ -46,7 +46,7 @@ static void put_link(struct jsonw *w, const struct session_view *v)
 		jsonw_int(w, "next_dial_in_ms", v->next_dial_in_ms);
 	if (v->last_end_ms) {
 		put_time(w, "last_end_at", v->last_end_ms);
-		jsonw_str(w, "last_end", link_cause_word(v->last_end.cause));
+		jsonw_str(w, "last_end", redial_cause_word(v->last_end.cause));
 		jsonw_str(w, "last_end_detail", v->last_end.detail[0] ? v->last_end.detail : NULL);
 	}
 	jsonw_str(w, "backend_pin_seen", v->peer->pin[0] ? v->peer->pin : NULL);

@@ -49,7 +49,7 @@ struct uplink {
 	/* the dial */
 	enum phase phase;
 	uintptr_t serial; /* of this dial's wsi: callbacks of older ones are ignored */
-	const struct link_backend *backend;
+	const struct redial_backend *backend;
 	struct proxy proxy;
 	struct netaddr address[ADDRESSES_MAX];
 	size_t addresses, next_address;
@@ -57,7 +57,7 @@ struct uplink {
 	bool in_callback, want_close;
 	int alert; /* TLS alert the backend sent; -1: none */
 	struct trust_peer peer;
-	struct link_end end;
+	struct redial_end end;
 	bool has_end;
 	struct buf rx;
 	struct out_frame *out, **out_tail;
@@ -80,7 +80,7 @@ static void drop_queue(struct uplink *u)
 }
 
 /* The first reason stays. */
-static void note_end(struct uplink *u, enum link_cause cause, int code, const char *detail)
+static void note_end(struct uplink *u, enum redial_cause cause, int code, const char *detail)
 {
 	if (u->has_end)
 		return;
@@ -95,7 +95,7 @@ static void ended(struct uplink *u)
 {
 	if (u->phase == IDLE || u->phase == ENDED)
 		return;
-	note_end(u, LINK_LOST, 0, "connection lost");
+	note_end(u, REDIAL_LOST, 0, "connection lost");
 	u->phase = ENDED;
 	u->wsi = NULL;
 	u->serial++;
@@ -110,7 +110,7 @@ static void ended(struct uplink *u)
 static void on_later(void *arg)
 {
 	struct uplink *u = arg;
-	struct link_end end = u->end;
+	struct redial_end end = u->end;
 
 	if (u->phase != ENDED || u->closing)
 		return;
@@ -130,7 +130,7 @@ static void kill_wsi(struct uplink *u)
 	ended(u);
 }
 
-void uplink_hang_up(struct uplink *u, int close_code, enum link_cause cause, const char *detail)
+void uplink_hang_up(struct uplink *u, int close_code, enum redial_cause cause, const char *detail)
 {
 	if (u->phase == IDLE || u->phase == ENDED)
 		return;
@@ -150,7 +150,7 @@ static void on_open_timeout(void *arg)
 {
 	struct uplink *u = arg;
 
-	uplink_hang_up(u, 0, LINK_TIMEOUT,
+	uplink_hang_up(u, 0, REDIAL_TIMEOUT,
 		       u->phase == RESOLVING ? "the name was not resolved in time"
 					     : "no answer in time");
 }
@@ -204,7 +204,7 @@ static void connect_via(struct uplink *u, struct lws_vhost *vh, const char *addr
 	if (wsi || u->serial != serial)
 		return;
 	u->wsi = NULL;
-	note_end(u, LINK_CONNECT, 0, "cannot connect");
+	note_end(u, REDIAL_CONNECT, 0, "cannot connect");
 	ended(u);
 }
 
@@ -216,7 +216,7 @@ static void connect_next(struct uplink *u)
 	if (u->phase == ENDED || u->phase == IDLE)
 		return;
 	if (u->next_address >= u->addresses) {
-		note_end(u, LINK_CONNECT, 0, "no address answers");
+		note_end(u, REDIAL_CONNECT, 0, "no address answers");
 		ended(u);
 		return;
 	}
@@ -233,7 +233,7 @@ static void connect_next(struct uplink *u)
 			       strchr(text, ':') ? "]" : "", (unsigned)u->proxy.port);
 		vh = u->proxied;
 		if (lws_set_proxy(vh, where) != 0) {
-			note_end(u, LINK_PROXY, 0, "the proxy's address is not valid");
+			note_end(u, REDIAL_PROXY, 0, "the proxy's address is not valid");
 			ended(u);
 			return;
 		}
@@ -258,7 +258,7 @@ static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t
 	if (error || n == 0) {
 		(void)snprintf(text, sizeof text, "the name %.80s does not resolve",
 			       u->proxy.host[0] ? u->proxy.host : u->backend->host);
-		note_end(u, LINK_RESOLVE, 0, text);
+		note_end(u, REDIAL_RESOLVE, 0, text);
 		ended(u);
 		return;
 	}
@@ -267,7 +267,7 @@ static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t
 	connect_next(u);
 }
 
-int uplink_dial(struct uplink *u, const struct link_backend *b)
+int uplink_dial(struct uplink *u, const struct redial_backend *b)
 {
 	char why[160];
 	bool use = false;
@@ -279,7 +279,7 @@ int uplink_dial(struct uplink *u, const struct link_backend *b)
 	u->backend = b;
 	u->has_end = false;
 	u->want_close = false;
-	u->end = (struct link_end){.retry_after_ms = -1};
+	u->end = (struct redial_end){.retry_after_ms = -1};
 	u->alert = -1;
 	u->peer = (struct trust_peer){0};
 	u->addresses = 0;
@@ -287,14 +287,14 @@ int uplink_dial(struct uplink *u, const struct link_backend *b)
 	u->proxy = (struct proxy){0};
 	loop_timer_start(u->open_timer, UPLINK_OPEN_MS, 0);
 	if (b->tls && proxy_for(b->host, &use, &u->proxy, why, sizeof why) < 0) {
-		note_end(u, LINK_PROXY, 0, why);
+		note_end(u, REDIAL_PROXY, 0, why);
 		ended(u);
 		return 0;
 	}
 	r = loop_resolve(u->loop, use ? u->proxy.host : b->host, use ? u->proxy.port : b->port,
 			 on_resolved, u);
 	if (r < 0) {
-		note_end(u, LINK_RESOLVE, 0, strerror(-r));
+		note_end(u, REDIAL_RESOLVE, 0, strerror(-r));
 		ended(u);
 		return 0;
 	}
@@ -352,27 +352,27 @@ static void classify(struct uplink *u, struct lws *wsi, const char *text)
 	unsigned status = u->phase == REQUESTED ? lws_http_client_http_response(wsi) : 0;
 
 	if (u->peer.pin_mismatch) {
-		note_end(u, LINK_PIN, 0, u->peer.error);
+		note_end(u, REDIAL_PIN, 0, u->peer.error);
 	} else if (u->peer.error[0]) {
-		note_end(u, LINK_TLS, 0, u->peer.error);
+		note_end(u, REDIAL_TLS, 0, u->peer.error);
 	} else if (status >= 100 && status != 101) {
 		u->end.retry_after_ms = read_retry_after(wsi);
 		(void)snprintf(detail, sizeof detail, "refused with HTTP status %u", status);
-		note_end(u, LINK_HTTP, (int)status, detail);
+		note_end(u, REDIAL_HTTP, (int)status, detail);
 	} else if (u->alert >= 0) {
 		(void)snprintf(detail, sizeof detail, "the backend sent TLS alert: %s",
 			       SSL_alert_desc_string_long(u->alert));
-		note_end(u, LINK_TLS, 0, detail);
+		note_end(u, REDIAL_TLS, 0, detail);
 	} else if (u->proxy.host[0] && u->phase == CONNECTING) {
 		(void)snprintf(detail, sizeof detail, "proxy %.80s: %.60s", u->proxy.host,
 			       text ? text : "no tunnel");
-		note_end(u, LINK_PROXY, 0, detail);
+		note_end(u, REDIAL_PROXY, 0, detail);
 	} else if (u->phase == IN_TLS) {
-		note_end(u, LINK_TLS, 0, text ? text : "the handshake broke off");
+		note_end(u, REDIAL_TLS, 0, text ? text : "the handshake broke off");
 	} else if (u->phase == REQUESTED) {
-		note_end(u, LINK_LOST, 0, "closed before it answered");
+		note_end(u, REDIAL_LOST, 0, "closed before it answered");
 	} else {
-		note_end(u, LINK_CONNECT, 0, text ? text : "cannot connect");
+		note_end(u, REDIAL_CONNECT, 0, text ? text : "cannot connect");
 	}
 }
 
@@ -393,12 +393,12 @@ static void on_failed(struct uplink *u, struct lws *wsi, const char *text)
 static int on_receive(struct uplink *u, struct lws *wsi, const char *in, size_t len)
 {
 	if (lws_frame_is_binary(wsi)) {
-		uplink_hang_up(u, 1003, LINK_PROTOCOL, "binary frame");
+		uplink_hang_up(u, 1003, REDIAL_PROTOCOL, "binary frame");
 		return -1;
 	}
 	if (u->rx.len + len + lws_remaining_packet_payload(wsi) > UPLINK_MAX_FRAME_BYTES ||
 	    buf_append(&u->rx, in, len) < 0) {
-		uplink_hang_up(u, 1009, LINK_PROTOCOL, "frame too big");
+		uplink_hang_up(u, 1009, REDIAL_PROTOCOL, "frame too big");
 		return -1;
 	}
 	if (!lws_is_final_fragment(wsi) || lws_remaining_packet_payload(wsi))
@@ -438,7 +438,7 @@ static int on_established(struct uplink *u, struct lws *wsi)
 
 	/* The verify callback decided already; never go on if it was not asked. */
 	if (u->backend->tls && (!ssl || SSL_get_verify_result(ssl) != X509_V_OK || !u->peer.seen)) {
-		uplink_hang_up(u, 1008, LINK_TLS, "the backend's certificate was not verified");
+		uplink_hang_up(u, 1008, REDIAL_TLS, "the backend's certificate was not verified");
 		return -1;
 	}
 	u->phase = OPEN;
@@ -456,7 +456,7 @@ static void on_peer_close(struct uplink *u, const unsigned char *in, size_t len)
 	(void)snprintf(detail, sizeof detail, "closed by the bridge: %d %.*s", code,
 		       (int)(len > 2 ? (len - 2 > 80 ? 80 : len - 2) : 0),
 		       len > 2 ? (const char *)in + 2 : "");
-	note_end(u, LINK_CLOSE, code, detail);
+	note_end(u, REDIAL_CLOSE, code, detail);
 }
 
 static int verify_peer(struct uplink *u, X509_STORE_CTX *ctx, bool chain_ok)
@@ -712,7 +712,7 @@ void uplink_close(struct uplink *u)
 {
 	if (!u)
 		return;
-	uplink_hang_up(u, 1000, LINK_LOCAL, "stopping");
+	uplink_hang_up(u, 1000, REDIAL_LOCAL, "stopping");
 	u->closing = true;
 	if (!u->address_timer) {
 		release(u);

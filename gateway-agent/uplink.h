@@ -4,7 +4,7 @@
  * whatever happens in between; on_end never comes from inside a call of this module.
  *
  * Resolving is asynchronous; each address is tried in turn; a CONNECT proxy is used when the
- * environment names one. Nothing is retried here (link.h decides).
+ * environment names one. Nothing is retried here (redial.h decides).
  */
 #pragma once
 
@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "base/macros.h"
-#include "link.h"
+#include "redial.h"
 #include "trust.h"
 
 struct loop;
@@ -30,7 +30,7 @@ struct uplink_ops {
 	void (*on_open)(void *arg); /* upgraded */
 	void (*on_text)(void *arg, const char *text, size_t n);
 	void (*on_drained)(void *arg); /* the send queue is empty again */
-	void (*on_end)(void *arg, const struct link_end *end);
+	void (*on_end)(void *arg, const struct redial_end *end);
 };
 
 int uplink_open(struct loop *l, const struct uplink_config *cfg, const struct uplink_ops *ops,
@@ -42,11 +42,11 @@ int uplink_set_trust(struct uplink *u, const struct trust *t) MUST_CHECK;
 int uplink_set_secret(struct uplink *u, const char *shared_secret) MUST_CHECK;
 
 /* b must stay until on_end. -EBUSY while another is open. */
-int uplink_dial(struct uplink *u, const struct link_backend *b) MUST_CHECK;
+int uplink_dial(struct uplink *u, const struct redial_backend *b) MUST_CHECK;
 /* Copies; -ENOTCONN not open, -ENOBUFS the queue is full. */
 int uplink_send(struct uplink *u, const char *text, size_t n) MUST_CHECK;
 /* Ends it with this close code (0: no close frame); on_end gets cause and detail. */
-void uplink_hang_up(struct uplink *u, int close_code, enum link_cause cause, const char *detail);
+void uplink_hang_up(struct uplink *u, int close_code, enum redial_cause cause, const char *detail);
 bool uplink_is_open(const struct uplink *u);
 /* What the backend showed in the last TLS handshake. */
 const struct trust_peer *uplink_peer(const struct uplink *u);

@@ -91,7 +91,7 @@ struct uplink {
 	const struct uplink_ops *ops;
 	void *arg;
 	bool open;
-	struct link_end end;
+	struct redial_end end;
 	int64_t act_at_ms; /* -1: nothing to do */
 	bool end_due;
 	struct trust_peer peer;
@@ -138,7 +138,7 @@ bool uplink_is_open(const struct uplink *u)
 	return u->open;
 }
 
-int uplink_dial(struct uplink *u, const struct link_backend *b)
+int uplink_dial(struct uplink *u, const struct redial_backend *b)
 {
 	(void)b;
 	dials++;
@@ -147,10 +147,10 @@ int uplink_dial(struct uplink *u, const struct link_backend *b)
 	return 0;
 }
 
-void uplink_hang_up(struct uplink *u, int code, enum link_cause cause, const char *detail)
+void uplink_hang_up(struct uplink *u, int code, enum redial_cause cause, const char *detail)
 {
 	(void)code;
-	u->end = (struct link_end){.cause = cause, .retry_after_ms = -1};
+	u->end = (struct redial_end){.cause = cause, .retry_after_ms = -1};
 	(void)snprintf(u->end.detail, sizeof u->end.detail, "%s", detail);
 	u->open = false;
 	u->end_due = true;
@@ -190,7 +190,7 @@ int uplink_send(struct uplink *u, const char *json, size_t n)
 
 static void backend_acts(void)
 {
-	struct link_end e = {.retry_after_ms = -1};
+	struct redial_end e = {.retry_after_ms = -1};
 
 	up->act_at_ms = -1;
 	if (up->end_due) {
@@ -201,18 +201,18 @@ static void backend_acts(void)
 	}
 	switch (behaviour) {
 	case BLACK_HOLE:
-		e.cause = LINK_TIMEOUT;
+		e.cause = REDIAL_TIMEOUT;
 		break;
 	case TLS_REFUSED:
-		e.cause = LINK_TLS;
+		e.cause = REDIAL_TLS;
 		break;
 	case AUTH_REFUSED:
-		e.cause = LINK_HTTP;
+		e.cause = REDIAL_HTTP;
 		e.code = 401;
 		break;
 	case REVOKED:
 	case SUPERSEDED:
-		e.cause = LINK_CLOSE;
+		e.cause = REDIAL_CLOSE;
 		e.code = behaviour == REVOKED ? 4003 : 4000;
 		break;
 	default:
@@ -431,7 +431,7 @@ static void test_session_gives_up_after_60_s_of_silence(void **state)
 	run_until(66000);
 	assert_int_equal(end_count, 1);
 	session_view(s, &v);
-	assert_string_equal(link_cause_word(v.last_end.cause), "silent");
+	assert_string_equal(redial_cause_word(v.last_end.cause), "silent");
 	end();
 }
 

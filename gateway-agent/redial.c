@@ -1,5 +1,5 @@
-/* Backends, their health, and what an end means. See link.h. */
-#include "link.h"
+/* Backends, their health, and what an end means. See redial.h. */
+#include "redial.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -13,33 +13,33 @@
 #define SOON_MAX_MS	   5000
 #define RETRY_AFTER_CAP_MS 3600000
 
-static const char *const cause_words[LINK_CAUSES] = {
-    [LINK_RESOLVE] = "resolve", [LINK_CONNECT] = "connect",   [LINK_TIMEOUT] = "timeout",
-    [LINK_TLS] = "tls",		[LINK_PIN] = "pin",	      [LINK_PROXY] = "proxy",
-    [LINK_HTTP] = "http",	[LINK_CLOSE] = "close",	      [LINK_LOST] = "lost",
-    [LINK_SILENT] = "silent",	[LINK_PROTOCOL] = "protocol", [LINK_STALE] = "stale_epoch",
-    [LINK_LOCAL] = "local",
+static const char *const cause_words[REDIAL_CAUSES] = {
+    [REDIAL_RESOLVE] = "resolve", [REDIAL_CONNECT] = "connect",	  [REDIAL_TIMEOUT] = "timeout",
+    [REDIAL_TLS] = "tls",	  [REDIAL_PIN] = "pin",		  [REDIAL_PROXY] = "proxy",
+    [REDIAL_HTTP] = "http",	  [REDIAL_CLOSE] = "close",	  [REDIAL_LOST] = "lost",
+    [REDIAL_SILENT] = "silent",	  [REDIAL_PROTOCOL] = "protocol", [REDIAL_STALE] = "stale_epoch",
+    [REDIAL_LOCAL] = "local",
 };
 
-const char *link_cause_word(enum link_cause c)
+const char *redial_cause_word(enum redial_cause c)
 {
-	return c < LINK_CAUSES ? cause_words[c] : "unknown";
+	return c < REDIAL_CAUSES ? cause_words[c] : "unknown";
 }
 
 /* Contract 1.2 (close codes) and 1.1 (refusals). Not listed: back off. */
 static const struct {
-	enum link_cause cause;
+	enum redial_cause cause;
 	int code;
-	enum link_action action;
+	enum redial_action action;
 	bool all_backends; /* it is about this agent, not about that backend */
 } action_table[] = {
-    {LINK_CLOSE, 1001, LINK_SOON, false},      {LINK_CLOSE, 4000, LINK_AT_MAX, true},
-    {LINK_CLOSE, 4001, LINK_RETRY_NOW, false}, {LINK_CLOSE, 4003, LINK_HOURLY, true},
-    {LINK_HTTP, 403, LINK_AT_MAX, false},      {LINK_PIN, 0, LINK_AT_MAX, false},
-    {LINK_LOCAL, 0, LINK_RETRY_NOW, false},
+    {REDIAL_CLOSE, 1001, REDIAL_SOON, false},	   {REDIAL_CLOSE, 4000, REDIAL_AT_MAX, true},
+    {REDIAL_CLOSE, 4001, REDIAL_RETRY_NOW, false}, {REDIAL_CLOSE, 4003, REDIAL_HOURLY, true},
+    {REDIAL_HTTP, 403, REDIAL_AT_MAX, false},	   {REDIAL_PIN, 0, REDIAL_AT_MAX, false},
+    {REDIAL_LOCAL, 0, REDIAL_RETRY_NOW, false},
 };
 
-static size_t action_row(const struct link_end *end)
+static size_t action_row(const struct redial_end *end)
 {
 	size_t i;
 
@@ -51,11 +51,11 @@ static size_t action_row(const struct link_end *end)
 	return i;
 }
 
-enum link_action link_action_for(const struct link_end *end)
+enum redial_action redial_action_for(const struct redial_end *end)
 {
 	size_t i = action_row(end);
 
-	return i < ARRAY_LEN(action_table) ? action_table[i].action : LINK_BACK_OFF;
+	return i < ARRAY_LEN(action_table) ? action_table[i].action : REDIAL_BACK_OFF;
 }
 
 /* ---- URLs ---- */
@@ -115,7 +115,7 @@ static bool is_loopback_name(const char *host, bool is_ip)
 }
 
 /* host[:port] in [s, end). */
-static int parse_authority(struct link_backend *b, const char *s, const char *end)
+static int parse_authority(struct redial_backend *b, const char *s, const char *end)
 {
 	struct in6_addr a6;
 	struct in_addr a4;
@@ -155,20 +155,20 @@ static int parse_authority(struct link_backend *b, const char *s, const char *en
 	return 0;
 }
 
-static void backend_fini(struct link_backend *b)
+static void backend_fini(struct redial_backend *b)
 {
 	free(b->url);
 	free(b->host);
 	free(b->path);
 }
 
-static int backend_init(struct link_backend *b, const char *s, size_t n, char *why, size_t cap)
+static int backend_init(struct redial_backend *b, const char *s, size_t n, char *why, size_t cap)
 {
 	const char *rest, *end = s + n, *slash;
 	int r;
 
-	*b = (struct link_backend){0};
-	backoff_init(&b->backoff, LINK_BASE_MS, LINK_CAP_MS);
+	*b = (struct redial_backend){0};
+	backoff_init(&b->backoff, REDIAL_BASE_MS, REDIAL_CAP_MS);
 	b->url = strndup(s, n);
 	if (!b->url)
 		return -ENOMEM;
@@ -209,14 +209,14 @@ static int backend_init(struct link_backend *b, const char *s, size_t n, char *w
 	return 0;
 }
 
-int link_init(const char *csv, struct link *ret, char *why, size_t why_cap)
+int redial_init(const char *csv, struct redial *ret, char *why, size_t why_cap)
 {
-	struct link l = {0};
+	struct redial l = {0};
 	const char *s = csv;
 	int r = 0;
 
 	(void)snprintf(why, why_cap, "no backend URL given");
-	l.backend = calloc(LINK_MAX_BACKENDS, sizeof *l.backend);
+	l.backend = calloc(REDIAL_MAX_BACKENDS, sizeof *l.backend);
 	if (!l.backend)
 		return -ENOMEM;
 	while (r == 0 && *s) {
@@ -226,8 +226,8 @@ int link_init(const char *csv, struct link *ret, char *why, size_t why_cap)
 		n = strcspn(s, ", \t");
 		if (n == 0)
 			break;
-		if (l.n == LINK_MAX_BACKENDS) {
-			(void)snprintf(why, why_cap, "more than %d backends", LINK_MAX_BACKENDS);
+		if (l.n == REDIAL_MAX_BACKENDS) {
+			(void)snprintf(why, why_cap, "more than %d backends", REDIAL_MAX_BACKENDS);
 			r = -EINVAL;
 			break;
 		}
@@ -237,24 +237,24 @@ int link_init(const char *csv, struct link *ret, char *why, size_t why_cap)
 	if (r == 0 && l.n == 0)
 		r = -EINVAL;
 	if (r < 0) {
-		link_fini(&l);
+		redial_fini(&l);
 		return r;
 	}
 	*ret = l;
 	return 0;
 }
 
-void link_fini(struct link *l)
+void redial_fini(struct redial *l)
 {
 	size_t i;
 
 	for (i = 0; i < l->n; i++)
 		backend_fini(&l->backend[i]);
 	free(l->backend);
-	*l = (struct link){0};
+	*l = (struct redial){0};
 }
 
-void link_adopt_health(struct link *l, const struct link *old)
+void redial_adopt_health(struct redial *l, const struct redial *old)
 {
 	size_t i, k;
 
@@ -269,60 +269,61 @@ void link_adopt_health(struct link *l, const struct link *old)
 
 /* ---- health ---- */
 
-struct link_next link_next(const struct link *l, int64_t now_ms)
+struct redial_next redial_next(const struct redial *l, int64_t now_ms)
 {
-	struct link_next next = {.backend = 0, .wait_ms = INT64_MAX};
+	struct redial_next next = {.backend = 0, .wait_ms = INT64_MAX};
 	size_t i;
 
 	for (i = 0; i < l->n; i++) {
 		int64_t wait = l->backend[i].not_before_ms - now_ms;
 
 		if (wait <= 0)
-			return (struct link_next){.backend = i};
+			return (struct redial_next){.backend = i};
 		if (wait < next.wait_ms)
-			next = (struct link_next){.backend = i, .wait_ms = wait};
+			next = (struct redial_next){.backend = i, .wait_ms = wait};
 	}
 	return next;
 }
 
-static int64_t pause_for(struct link_backend *b, enum link_action action)
+static int64_t pause_for(struct redial_backend *b, enum redial_action action)
 {
 	switch (action) {
-	case LINK_SOON:
+	case REDIAL_SOON:
 		return (int64_t)ident_random_below(SOON_MAX_MS + 1);
-	case LINK_AT_MAX:
-		return LINK_CAP_MS - (int64_t)ident_random_below(LINK_CAP_MS / 10);
-	case LINK_HOURLY:
+	case REDIAL_AT_MAX:
+		return REDIAL_CAP_MS - (int64_t)ident_random_below(REDIAL_CAP_MS / 10);
+	case REDIAL_HOURLY:
 		return HOUR_MS;
-	case LINK_RETRY_NOW:
+	case REDIAL_RETRY_NOW:
 		/* Thrice in a row it is no luck any more. */
-		return b->failures <= 3 ? (int64_t)ident_random_below(LINK_BASE_MS)
+		return b->failures <= 3 ? (int64_t)ident_random_below(REDIAL_BASE_MS)
 					: backoff_next_ms(&b->backoff);
-	case LINK_BACK_OFF:
+	case REDIAL_BACK_OFF:
 		break;
 	}
 	return backoff_next_ms(&b->backoff);
 }
 
-void link_ended(struct link *l, const struct link_end *end, int64_t connected_ms, int64_t now_ms)
+void redial_ended(struct redial *l, const struct redial_end *end, int64_t connected_ms,
+		  int64_t now_ms)
 {
-	struct link_backend *b = &l->backend[l->current];
+	struct redial_backend *b = &l->backend[l->current];
 	size_t row = action_row(end), i;
 	int64_t pause;
 
-	if (connected_ms >= LINK_QUIET_MS) {
+	if (connected_ms >= REDIAL_QUIET_MS) {
 		backoff_reset(&b->backoff);
 		b->failures = 0;
 	}
 	b->failures++;
-	pause = pause_for(b, link_action_for(end));
+	pause = pause_for(b, redial_action_for(end));
 	if (end->retry_after_ms >= 0) {
 		int64_t asked = end->retry_after_ms;
 
 		if (asked > RETRY_AFTER_CAP_MS)
 			asked = RETRY_AFTER_CAP_MS;
 		/* Spread: all were told the same number. */
-		asked += (int64_t)ident_random_below((uint64_t)asked / 4 + LINK_BASE_MS);
+		asked += (int64_t)ident_random_below((uint64_t)asked / 4 + REDIAL_BASE_MS);
 		if (asked > pause)
 			pause = asked;
 	}
@@ -335,7 +336,7 @@ void link_ended(struct link *l, const struct link_end *end, int64_t connected_ms
 	}
 }
 
-void link_welcomed(struct link *l, int64_t now_ms)
+void redial_welcomed(struct redial *l, int64_t now_ms)
 {
 	l->backend[l->current].last_welcome_ms = now_ms;
 }
