@@ -55,6 +55,7 @@ struct agent {
 	char telemetry_id[UUID_LEN + 16];
 	bool telemetry_asked, stopping, state_dir_bad;
 	int64_t started_wall_ms, started_boot_ms, last_audit_ms;
+	struct buf audit;	 /* the helper's last checkpoint, a JSON object */
 	struct buf last_metrics; /* for /metrics of the inbound feature and status */
 };
 
@@ -351,6 +352,8 @@ static struct commands_config commands_cfg(const struct agent *a)
 					.helper_configured = a->cfg->helper_secret != NULL};
 }
 
+static void forward_audit(struct agent *a);
+
 /* ---- session ---- */
 
 static void on_ready(void *arg, uint64_t max_frame_bytes)
@@ -361,6 +364,7 @@ static void on_ready(void *arg, uint64_t max_frame_bytes)
 	take_telemetry(a);
 	loop_timer_start(a->trim, TRIM_AFTER_MS, 0);
 	a->last_audit_ms = 0;
+	forward_audit(a);
 	check_expiry(a);
 }
 
@@ -452,16 +456,27 @@ static void recall_journal(struct agent *a)
 	buf_fini(&b);
 }
 
-static void forward_audit(struct agent *a, struct span data)
+/* The last checkpoint of the helper's audit log goes out with each session, then every 5 min. */
+static void forward_audit(struct agent *a)
 {
-	struct json_member m;
 	int64_t now = clock_boot_ms();
 
-	if (a->last_audit_ms && now - a->last_audit_ms < AUDIT_EVERY_MS)
+	if (!a->audit.len || (a->last_audit_ms && now - a->last_audit_ms < AUDIT_EVERY_MS))
 		return;
-	if (json_find(data, "audit", &m) && m.type == JSON_T_OBJ &&
-	    session_audit(a->session, m.raw) == 0)
+	if (session_audit(a->session, (struct span){a->audit.data, a->audit.len}) == 0)
 		a->last_audit_ms = now;
+}
+
+static void take_audit(struct agent *a, struct span data)
+{
+	struct json_member m;
+
+	if (!json_find(data, "audit", &m) || m.type != JSON_T_OBJ)
+		return;
+	buf_clear(&a->audit);
+	if (buf_append(&a->audit, m.raw.p, m.raw.n) < 0)
+		buf_clear(&a->audit);
+	forward_audit(a);
 }
 
 static void on_helper_up(void *arg, struct span data)
@@ -477,7 +492,7 @@ static void on_helper_up(void *arg, struct span data)
 	    span_copy(m.raw, id, sizeof id) == 0)
 		remember_journal(a, id);
 	metric_set(metrics_get(a->metrics, M_helper_up, NULL, NULL), 1);
-	forward_audit(a, data);
+	take_audit(a, data);
 	if (loop_timer_active(a->first_dial))
 		loop_timer_start(a->first_dial, 0, 0);
 	commands_on_helper(a->commands);
@@ -767,6 +782,7 @@ int agent_open(struct loop *l, struct agent_settings *cfg, struct agent **ret)
 			    .started_wall_ms = clock_wall_ms(),
 			    .started_boot_ms = clock_boot_ms()};
 	buf_init(&a->last_metrics, 200000);
+	buf_init(&a->audit, 8192);
 	(void)!telemetry_read_cpu(&telemetry_host, &a->cpu);
 	r = open_parts(a);
 	if (r == 0)
@@ -816,5 +832,6 @@ void agent_close(struct agent *a)
 	if (a->metrics)
 		metrics_free(a->metrics);
 	buf_fini(&a->last_metrics);
+	buf_fini(&a->audit);
 	free(a);
 }

@@ -17,6 +17,7 @@
 #define MAX_IN_FLIGHT	 128
 #define HELLO_EVERY_MS	 15000
 #define HELLO_ANSWER_MS	 10000
+#define PROBE_MS	 5000  /* requests wait: ask hello so often */
 #define REQUEST_VALID_MS 30000 /* the helper allows 60 s */
 #define RETRY_BASE_MS	 100
 #define RETRY_CAP_MS	 5000
@@ -340,7 +341,8 @@ static void on_sweep(void *arg)
 	}
 	if (h->hello_sent_ms && now - h->hello_sent_ms >= HELLO_ANSWER_MS)
 		drop_connection(h, "the helper does not answer");
-	else if (h->state == UP && !h->hello_sent_ms && now - h->hello_seen_ms >= HELLO_EVERY_MS)
+	else if (h->state == UP && !h->hello_sent_ms &&
+		 now - h->hello_seen_ms >= (h->pending ? PROBE_MS : HELLO_EVERY_MS))
 		say_hello(h);
 }
 
