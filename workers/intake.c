@@ -13,7 +13,6 @@ enum {
 	CLAIM_IDLE_MS = 3000, /* with the line above: a dead worker's entries within 4 s */
 	COUNT_FIRST = 64,
 	BYTES_GOAL = 4 << 20, /* one batch; COUNT follows what entries weigh */
-	CONSUMER_IDLE_MS = 3600000,
 };
 
 struct intake {
@@ -314,14 +313,10 @@ static int intake_claim(struct intake *in, unsigned i)
 
 	snprintf(idle, sizeof idle, "%d", CLAIM_IDLE_MS);
 	snprintf(count, sizeof count, "%zu", in->count);
-	const struct span argv[] = {SPAN("XAUTOCLAIM"),
-				    span_of(in->name[i]),
-				    span_of(in->group),
-				    span_of(in->consumer),
-				    span_of(idle),
-				    span_of(in->claim_cursor_text[i]),
-				    SPAN("COUNT"),
-				    span_of(count)};
+	const struct span argv[] = {SPAN("XAUTOCLAIM"), span_of(in->name[i]),
+				    span_of(in->group), span_of(in->consumer),
+				    span_of(idle),	span_of(in->claim_cursor_text[i]),
+				    SPAN("COUNT"),	span_of(count)};
 	redis_sync_set_timeout(in->reader, 0);
 	const struct redis_reply *reply = redis_sync_cmd(in->reader, &error, ARRAY_LEN(argv), argv);
 	if (!reply)
@@ -440,7 +435,7 @@ void intake_keep_alive(struct intake *in, const struct intake_batch *b)
 	(void)r;
 }
 
-void intake_forget_idle_consumers(struct intake *in)
+void intake_forget_idle_consumers(struct intake *in, int64_t idle_ms)
 {
 	/* One script, because a consumer may take entries between the look and the removal, and
 	 * removing it would drop them. */
@@ -459,7 +454,7 @@ void intake_forget_idle_consumers(struct intake *in)
 	char idle[24];
 	int error;
 
-	snprintf(idle, sizeof idle, "%d", CONSUMER_IDLE_MS);
+	snprintf(idle, sizeof idle, "%lld", (long long)idle_ms);
 	for (unsigned i = 0; i < in->streams; i++) {
 		const struct span argv[] = {
 		    SPAN("EVAL"),	span_of(script),       SPAN("1"),    span_of(in->name[i]),

@@ -52,8 +52,8 @@ uint64_t intake_take_lost(struct intake *in, unsigned stream);
 struct redis_sync *intake_control(struct intake *in);
 /* How often the connection was made anew: a change asks for a look at what Redis lost. */
 uint64_t intake_generation(const struct intake *in);
-/* Drops consumers of the group that hold nothing and were idle for an hour. */
-void intake_forget_idle_consumers(struct intake *in);
+/* Drops consumers of the group that hold nothing and were idle longer. */
+void intake_forget_idle_consumers(struct intake *in, int64_t idle_ms);
 const char *intake_stream_name(const struct intake *in, unsigned stream);
 size_t intake_streams(const struct intake *in);
 const char *intake_group(const struct intake *in);

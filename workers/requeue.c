@@ -271,6 +271,7 @@ static void close_row(const struct requeue *q, struct worker *w, const struct pg
 	n = put(argv, n, "issued_at", pg_rows_text(rows, i, L_ISSUED));
 	n = put(argv, n, "expires_at", pg_rows_text(rows, i, L_EXPIRES));
 	n = put(argv, n, "received_at", span_of(now));
+	CRASH_POINT("results.before_close");
 	const struct redis_reply *r = ask(w, n, argv);
 	if (!r || redis_int(r) != 1)
 		return;

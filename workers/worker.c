@@ -17,8 +17,17 @@
 
 enum {
 	BLOCK_MS = 400, /* longest wait for entries: chores and SIGTERM come between */
-	SPLIT_MAX = 32,	 /* halves waiting while a batch is bisected */
+	SPLIT_MAX = 32, /* halves waiting while a batch is bisected */
 };
+
+/* Points where tests/chaos may kill the process, by the program's short name. */
+#define WORKER_CRASH(w, point)                           \
+	do {                                             \
+		if ((w)->c.program[0] == 'r')            \
+			CRASH_POINT("results." point);   \
+		else                                     \
+			CRASH_POINT("telemetry." point); \
+	} while (0)
 
 struct worker {
 	struct worker_config c;
@@ -208,6 +217,8 @@ static int worker_write(struct worker *w, const struct intake_batch *b, struct r
 			if (program_should_stop())
 				return -EINTR;
 			intake_keep_alive(w->intake, &own);
+			/* An outage is when somebody looks at the lag. */
+			lag_measure(w->lag, intake_control(w->intake), w->metrics, clock_boot_ms());
 			int64_t left = until_ms - clock_boot_ms();
 			worker_pause(w, left < 500 ? (left > 0 ? left : 0) : 500);
 		} while (clock_boot_ms() < until_ms);
@@ -229,9 +240,11 @@ static void worker_committed(struct worker *w, const struct intake_batch *b, str
 					       intake_stream_name(w->intake, s), NULL),
 				   stored[s]);
 	CRASH_POINT("worker.before_ack");
+	WORKER_CRASH(w, "before_ack");
 	/* Not acknowledged is read again, which changes nothing. */
 	if (intake_ack(w->intake, &done) < 0)
 		worker_set_redis(w, false);
+	WORKER_CRASH(w, "after_ack");
 	CRASH_POINT("worker.after_ack");
 }
 
@@ -321,7 +334,7 @@ static void worker_chores(struct worker *w)
 	lag_measure(w->lag, intake_control(w->intake), w->metrics, now_ms);
 	if (now_ms >= w->forget_at_ms) {
 		w->forget_at_ms = now_ms + 600000;
-		intake_forget_idle_consumers(w->intake);
+		intake_forget_idle_consumers(w->intake, w->c.consumer_idle_s * 1000);
 	}
 	/* An idle worker must notice an outage too, and its end. */
 	enum pg_verdict v = pg_connect(w->pg);
