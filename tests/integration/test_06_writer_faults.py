@@ -1,0 +1,222 @@
+"""The writers when something is away, slow, killed or lost: nothing lost, nothing twice, no neighbour hurt."""
+import datetime
+
+import pytest
+
+import viwtest
+import writers
+from viwtest import wait_for
+from writers import add_command, add_result, add_telemetry, start_writer, wait_drained
+
+
+@pytest.fixture
+def own_pg(pg_server):
+    """A database on a server of this test's own, which may be stopped."""
+    db = pg_server.new_database()
+    yield db
+    db._conn and db._conn.close()
+
+
+def minute(offset_s=0):
+    t = datetime.datetime.now(datetime.timezone.utc).replace(second=0, microsecond=0)
+    t += datetime.timedelta(minutes=-2, seconds=offset_s)
+    return t.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def test_postgres_away_loses_nothing_and_catches_up(redis, own_pg, start):
+    """Also: lag is told while it is away, and true after a trim."""
+    server, c = own_pg.server, redis.client
+    w = start_writer(start, "telemetry", redis, own_pg.uri, BATCH_MAX=100)
+    r = start_writer(start, "results", redis, own_pg.uri)
+    add_telemetry(c, "gw-first", cpu_pct=1)
+    own_pg.wait_row("SELECT 1 FROM os_gateway_status")
+    own_pg._conn.close()
+    server.stop()
+    for i in range(300):
+        add_telemetry(c, f"gw-{i}", seq=i, cpu_pct=i)
+    add_command(c, "c-1")
+    wait_for(lambda: w.get("/_readyz")[0] == 503 and w.metric("viw_pg_up") == 0, 15)
+    wait_for(lambda: r.get("/_readyz")[0] == 503, 15)
+    wait_for(lambda: w.metric("viw_stream_lag_entries", stream="viw.telemetry") == 300, 15)
+    c.xtrim("viw.telemetry", maxlen=250, approximate=False)
+    pending = c.xpending("viw.telemetry", "telemetry-writer")["pending"]
+    trimmed_unread = max(0, 50 - pending)
+    # Redis forgets that trimmed ones are pending as soon as the writer asks to keep them.
+    wait_for(lambda: w.metric("viw_stream_lag_entries", stream="viw.telemetry") in (250, 250 + pending), 15)
+    assert 0 < w.metric("viw_stream_lag_seconds", stream="viw.telemetry") < 60
+    server.start()
+    own_pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-1'", timeout=20)
+    wait_drained(c, "telemetry")
+    # What was delivered before the trim was in the writer's hands; the rest of the trimmed is gone, and said so.
+    wait_for(lambda: own_pg.query("SELECT count(*) AS n FROM os_gateway_status") ==
+             [{"n": 301 - trimmed_unread}])
+    wait_for(lambda: w.metric("viw_stream_lag_entries", stream="viw.telemetry") == 0, 15)
+    assert w.metric("viw_stream_lag_seconds", stream="viw.telemetry") == 0
+    wait_for(lambda: (w.metric("viw_entries_lost_total", stream="viw.telemetry") or 0) == trimmed_unread, 15)
+    assert own_pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+    wait_for(lambda: w.get("/_readyz")[0] == 200)
+
+
+def test_a_killed_workers_entries_are_taken_over_within_5_s(redis, pg, start):
+    """Killed in the middle of its transaction; the other one stores all of it, once."""
+    c = redis.client
+    a = start_writer(start, "results", redis, pg.uri, CONSUMER="a")
+    add_command(c, "c-0")
+    wait_drained(c, "results")
+    blocker = pg.connect()
+    blocker.autocommit = False
+    blocker.cursor().execute("LOCK TABLE agent_commands IN EXCLUSIVE MODE")
+    for i in range(200):
+        add_command(c, f"c-{i}")
+        add_result(c, f"c-{i}", rc=0)
+
+    def pending():
+        return sum(c.xpending(f"viw.{s}", "results-writer")["pending"] for s in ("commands", "command_results"))
+    wait_for(lambda: pending() > 0)
+    a.proc.kill()
+    assert pending() > 0
+    b = start_writer(start, "results", redis, pg.uri, CONSUMER="b", CONSUMER_IDLE_S=1)
+    blocker.rollback()
+    blocker.close()
+    wait_drained(c, "results", 6)
+    assert pg.query("SELECT count(*) AS n FROM agent_commands WHERE status = 'done'") == [{"n": 200}]
+    assert pg.query("SELECT count(*) AS n FROM agent_command_results") == [{"n": 200}]
+    assert pg.query("SELECT count(*) AS n FROM agent_command_late_results") == [{"n": 0}]
+    # No consumer is left behind, and a restarted one is the same.
+    b.proc.stop()
+    start_writer(start, "results", redis, pg.uri, CONSUMER="b", CONSUMER_IDLE_S=1)
+    wait_for(lambda: [x["name"] for x in c.xinfo_consumers("viw.command_results", "results-writer")] == ["b"], 10)
+
+
+def test_a_locked_table_is_waited_for_and_blames_no_row(redis, pg, start):
+    c = redis.client
+    w = start_writer(start, "results", redis, pg.uri)
+    blocker = pg.connect()
+    blocker.autocommit = False
+    blocker.cursor().execute("LOCK TABLE agent_commands IN EXCLUSIVE MODE")
+    add_command(c, "c-1")
+    wait_for(lambda: w.metric("viw_pg_retries_total", verdict="retry"), 15)  # lock_timeout, 55P03
+    blocker.rollback()
+    blocker.close()
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-1'", timeout=15)
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+
+
+def test_several_workers_share_the_load_exactly(redis, pg, start):
+    """Frames of the same agents and minutes through three workers at once: every sample counts once."""
+    c = redis.client
+    pipe = c.pipeline(transaction=False)
+    import json
+    for i in range(6000):
+        fields = writers.origin(f"gw-{i % 40:02}", epoch=1)
+        fields["frame"] = json.dumps(writers.frame(f"gw-{i % 40:02}", ts=minute(), seq=i, cpu_pct=i % 100))
+        pipe.xadd("viw.telemetry", fields)
+    pipe.execute()
+    ws = [start_writer(start, "telemetry", redis, pg.uri, CONSUMER=f"w{i}", BATCH_MAX=200) for i in range(3)]
+    wait_drained(c, "telemetry", 40)
+    rows = pg.query("SELECT sum(samples) AS n, count(*) AS agents, sum(cpu_sum) AS total, max(cpu_max) AS m "
+                    "FROM os_gateway_metrics")
+    assert rows == [{"n": 6000, "agents": 40, "total": float(sum(i % 100 for i in range(6000))), "m": 99.0}]
+    assert pg.query("SELECT count(*) AS n FROM os_gateway_status WHERE seq >= 5960") == [{"n": 40}]
+    stored = [w.metric("viw_entries_stored_total", stream="viw.telemetry") or 0 for w in ws]
+    assert sum(stored) >= 6000
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+
+
+def test_lost_group_is_rebuilt_from_0_and_changes_nothing(redis, pg, start):
+    c = redis.client
+    w = start_writer(start, "results", redis, pg.uri)
+    for i in range(50):
+        add_command(c, f"c-{i}")
+        add_result(c, f"c-{i}", rc=0)
+    wait_drained(c, "results")
+    for s in ("commands", "command_results"):
+        c.xgroup_destroy(f"viw.{s}", "results-writer")
+    add_command(c, "c-new")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-new'")
+    wait_drained(c, "results")
+    assert pg.query("SELECT count(*) AS n FROM agent_command_results") == [{"n": 50}]
+    assert pg.query("SELECT count(*) AS n FROM agent_command_late_results") == [{"n": 0}]
+    c.flushall()  # all of Redis is gone, streams too
+    add_command(c, "c-after")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-after'")
+    assert w.proc.alive
+
+
+def test_redis_restarts_are_survived(redis, pg, start):
+    c = redis.client
+    start_writer(start, "telemetry", redis, pg.uri)
+    for round in range(2):
+        add_telemetry(c, f"gw-{round}", cpu_pct=1)
+        pg.wait_row("SELECT 1 FROM os_gateway_status WHERE agent_id = %s", f"gw-{round}")
+        redis.stop()
+        redis.start()
+        c = redis.client
+    add_telemetry(c, "gw-last", cpu_pct=1)
+    pg.wait_row("SELECT 1 FROM os_gateway_status WHERE agent_id = 'gw-last'")
+
+
+def test_entries_deleted_before_they_were_stored_are_an_alarm(redis, pg, start):
+    c = redis.client
+    c.xgroup_create("viw.telemetry", "telemetry-writer", "0", mkstream=True)
+    ids = [add_telemetry(c, f"gw-{i}", cpu_pct=1) for i in range(3)]
+    # A consumer that died with all three in hand; two of them are trimmed away meanwhile.
+    c.xreadgroup("telemetry-writer", "dead", {"viw.telemetry": ">"})
+    c.xdel("viw.telemetry", *ids[:2])
+    w = start_writer(start, "telemetry", redis, pg.uri)
+    pg.wait_row("SELECT 1 FROM os_gateway_status WHERE agent_id = 'gw-2'", timeout=10)
+    wait_for(lambda: w.metric("viw_entries_lost_total", stream="viw.telemetry") == 2)
+    w.proc.wait_log("entries_lost")
+    wait_for(lambda: c.xpending("viw.telemetry", "telemetry-writer")["pending"] == 0)
+
+
+def test_retention_drops_whole_days_and_makes_days_ahead(redis, pg, start):
+    for table in ("os_gateway_metrics", "agent_events"):
+        pg.query("SELECT viw_make_partitions(%s, CURRENT_DATE - 40, CURRENT_DATE - 38)", table)
+    pg.query("DROP TABLE viw_partitions.agent_events_" +
+             (datetime.datetime.utcnow() + datetime.timedelta(days=3)).strftime("%Y%m%d"))
+    pg.query("INSERT INTO agent_sessions (conn_id, agent_id, epoch, disconnected_at) "
+             "VALUES ('old', 'gw-1', 1, now() - interval '20 d'), ('new', 'gw-1', 2, now() - interval '1 d')")
+    reader = pg.connect()
+    reader.autocommit = False
+    reader.cursor().execute("SELECT count(*) FROM os_gateways")
+    w = start_writer(start, "telemetry", redis, pg.uri, RETENTION_DAYS=30, EVENTS_RETENTION_DAYS=39,
+                     SESSIONS_RETENTION_DAYS=10, PARTITIONS_AHEAD=5, DATABASE_WATERMARK_MB=1)
+
+    def days(table):
+        return [r["d"] for r in pg.query("SELECT day - CURRENT_DATE AS d FROM viw_partition_days "
+                                         "WHERE parent = %s AND attached ORDER BY 1", table)]
+    wait_for(lambda: days("os_gateway_metrics") == [-1, 0, 1, 2, 3, 4, 5], what="days of metrics")
+    wait_for(lambda: days("agent_events") == [-39, -38, -1, 0, 1, 2, 3, 4, 5], what="days of events")
+    wait_for(lambda: pg.query("SELECT conn_id FROM agent_sessions") == [{"conn_id": "new"}])
+    wait_for(lambda: w.metric("viw_partition_days_ahead", table="agent_events") == 5)
+    assert w.metric("viw_database_over_watermark") == 1
+    w.proc.wait_log("watermark")
+    reader.rollback()
+    reader.close()
+    # A frame of a day that has no partition yet gets one; one past retention is skipped, not a fault.
+    c = redis.client
+    old = (datetime.datetime.utcnow() - datetime.timedelta(days=7)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    ancient = (datetime.datetime.utcnow() - datetime.timedelta(days=50)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    add_telemetry(c, "gw-7", ts=old, cpu_pct=1)
+    add_telemetry(c, "gw-50", ts=ancient, cpu_pct=1)
+    wait_drained(c, "telemetry")
+    assert [r["agent_id"] for r in pg.query("SELECT agent_id FROM os_gateway_metrics")] == ["gw-7"]
+    assert pg.query("SELECT count(*) AS n FROM os_gateway_status") == [{"n": 2}]
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+
+
+def test_large_entries_keep_memory_flat(redis, pg, start):
+    """200 results of 200 KB: the batch follows what entries weigh."""
+    c = redis.client
+    for i in range(200):
+        add_result(c, f"c-{i}", rc=0, stdout="x" * 200_000)
+    w = start_writer(start, "results", redis, pg.uri)
+    peak = 0
+    deadline = viwtest.time.monotonic() + 40
+    while not writers.drained(c, "command_results", "results-writer"):
+        peak = max(peak, writers.rss_bytes(w.proc.pid))
+        assert viwtest.time.monotonic() < deadline
+    assert pg.query("SELECT count(*) AS n, min(length(stdout_redacted)) AS l FROM agent_command_results") == [
+        {"n": 200, "l": 200_000}]
+    assert w.metric("viw_batch_rows_count") > 3  # not all at once
