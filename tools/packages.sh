@@ -32,9 +32,11 @@ test|python3-pytest|runs them
 test|python3-websockets|a WebSocket client we did not write
 test|python3-redis|a Redis client we did not write
 test|python3-psycopg2|a PostgreSQL client we did not write
+test|python3-yaml|reads compose files and manifests
 test|python3-jsonschema|checks frames against the generated schema
 test|openssl|makes test certificates, TLS client
 test|nginx|terminates mTLS in front of the bridge in tests
+test|systemd|checks the shipped units
 test|prometheus|promtool checks /metrics and alert rules
 test|git|lists the sources for the source checks
 fuzz|clang|libFuzzer
