@@ -89,7 +89,7 @@ int dead_letters_add_entry(struct dead_letters *d, const char *stream, const str
 }
 
 int dead_letters_add_raw(struct dead_letters *d, struct span stream, struct span entry_id,
-			 struct span reason, struct span payload, bool masked)
+			 struct span reason, struct span payload, bool masked, struct span detail)
 {
 	columns_text(&d->c, STREAM, text_or_cut(stream, 200));
 	columns_text(&d->c, ENTRY_ID, text_or_cut(entry_id, 64));
@@ -97,7 +97,7 @@ int dead_letters_add_raw(struct dead_letters *d, struct span stream, struct span
 	columns_text(&d->c, PAYLOAD, payload.p ? payload : SPAN(""));
 	columns_text(&d->c, FORMAT, SPAN("raw"));
 	columns_int(&d->c, MASKED, masked);
-	columns_text(&d->c, DETAIL, (struct span){0});
+	columns_text(&d->c, DETAIL, text_or_cut(detail, 500));
 	return d->c.err;
 }
 

@@ -19,5 +19,6 @@ int dead_letters_add_entry(struct dead_letters *d, const char *stream, const str
 			   struct span mask_value) MUST_CHECK;
 /* Bytes somebody else refused. */
 int dead_letters_add_raw(struct dead_letters *d, struct span stream, struct span entry_id,
-			 struct span reason, struct span payload, bool masked) MUST_CHECK;
+			 struct span reason, struct span payload, bool masked,
+			 struct span detail) MUST_CHECK;
 enum pg_verdict dead_letters_flush(struct dead_letters *d, struct pg *p) MUST_CHECK;

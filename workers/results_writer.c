@@ -32,23 +32,30 @@ struct results_writer {
 
 /* ---- staging ---- */
 
-/* What a bridge refused; keyed by the entry it names, else by the notice itself. */
+/* The full name of the stream a bridge means, which it may give without the prefix. */
+static struct span full_stream(const struct results_writer *t, struct span name)
+{
+	for (size_t i = 0; i < STREAMS; i++)
+		if (span_eq(name, stream_suffix[i]))
+			return span_of(t->stream[i]);
+	return name.n ? name : span_of(t->stream[STREAM_DEAD]);
+}
+
+/* What a bridge refused: under the entry it names, so that an entry refused here as well is one
+ * letter, else under the notice's own id. */
 static const char *stage_refused(struct results_writer *t, const struct stream_entry *e)
 {
-	struct span stream = stream_field(e, "stream"), entry = stream_field(e, "entry_id");
-	struct span reason = stream_field(e, "reason"), payload = stream_field(e, "payload");
-	struct span masked_payload = payload;
+	struct span named = stream_field(e, "entry_id"), reason = stream_field(e, "reason");
+	struct span payload = stream_field(e, "payload"), masked_payload = payload;
+	struct span stream = full_stream(t, stream_field(e, "stream"));
+	int64_t ms;
+	bool is_entry = named.n && memchr(named.p, '-', named.n) && stream_id_ms(named, &ms) == 0;
 	bool masked = payload.n && commands_mask_text(&t->commands, payload, &masked_payload);
 
-	if (!stream.n || !entry.n) {
-		stream = span_of(t->stream[STREAM_DEAD]);
-		entry = e->id;
-	}
-	if (!reason.n)
-		reason = SPAN("unknown");
-	return dead_letters_add_raw(&t->refused, stream, entry, reason, masked_payload, masked) < 0
-		   ? "no_memory"
-		   : NULL;
+	int r = dead_letters_add_raw(&t->refused, stream, is_entry ? named : e->id,
+				     reason.n ? reason : SPAN("unknown"), masked_payload, masked,
+				     is_entry ? (struct span){0} : named);
+	return r < 0 ? "no_memory" : NULL;
 }
 
 static const char *on_stage(void *arg, unsigned stream, const struct stream_entry *e)

@@ -144,7 +144,7 @@ static void worker_dead_letter(struct worker *w, const struct intake_entry *x, c
 
 	if (r == -ENOBUFS) /* over the cap of a payload: the reason alone is kept */
 		r = dead_letters_add_raw(&w->dead, span_of(stream), x->e.id, span_of(reason),
-					 SPAN("(entry too large to keep)"), true);
+					 SPAN("(entry too large to keep)"), true, (struct span){0});
 	if (r < 0)
 		LOG_ERROR(
 		    FIELDS(.event = "dead_letter_failed", .stream = stream, .error = strerror(-r)),
