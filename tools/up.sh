@@ -196,7 +196,7 @@ up_start_stores() {
 		UP_RESULTS_URL="postgresql://viw_up_results@/viw?host=$UP_DIR/pg"
 		if [ ! -s "$UP_DIR/pg/data/PG_VERSION" ]; then
 			note "making a PostgreSQL cluster in .run/pg"
-			up_as $user "$pg/initdb" -D "$UP_DIR/pg/data" -U viw -A trust -E UTF8 --locale=C.UTF-8 \
+			up_as $user "$pg/initdb" -D "$UP_DIR/pg/data" -U viw -A trust -E UTF8 --locale=C.UTF-8 --no-sync \
 				>"$UP_DIR/log/initdb" 2>&1 || up_fail "initdb failed" initdb
 		fi
 		up_spawn postgres $user -- "$pg/postgres" -D "$UP_DIR/pg/data" -k "$UP_DIR/pg" -h '' \
@@ -443,8 +443,8 @@ up_main() {
 	up_layout
 	up_stop # what an up that was killed left behind
 	echo "$$ $(up_start_time $$)" >"$UP_DIR/pid/up"
-	trap 'exit 130' INT TERM HUP
-	trap 'trap - EXIT; trap "" INT TERM; echo; note "stopping"; up_stop; rm -f "$UP_DIR/pid/up"' EXIT
+	trap 'exit 130' INT TERM HUP PIPE
+	trap 'trap - EXIT; trap "" INT TERM HUP PIPE; echo; note "stopping"; up_stop; rm -f "$UP_DIR/pid/up"' EXIT
 	UP_SINCE=$(date +%s.%N)
 	up_start_stores
 	up_start_helper

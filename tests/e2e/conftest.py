@@ -77,9 +77,6 @@ def chain(start, redis, pg, tmp):
     c = Chain(start, redis, pg, tmp)
     c.start_bridge().start_writers()
 
-    def listening():
-        import socket
-        with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", c.port)) == 0
-    viwtest.wait_for(listening, what="the bridge listens")
+    viwtest.wait_for(lambda: viwtest.http_status(f"{c.http_url}/internal/agent/_readyz") == 200,
+                     what="the bridge is ready")
     return c

@@ -50,6 +50,18 @@ def free_port(host="127.0.0.1"):
         return s.getsockname()[1]
 
 
+def http_status(url, headers=None, timeout=5.0):
+    """Status of a GET; 0 while nobody listens."""
+    import urllib.error
+    import urllib.request
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=timeout).status
+    except urllib.error.HTTPError as e:
+        return e.code
+    except OSError:
+        return 0
+
+
 def rfc3339(offset_s=0.0):
     """The time now plus offset_s, as the contract writes times."""
     t = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=offset_s)
