@@ -47,6 +47,14 @@ def pytest_runtest_makereport(item, call):
             report.sections.append((f"log of {proc.name}", proc.tail(80)))
 
 
+def end_programs(request):
+    """Before a server or directory goes: the programs that use it, whatever order a test names its
+    fixtures in. start's own teardown reports what was wrong with them."""
+    starter = request.node.funcargs.get("start")
+    if starter is not None:
+        starter.close()
+
+
 @pytest.fixture
 def tmp():
     path = viwtest.make_tmp()
@@ -56,11 +64,12 @@ def tmp():
 
 
 @pytest.fixture
-def root_dir():
+def root_dir(request):
     if os.geteuid() != 0:
         pytest.skip("needs root: the helper trusts only root-owned files")
     path = viwtest.make_root_dir()
     yield path
+    end_programs(request)
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -74,9 +83,10 @@ def start(tmp):
 
 
 @pytest.fixture
-def redis(tmp):
+def redis(tmp, request):
     server = viwtest.RedisServer(tmp).start()
     yield server
+    end_programs(request)
     server.close()
 
 
@@ -90,18 +100,20 @@ def pg_cluster():
 
 
 @pytest.fixture
-def pg(pg_cluster):
+def pg(pg_cluster, request):
     database = pg_cluster.new_database()
     yield database
+    end_programs(request)
     database.close()
 
 
 @pytest.fixture
-def pg_server():
+def pg_server(request):
     server = viwtest.PgServer().init()
     try:
         yield server.start().make_template()
     finally:
+        end_programs(request)
         server.close()
 
 

@@ -56,5 +56,10 @@ build_preset() {
 		die "cmake --preset $preset failed"
 	}
 	rm -f "/tmp/viw-cmake.$$"
-	ninja -C "build/$preset" -j "$(jobs_n)" --quiet "$@" || die "the build failed"
+	if [ -t 1 ]; then
+		ninja -C "build/$preset" -j "$(jobs_n)" "$@" || die "the build failed"
+	else
+		ninja -C "build/$preset" -j "$(jobs_n)" --quiet "$@" | { grep -v '^ninja: no work to do' || true; } ||
+			die "the build failed"
+	fi
 }

@@ -198,7 +198,7 @@ class Starter:
     """Starts programs of the build under test and remembers them."""
 
     def __init__(self, dir):
-        self.dir, self.procs = Path(dir), []
+        self.dir, self.procs, self.faults = Path(dir), [], None
 
     def __call__(self, program, env=None, args=(), user=None, cwd=None, bin_dir=None):
         path = Path(program)
@@ -212,7 +212,9 @@ class Starter:
 
     def close(self):
         """Ends everything; returns what must fail the test: sanitizer reports, hanging programs."""
-        faults = []
+        if self.faults is not None:
+            return self.faults
+        faults = self.faults = []
         for p in reversed(self.procs):
             p.thaw()
             p.signal(signal.SIGTERM)
