@@ -1,0 +1,303 @@
+"""03 command, the agent's side: real host-helper, a bridge made of python websockets.
+
+Every verb with effects writes `start <correlation_id>` to a ledger outside the system.
+"""
+import json
+import threading
+import time
+import uuid
+
+import pytest
+
+import peers
+import viwtest
+from test_01_agent_uplink import bridge  # noqa: F401 (fixture)
+from viwtest import wait_for
+
+helperlib = pytest.importorskip("helperlib")  # comes with host-helper
+END, KEY, MARK, Helper = helperlib.END, helperlib.KEY, helperlib.MARK, helperlib.Helper
+
+
+class Site:
+    """One agent, its helper, its bridge."""
+
+    def __init__(self, start, tmp, root, bridge):
+        self.start_program, self.tmp = start, tmp
+        self.helper = Helper(start, root)
+        self.bridge = bridge
+        self.agent = None
+        self.helper.verb("make", MARK + 'echo "made $1"; exit "$2"\n' , ["{name}", "{rc}"],
+                         {"name": {"type": "username"}, "rc": {"type": "int", "min": 0, "max": 255, "default": 0}})
+        self.helper.verb("slow", MARK + 'while [ ! -e "$1" ]; do sleep 0.05; done\n' + END + "echo slept\n", ["{go}"],
+                         {"go": {"type": "text", "max": 100}}, timeout_s=60, concurrency=8)
+        self.helper.verb("look", MARK + "echo seen\n", effects=False)
+        self.helper.verb("flood", "head -c 60000 /dev/zero | tr '\\0' x\n", effects=False)
+
+    def go(self, **env):
+        opts = {"VIW_AGENT_HELPER_SOCKET": self.helper.socket, "VIW_AGENT_HELPER_SECRET": KEY,
+                "VIW_AGENT_FEATURE_EXEC_ENABLE": "true", "VIW_AGENT_TELEMETRY_INTERVAL_S": 3600}
+        opts.update(env)
+        self.agent = self.start_program("gateway-agent", env=peers.agent_env(
+            self.tmp, f"ws://127.0.0.1:{self.bridge.port}/agent/ws", **opts))
+        return self
+
+    def command(self, verb, args=None, **kw):
+        return self.bridge.command("gw-1", verb, args, **kw)
+
+    def ready(self, n=1):
+        return self.bridge.wait_frame("TELEMETRY", n=n, timeout=15)
+
+
+@pytest.fixture
+def site(start, tmp, root_dir, bridge):
+    return Site(start, tmp, root_dir, bridge())
+
+
+def test_verbs_run_through_the_helper(site):
+    site.helper.start()
+    site.go()
+    hello = site.bridge.wait_frame("HELLO")
+    assert {"ECHO", "shutdown", "make", "look", "get_system_health"} <= set(hello["supported_verbs"])
+    assert hello["journal_id"]
+    site.ready()
+    cid = site.command("make", {"name": "bob", "rc": 3})
+    r = site.bridge.result(cid)
+    assert (r["status"], r["rc"], r["stdout"], r["command"]) == ("success", 3, "made bob\n", "make")
+    assert r["started_at"] <= r["finished_at"] and r["duration_ms"] >= 0
+    assert site.bridge.wait_frame("COMMAND_ACK", correlation_id=cid)
+    assert site.helper.starts(cid) == 1
+    health = site.bridge.result(site.command("get_system_health"))
+    assert health["status"] == "success" and json.loads(health["stdout"])["status"] in ("ok", "warn", "critical")
+
+
+def test_refusals_are_early_and_friendly(site):
+    site.helper.start()
+    site.go(VIW_AGENT_ALLOWED_VERBS="make,look,ECHO")
+    site.ready()
+    for verb, args, code, word in (("make", {"name": "-rf"}, "bad_args", "name"), ("make", {}, "bad_args", "name"),
+                                   ("make", {"name": "bob", "x": 1}, "bad_args", "x"),
+                                   ("slow", {"go": "x"}, "verb_not_allowed", "ALLOWED_VERBS"),
+                                   ("get_system_health", {}, "verb_not_allowed", "ALLOWED_VERBS")):
+        r = site.bridge.result(site.command(verb, args))
+        assert r["status"] == "error" and r["error"]["code"] == code and word in r["error"]["msg"], r
+    assert site.helper.ledger_lines() == []
+
+
+def test_exec_off_refuses_all_but_read_only(site):
+    site.helper.start()
+    site.go(VIW_AGENT_FEATURE_EXEC_ENABLE="false")
+    assert "make" not in site.bridge.wait_frame("HELLO")["supported_verbs"]
+    site.ready()
+    r = site.bridge.result(site.command("make", {"name": "bob"}))
+    assert r["error"]["code"] == "verb_not_allowed" and "FEATURE_EXEC_ENABLE" in r["error"]["msg"]
+    r = site.bridge.result(site.command("shutdown"))
+    assert r["status"] == "error" and site.agent.alive
+    assert site.bridge.result(site.command("look"))["stdout"] == "seen\n"
+
+
+def test_several_in_flight_and_the_limit(site):
+    site.helper.start()
+    site.go(VIW_AGENT_MAX_CONCURRENCY="2")
+    site.ready()
+    go = site.helper.root / "go"
+    cids = [site.command("slow", {"go": str(go)}) for _ in range(4)]
+    wait_for(lambda: len(site.helper.ledger_lines()) >= 2, 5)
+    assert site.bridge.result(site.command("ECHO", {"message": "between"}))["stdout"] == "between"
+    assert len(site.helper.ledger_lines()) == 2
+    go.write_text("")
+    for cid in cids:
+        assert site.bridge.result(cid)["stdout"] == "slept\n"
+        assert site.helper.starts(cid) == 1
+
+
+def test_result_is_repeated_until_acknowledged(site):
+    site.helper.start()
+    site.bridge.ack = False
+    site.go()
+    site.ready()
+    cid = site.command("make", {"name": "bob"})
+    site.bridge.result(cid)
+    site.bridge.hang_up(1001)
+    again = site.bridge.result(cid, n=2, timeout=15)
+    assert again["stdout"] == "made bob\n"
+    site.bridge.drop()
+    site.bridge.ack = True
+    site.bridge.result(cid, n=3, timeout=15)
+    site.bridge.hang_up(1001)
+    site.bridge.wait_frame("HELLO", n=4, timeout=15)
+    assert site.bridge.result(site.command("ECHO", {"message": "x"}))
+    assert len([f for c in site.bridge.conns for f in c.of("RESULT") if f["correlation_id"] == cid]) == 3
+    assert site.helper.starts(cid) == 1
+
+
+def test_restarted_agent_learns_the_outcome_from_the_helper(site):
+    """Killed after the script ran, before RESULT: the same id asked again gives the stored outcome."""
+    site.helper.start()
+    site.go()
+    site.ready()
+    go = site.helper.root / "go"
+    cid = site.command("slow", {"go": str(go)})
+    wait_for(lambda: site.helper.starts(cid) == 1, 5)
+    site.agent.kill()
+    go.write_text("")
+    wait_for(lambda: any(line == f"end {cid}" for line in site.helper.ledger_lines()), 5)
+    site.go()
+    site.ready(n=2)
+    site.command("slow", {"go": str(go)}, cid=cid)
+    r = site.bridge.result(cid)
+    assert r["status"] == "success" and r["stdout"] == "slept\n"
+    assert site.helper.starts(cid) == 1
+
+
+def test_restarted_agent_answers_a_cancel_truthfully(site):
+    site.helper.start()
+    site.go()
+    site.ready()
+    done = site.command("make", {"name": "bob", "rc": 4})
+    site.bridge.result(done)
+    site.agent.kill()
+    site.go()
+    site.ready(n=2)
+    site.bridge.cancel(done, "expired")
+    r = site.bridge.result(done, n=2)
+    assert (r["status"], r["rc"], r["stdout"]) == ("success", 4, "made bob\n")
+    never = str(uuid.uuid4())
+    site.bridge.cancel(never, "expired")
+    assert site.bridge.result(never)["status"] == "expired"
+    site.command("make", {"name": "eve"}, cid=never)  # void is for ever
+    r = site.bridge.result(never, n=2)
+    assert r["status"] in ("expired", "cancelled") and site.helper.starts(never) == 0
+
+
+def test_helper_killed_while_a_command_runs(site):
+    """The run outlives its helper; the outcome comes from the journal of the next one."""
+    site.helper.start()
+    site.go()
+    site.ready()
+    go = site.helper.root / "go"
+    cid = site.command("slow", {"go": str(go)})
+    wait_for(lambda: site.helper.starts(cid) == 1, 5)
+    site.helper.kill()
+    site.agent.wait_log("helper_down")
+    r = site.bridge.result(site.command("look"))
+    assert r["error"]["code"] == "helper_unreachable"
+    go.write_text("")
+    site.helper.start()
+    r = site.bridge.result(cid, timeout=20)
+    assert r["status"] == "success" and r["stdout"] == "slept\n"
+    assert site.helper.starts(cid) == 1
+
+
+def test_helper_down_holds_effects_and_says_so(site):
+    site.go(VIW_AGENT_TELEMETRY_INTERVAL_S=1)
+    assert site.ready()["metrics"]["helper"] == "down"
+    held = site.command("make", {"name": "bob"})
+    short = site.command("make", {"name": "eve"}, ttl_ms=500)
+    assert site.bridge.result(site.command("get_system_health"))["error"]["code"] == "helper_unreachable"
+    assert site.bridge.result(site.command("ECHO", {"message": "e"}))["stdout"] == "e"
+    site.bridge.wait_frame("TELEMETRY", n=3)
+    assert not [f for c in site.bridge.conns for f in c.of("RESULT") if f["correlation_id"] in (held, short)]
+    site.helper.start()
+    # its journal became known: the agent dials anew, the bridge offers again
+    c = site.bridge.wait_conn(2, timeout=15)
+    assert site.bridge.wait_frame("HELLO", conn=c)["journal_id"]
+    assert site.bridge.result(held, timeout=15)["stdout"] == "made bob\n"
+    assert site.bridge.result(short, timeout=15)["status"] == "expired"
+    assert site.helper.starts(held) == 1 and site.helper.starts(short) == 0
+    wait_for(lambda: any(f["metrics"]["helper"] == "up" for f in c.of("TELEMETRY")), 10)
+
+
+def test_frozen_helper_is_noticed(site):
+    site.helper.start()
+    site.go()
+    site.ready()
+    site.helper.proc.freeze()
+    t = time.monotonic()
+    cid = site.command("look")
+    r = site.bridge.result(cid, timeout=40)
+    assert r["error"]["code"] in ("helper_unreachable", "timeout")
+    assert time.monotonic() - t < 32
+    site.helper.proc.thaw()
+    wait_for(lambda: site.bridge.result(site.command("look"))["status"] == "success", 15)
+
+
+def test_cancel_before_during_and_after(site):
+    site.helper.start()
+    site.go(VIW_AGENT_MAX_CONCURRENCY="1")
+    site.ready()
+    go = site.helper.root / "go"
+    running = site.command("slow", {"go": str(go)})
+    waiting = site.command("make", {"name": "bob"})
+    wait_for(lambda: site.helper.starts(running) == 1, 5)
+    site.bridge.cancel(waiting)
+    assert site.bridge.result(waiting)["status"] == "cancelled"
+    site.bridge.cancel(running)
+    go.write_text("")
+    assert site.bridge.result(running)["status"] == "success"
+    site.bridge.cancel(running)
+    assert site.bridge.result(running, n=2)["status"] == "success"
+    assert site.helper.starts(waiting) == 0
+
+
+def test_shutdown_stops_after_its_result_is_acknowledged(site):
+    site.helper.start()
+    site.bridge.ack = False
+    site.go()
+    site.ready()
+    cid = site.command("shutdown")
+    assert site.bridge.result(cid)["status"] == "success"
+    site.bridge.hang_up(1001)
+    site.bridge.result(cid, n=2, timeout=15)
+    assert site.agent.alive, "not acknowledged yet"
+    site.bridge.send({"type": "RESULT_ACK", "correlation_id": cid})
+    assert site.agent.wait_exit() == 0
+
+
+def test_output_is_cut_to_the_bridges_frame(site):
+    site.bridge.hello_ack = {"max_frame_bytes": 8192}
+    site.helper.start()
+    site.go()
+    site.ready()
+    r = site.bridge.result(site.command("flood"))
+    assert r["truncated"]["stdout"] is True and 1000 < len(r["stdout"]) < 8192
+
+
+def test_wrong_helper_secret_is_said(site):
+    site.helper.start()
+    site.go(VIW_AGENT_HELPER_SECRET="not-the-helpers-key-0123456789")
+    site.agent.wait_log("helper_down")
+    assert site.ready()["metrics"]["helper"] == "down"
+    assert "0123456789" not in site.agent.text
+
+
+def test_host_figures_and_services_come_from_the_helper(site):
+    site.helper.start()
+    site.go(VIW_AGENT_SERVICES="ssh,redis=redis-server,none=no-such-unit")
+    m = site.ready()["metrics"]
+    assert m["helper"] == "up"
+    assert set(m["services"]) == {"ssh", "redis", "none"}
+    assert set(m["services"].values()) <= {"running", "stopped", "failed", "unknown"}
+    assert 0 <= m["mem_pct"] <= 100 and m["disk_total_bytes"] > 0 and m["agent"]["rss_bytes"] > 0
+
+
+def test_audit_checkpoints_are_forwarded(site):
+    site.helper.start()
+    site.go()
+    site.ready()
+    site.bridge.result(site.command("make", {"name": "bob"}))
+    record = site.bridge.wait_frame("AUDIT", timeout=20)["record"]
+    assert record["seq"] >= 0 and len(record["hash"]) == 64
+
+
+def test_no_secret_is_logged_or_left_on_disk(site):
+    site.helper.verb("secretive", 'read -r pass; echo "got $pass"\n', [], {
+        "password": {"type": "secret", "via": "stdin", "max": 64}})
+    site.helper.start()
+    site.go(VIW_AGENT_LOG_LEVEL="debug")
+    site.ready()
+    r = site.bridge.result(site.command("secretive", {"password": "hunter2-very-secret"}))
+    assert r["status"] == "success" and "hunter2" not in r["stdout"]
+    site.agent.stop()
+    assert "hunter2" not in site.agent.text and KEY not in site.agent.text
+    for f in (site.tmp / "state-gw-1").iterdir():
+        assert "hunter2" not in f.read_text() and KEY not in f.read_text()

@@ -1,0 +1,216 @@
+"""A real systemd and a real podman for tests, in namespaces of their own: nothing of this machine's
+is touched. Need root.
+
+    with Systemd(dir) as s:         # PID 1 of its own pid, mount, net, … namespace
+        s.put("/etc/x", "text"); s.run("systemctl", "start", "x")
+    with Podman(dir) as p:          # own storage; the host's network
+        p.run("run", "--rm", image, …)
+"""
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
+
+SYSTEMD_INIT = r"""
+set -e
+B=$1; R=$B/root
+mount -t overlay overlay -o "lowerdir=/,upperdir=$B/upper,workdir=$B/work" "$R"
+mount -t proc proc "$R/proc"
+mount --rbind /sys "$R/sys"
+mount -t tmpfs -o mode=755,nosuid,nodev tmpfs "$R/run"
+mount -t tmpfs tmpfs "$R/tmp"
+mkdir -p "$R$B"; mount --bind "$B" "$R$B"
+mount -t tmpfs -o mode=755 tmpfs "$R/dev"
+for d in null zero full random urandom tty; do : > "$R/dev/$d"; mount --bind "/dev/$d" "$R/dev/$d"; done
+mkdir "$R/dev/pts" "$R/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$R/dev/pts"; ln -s pts/ptmx "$R/dev/ptmx"
+mount -t tmpfs tmpfs "$R/dev/shm"
+ln -s /proc/self/fd "$R/dev/fd"; ln -s null "$R/dev/console"
+umount -l "$R/sys/fs/cgroup" 2>/dev/null || true
+mount -t tmpfs -o mode=755 cgroup "$R/sys/fs/cgroup"
+for h in cpu cpuacct cpuset memory devices freezer blkio pids; do
+	mkdir "$R/sys/fs/cgroup/$h"; mount -t cgroup -o "$h" "$h" "$R/sys/fs/cgroup/$h" || rmdir "$R/sys/fs/cgroup/$h"
+done
+mkdir "$R/sys/fs/cgroup/systemd" "$R/sys/fs/cgroup/unified"
+mount -t cgroup -o none,name=systemd systemd "$R/sys/fs/cgroup/systemd"
+mount -t cgroup2 cgroup2 "$R/sys/fs/cgroup/unified"
+ip link set lo up
+hostname viwtest
+echo 0123456789abcdef0123456789abcde0 > "$R/etc/machine-id"
+S=$R/etc/systemd/system; mkdir -p "$S"; rm -rf "$S"/*.wants "$S"/*.requires
+printf '[Unit]\nRequires=basic.target dbus.socket\nAfter=basic.target\nAllowIsolate=yes\n' > "$S/viwtest.target"
+for u in systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udev-trigger.service \
+	systemd-modules-load.service systemd-sysctl.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount \
+	sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount dev-mqueue.mount \
+	systemd-random-seed.service systemd-hwdb-update.service systemd-pcrphase.service systemd-firstboot.service \
+	systemd-pcrphase-sysinit.service systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer \
+	systemd-remount-fs.service fstrim.timer e2scrub_all.timer dpkg-db-backup.timer logrotate.timer; do
+	ln -sf /dev/null "$S/$u"
+done
+: > "$R/etc/fstab"
+cd "$R"; mkdir -p old; pivot_root . old; cd /; umount -l old
+exec env -i container=viwtest PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+	/lib/systemd/systemd --system --unit=viwtest.target --log-target=null
+"""
+
+
+class Systemd:
+    """systemd as PID 1 on a copy-on-write view of this machine's root."""
+
+    def __init__(self, dir):
+        self.dir = Path(dir) / "sd"
+        self.group = f"viw-{os.getpid()}-{id(self) & 0xffff:x}"
+        self.shell = self.init = None
+
+    def __enter__(self):
+        for d in ("upper", "work", "root"):
+            (self.dir / d).mkdir(parents=True)
+        # overlay's upper and work must not lie on an overlay themselves: a tmpfs always does
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", self.dir], check=True)
+        for d in ("upper", "work", "root"):
+            (self.dir / d).mkdir()
+        self.groups = []
+        for h in (*CONTROLLERS, "systemd", "unified"):
+            base = Path("/sys/fs/cgroup") / h
+            if not base.is_dir():
+                continue
+            g = base / self.group
+            g.mkdir()
+            if h == "cpuset":
+                for f in ("cpuset.cpus", "cpuset.mems"):
+                    (g / f).write_text((base / f).read_text())
+            self.groups.append(g)
+        script = self.dir / "init.sh"
+        script.write_text(SYSTEMD_INIT)
+
+        def enter_groups():
+            for g in self.groups:
+                (g / "cgroup.procs").write_text(str(os.getpid()))
+        self.log = open(self.dir / "boot.log", "wb")
+        self.shell = subprocess.Popen(
+            ["unshare", "-m", "-p", "-n", "-u", "-i", "-C", "--fork", "--kill-child", "--propagation", "private",
+             "bash", script, self.dir], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+            preexec_fn=enter_groups, start_new_session=True)
+        deadline = time.monotonic() + 20
+        while True:
+            kids = Path(f"/proc/{self.shell.pid}/task/{self.shell.pid}/children").read_text().split()
+            if kids:
+                self.init = kids[0]
+                state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
+                if state in ("running", "degraded"):
+                    return self
+            if time.monotonic() > deadline or self.shell.poll() is not None:
+                text = (self.dir / "boot.log").read_text()
+                self.__exit__()
+                raise AssertionError(f"systemd did not come up: {text}")
+            time.sleep(0.05)
+
+    def run(self, *argv, check=True, input=None, timeout=30):
+        done = subprocess.run(
+            ["nsenter", "-t", self.init, "-m", "-p", "-n", "-u", "-i", "-C", "--", "env", "-i",
+             "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", *map(str, argv)], input=input,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, stdin=None if input else subprocess.DEVNULL)
+        if check and done.returncode:
+            raise AssertionError(f"{argv} failed ({done.returncode}):\n{done.stdout}")
+        return done
+
+    def put(self, path, text_or_file, mode=0o644, owner="root:root"):
+        """A file inside; its folders are made."""
+        if isinstance(text_or_file, Path):
+            text_or_file = text_or_file.read_bytes()
+        data = text_or_file if isinstance(text_or_file, bytes) else text_or_file.encode()
+        tmp = self.dir / "put"
+        tmp.write_bytes(data)
+        user, group = owner.split(":")
+        self.run("install", "-D", "-m", f"{mode:o}", "-o", user, "-g", group, tmp, path)
+        tmp.unlink()
+
+    def journal(self, unit):
+        return self.run("journalctl", "-u", unit, "-o", "cat", "--no-pager", check=False).stdout
+
+    def spawn(self, argv, **kwargs):
+        """A program of the test inside its network and mounts; the caller ends it."""
+        return subprocess.Popen(["nsenter", "-t", self.init, "-m", "-n", "-p", "--", *map(str, argv)], **kwargs)
+
+    def __exit__(self, *_):
+        if self.init:
+            try:
+                os.kill(int(self.init), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if self.shell:
+            self.shell.kill()
+            self.shell.wait()
+        self.log.close()
+        for g in self.groups:
+            for path, _, _ in sorted(os.walk(g, topdown=False)):
+                for _ in range(40):
+                    try:
+                        os.rmdir(path)
+                        break
+                    except OSError:
+                        time.sleep(0.05)
+        subprocess.run(["umount", "-l", self.dir], check=False)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+PODMAN_INIT = r"""
+set -e
+B=$1
+mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified   # crun refuses hybrid cgroups
+mkdir -p /run/containers /var/lib/containers /run/libpod
+mount --bind "$B/lib" /var/lib/containers
+mount -t tmpfs tmpfs /run/containers; mount -t tmpfs tmpfs /run/libpod
+echo ready; exec sleep infinity
+"""
+
+CONTAINERS_CONF = """[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "crun"
+"""
+
+
+class Podman:
+    """podman with storage of its own in a private mount namespace; containers share the host's net."""
+
+    def __init__(self, dir):
+        self.dir = Path(dir) / "pod"
+        self.shell = None
+
+    def __enter__(self):
+        (self.dir / "lib").mkdir(parents=True)
+        (self.dir / "containers.conf").write_text(CONTAINERS_CONF)
+        (self.dir / "storage.conf").write_text(
+            '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n')
+        (self.dir / "init.sh").write_text(PODMAN_INIT)
+        self.shell = subprocess.Popen(["unshare", "-m", "--propagation", "private", "bash", self.dir / "init.sh", self.dir],
+                                      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                      text=True, start_new_session=True)
+        line = self.shell.stdout.readline()
+        if line.strip() != "ready":
+            raise AssertionError(f"no namespace for podman: {line}")
+        return self
+
+    def argv(self, *argv):
+        return ["nsenter", "-t", str(self.shell.pid), "-m", "--", "env", f"CONTAINERS_CONF={self.dir}/containers.conf",
+                f"CONTAINERS_STORAGE_CONF={self.dir}/storage.conf", "podman", *map(str, argv)]
+
+    def run(self, *argv, check=True, timeout=60, input=None):
+        done = subprocess.run(self.argv(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              timeout=timeout, stdin=subprocess.DEVNULL)
+        if check and done.returncode:
+            raise AssertionError(f"podman {argv} failed ({done.returncode}):\n{done.stdout}")
+        return done
+
+    def __exit__(self, *_):
+        self.run("rm", "-fa", "-t", "0", check=False)
+        self.shell.kill()
+        self.shell.wait()
+        shutil.rmtree(self.dir, ignore_errors=True)
