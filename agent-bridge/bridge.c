@@ -11,7 +11,9 @@
 #include "bridge_metrics.h"
 #include "endpoints.h"
 #include "heartbeat.h"
+#include "lifecycle.h"
 #include "loop/loop.h"
+#include "tls_watch.h"
 #include "transport.h"
 
 #define TICK_MS	      1000
@@ -432,6 +434,24 @@ static int open_logic(struct bridge *b)
 	return r;
 }
 
+static void on_tls_files(void *arg)
+{
+	struct bridge *b = arg;
+
+	if (b->phase == BRIDGE_OPEN)
+		(void)lifecycle_reload_tls(b);
+}
+
+static int open_tls_watch(struct bridge *b)
+{
+	const struct bridge_settings *c = b->settings;
+	const char *const paths[] = {c->tls_cert, c->tls_key, c->tls_client_ca, c->tls_crl};
+
+	return c->tls_cert ? tls_watch_open(b->loop, paths, ARRAY_LEN(paths), on_tls_files, b,
+					    &b->tls_watch)
+			   : 0;
+}
+
 static int open_listeners(struct bridge *b)
 {
 	const struct bridge_settings *c = b->settings;
@@ -498,6 +518,8 @@ int bridge_open(struct loop *l, struct bridge_settings *settings, struct bridge 
 		r = open_logic(b);
 	if (r == 0)
 		r = loop_timer_new(l, on_tick, b, &b->tick);
+	if (r == 0)
+		r = open_tls_watch(b);
 	if (r < 0) {
 		LOG_ERROR(FIELDS(.event = "start_failed", .error = strerror(-r)), "cannot start");
 		return PROGRAM_SYSTEM;

@@ -43,6 +43,7 @@ struct bridge {
 	struct loop_timer *tick;      /* every second */
 	bool pressed;
 	struct bridge_event *unsent; /* disconnects the store had no room for */
+	struct tls_watch *tls_watch; /* with native TLS */
 	/* lifecycle.c */
 	enum bridge_phase phase;
 	struct loop_timer *drain_timer;

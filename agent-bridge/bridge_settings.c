@@ -35,7 +35,7 @@ static void check_exposure(const struct bridge_settings *c, struct settings_faul
 {
 	struct netaddr a;
 
-	if (c->shared_secret || c->tls_client_ca || c->trusted_proxies)
+	if (!c->enabled || c->shared_secret || c->tls_client_ca || c->trusted_proxies)
 		return;
 	if (netaddr_parse_hostport(c->bind, &a) == 0 && !netaddr_is_loopback(&a))
 		settings_fault_add(

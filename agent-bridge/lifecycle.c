@@ -8,7 +8,7 @@
 #include "bridge_metrics.h"
 #include "endpoints.h"
 #include "loop/loop.h"
-#include "redis/redis.h"
+#include "tls_watch.h"
 
 #define STEP_MS	       50
 #define SPACING_MAX_MS 250  /* few agents need not wait for the whole DRAIN_S */
@@ -28,6 +28,7 @@ static void close_all(struct bridge *b)
 	if (b->store)
 		store_close(TAKE(b->store));
 	denylist_close(TAKE(b->denylist));
+	tls_watch_close(TAKE(b->tls_watch));
 	loop_timer_close(TAKE(b->tick));
 	loop_timer_close(TAKE(b->drain_timer));
 	b->phase = BRIDGE_CLOSED;
@@ -164,6 +165,21 @@ static bool reload_settings(struct bridge *b)
 	return r == 0;
 }
 
+bool lifecycle_reload_tls(struct bridge *b)
+{
+	char why[256];
+
+	if (!b->settings->tls_cert || !b->ws)
+		return true;
+	if (ws_server_reload_tls(b->ws, why, sizeof(why)) < 0) {
+		LOG_ERROR(FIELDS(.event = "tls_refused", .error = why),
+			  "the TLS files are refused, the old ones stay in use");
+		return false;
+	}
+	LOG_INFO(FIELDS(.event = "tls_reloaded"), "certificate, key, CAs and CRLs were read anew");
+	return true;
+}
+
 void lifecycle_reload(struct bridge *b)
 {
 	bool ok;
@@ -172,8 +188,9 @@ void lifecycle_reload(struct bridge *b)
 		return;
 	program_notify("RELOADING=1");
 	ok = reload_settings(b);
+	ok = lifecycle_reload_tls(b) && ok;
 	metric_add(metrics_get(b->metrics, M_reloads, ok ? "ok" : "failed", NULL), 1);
 	if (ok)
-		LOG_INFO(FIELDS(.event = "reloaded"), "settings and certificates were read anew");
+		LOG_INFO(FIELDS(.event = "reloaded"), "settings were read anew");
 	program_notify("READY=1");
 }

@@ -1,0 +1,277 @@
+"""Identity from TLS (contract 1.1): native, with openssl and python's ssl as clients, and behind a
+real nginx that terminates mTLS."""
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import time
+
+import pytest
+import viwtest
+
+
+def mtls(bridge, pki, **kwargs):
+    settings = {"tls_cert": pki.server[0], "tls_key": pki.server[1], "tls_client_ca": pki.path("client_ca.pem"),
+                "tls_crl": pki.path("crl.pem"), "internal_bind": f"127.0.0.1:{viwtest.free_port()}"}
+    settings.update(kwargs)
+    return bridge(**settings)
+
+
+def connect(b, pki, agent_id, cert, **kwargs):
+    return b.connect(agent_id, ssl=pki.client_context(*cert) if cert else pki.client_context(), **kwargs)
+
+
+def refused_by_tls(b, pki, agent_id, cert, **kwargs):
+    """The client certificate is refused in the TLS handshake or just after it (TLS 1.3)."""
+    before = len(b.proc.find_logs("handshake_refused", error="tls"))
+    with pytest.raises(Exception) as e:
+        connect(b, pki, agent_id, cert, hello=False, **kwargs)
+    assert "Status" not in type(e.value).__name__, e.value
+    viwtest.wait_for(lambda: len(b.proc.find_logs("handshake_refused", error="tls")) > before)
+    return b.proc.find_logs("handshake_refused", error="tls")[-1]["detail"]
+
+
+@pytest.mark.parametrize("how", ["uri", "dns", "cn"])
+def test_certificate_names_the_agent(bridge, pki, how):
+    b = mtls(bridge, pki)
+    assert connect(b, pki, "gw-1", pki.agent("gw-1", how)).welcome
+    status, code, _ = b.refused(b.headers("gw-2"), ssl=pki.client_context(*pki.agent("gw-1", how, file="x")))
+    assert (status, code) == (403, "certificate_name")
+
+
+def test_san_beats_cn(bridge, pki):
+    b = mtls(bridge, pki)
+    cert = pki.issue("both", "client_ca", "/CN=gw-1", ["URI:urn:viworks:agent:gw-2", "DNS:gw-1"])
+    assert b.refused(b.headers("gw-1"), ssl=pki.client_context(*cert))[:2] == (403, "certificate_name")
+    assert connect(b, pki, "gw-2", cert).welcome
+
+
+def test_rogue_expired_missing_and_revoked_are_refused(bridge, pki):
+    good, bad = pki.agent("gw-1"), pki.agent("gw-1", file="revoked")
+    pki.revoke(bad[0])
+    b = mtls(bridge, pki)
+    assert connect(b, pki, "gw-1", good).welcome
+    why = refused_by_tls(b, pki, "gw-1", pki.rogue("gw-1"))
+    assert "issuer" in why or "verify" in why or "self" in why, why
+    assert "revoked" in refused_by_tls(b, pki, "gw-1", bad)
+    assert "expired" in refused_by_tls(b, pki, "gw-1", pki.agent("gw-1", file="old", days=-1))
+    assert refused_by_tls(b, pki, "gw-1", None)
+    # a server certificate of the wrong CA does not do as client either
+    refused_by_tls(b, pki, "gw-1", pki.server)
+    assert b.metric("viw_handshake_refused_total", code="tls") >= 5
+
+
+def test_hmac_and_certificate_are_both_needed(bridge, pki):
+    b = mtls(bridge, pki)
+    cert = pki.agent("gw-1")
+    assert b.refused(b.headers("gw-1", secret="wrong"), ssl=pki.client_context(*cert))[:2] == (401, "bad_auth")
+    b2 = mtls(bridge, pki, secret=None)
+    assert connect(b2, pki, "gw-1", cert).welcome
+
+
+def test_revoked_fingerprint_in_redis(bridge, pki):
+    b = mtls(bridge, pki)
+    cert = pki.agent("gw-1")
+    ws = connect(b, pki, "gw-1", cert)
+    b.redis.client.sadd("viw.revoked", pki.fingerprint(cert[0]))
+    assert ws.wait_closed(10) == 4003
+    viwtest.wait_for(lambda: b.refused(b.headers("gw-1"), ssl=pki.client_context(*cert))[:2] == (403, "revoked"))
+
+
+def test_tls_versions(bridge, pki):
+    b = mtls(bridge, pki)
+    cert = pki.agent("gw-1")
+
+    def client(*args):
+        return subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{b.port}", "-CAfile", pki.path("ca.pem"),
+                               "-cert", cert[0], "-key", cert[1], "-brief", *args], input=b"", timeout=10,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode()
+    assert "TLSv1.3" in client("-tls1_3")
+    assert "TLSv1.2" in client("-tls1_2")
+    assert "Protocol version: TLSv1.1" not in client("-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0")
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = pki.client_context(*cert)
+        context.minimum_version = context.maximum_version = version
+        assert b.connect("gw-1", ssl=context).welcome
+
+
+def test_frames_over_tls(bridge, pki):
+    """Small, large and many in one record, both ways."""
+    from bridgetest import telemetry
+    b = mtls(bridge, pki)
+    ws = connect(b, pki, "gw-1", pki.agent("gw-1"))
+    for n in [0, 1000, 5000, 20000, 100000] * 4:
+        ws.send(telemetry("gw-1", pad="x" * n))
+    b.entries("telemetry", count=20)
+    ws.send({"type": "PING"})
+    ws.expect("PONG")
+
+
+def reload_by(b, how, paths):
+    n = len(b.proc.find_logs("tls_reloaded"))
+    if how == "hup":
+        b.proc.signal(signal.SIGHUP)
+    b.proc.wait_log("tls_reloaded", count=n + 1)
+
+
+@pytest.mark.parametrize("how", ["hup", "file"])
+def test_certificate_and_crl_reload_keeps_sockets(bridge, pki, how):
+    one, two = pki.agent("gw-1"), pki.agent("gw-2")
+    b = mtls(bridge, pki)
+    a1, a2 = connect(b, pki, "gw-1", one), connect(b, pki, "gw-2", two)
+    old = served_fingerprint(b)
+    fresh = pki.issue("server2", "ca", "/CN=localhost", ["DNS:localhost"], usage="serverAuth")
+    # the key first: a pair that does not fit together must not be taken
+    shutil.copy(fresh[1], pki.server[1] + ".new")
+    os.replace(pki.server[1] + ".new", pki.server[1])
+    if how == "hup":
+        b.proc.signal(signal.SIGHUP)
+    b.proc.wait_log("tls_refused")
+    assert served_fingerprint(b) == old
+    shutil.copy(fresh[0], pki.server[0] + ".new")
+    os.replace(pki.server[0] + ".new", pki.server[0])
+    reload_by(b, how, pki.server)
+    viwtest.wait_for(lambda: served_fingerprint(b) == pki.fingerprint(fresh[0]))
+    n = len(b.proc.find_logs("tls_reloaded"))
+    pki.revoke(two[0])
+    if how == "hup":
+        b.proc.signal(signal.SIGHUP)
+    b.proc.wait_log("tls_reloaded", count=n + 1)
+    for ws in (a1, a2):  # open sockets are not dropped
+        ws.send({"type": "PING"})
+        ws.expect("PONG")
+    assert "revoked" in refused_by_tls(b, pki, "gw-2", two)
+    assert connect(b, pki, "gw-1", one).welcome
+
+
+def served_fingerprint(b):
+    import hashlib
+    import socket
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", b.port), timeout=5) as s:
+        with context.wrap_socket(s) as t:
+            return hashlib.sha256(t.getpeercert(True)).hexdigest()
+
+
+def test_bad_tls_files_stop_the_start_with_78(start, pki, redis):
+    env = {"AGENT_BRIDGE_BIND": "127.0.0.1:0", "AGENT_BRIDGE_REDIS_URL": redis.url,
+           "AGENT_BRIDGE_TLS_CERT": pki.server[0], "AGENT_BRIDGE_TLS_KEY": pki.path("ca.key"),
+           "AGENT_BRIDGE_TLS_CLIENT_CA": pki.path("client_ca.pem")}
+    p = start("agent-bridge", env=env)
+    assert p.wait_exit() == 78 and "ca.key" in p.text
+    p = start("agent-bridge", env={k: v for k, v in env.items() if not k.endswith("KEY")})
+    assert p.wait_exit() == 78 and "AGENT_BRIDGE_TLS_KEY" in p.text
+
+
+# ---------------------------------------------------------------- behind nginx
+
+
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid {dir}/pid; error_log stderr warn;
+events {{ worker_connections 200; }}
+http {{
+  access_log off; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f;
+  uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+  large_client_header_buffers 4 16k;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {cert}; ssl_certificate_key {key};
+    ssl_client_certificate {ca}; ssl_crl {crl}; ssl_verify_client {verify};
+    location / {{
+      proxy_pass http://127.0.0.1:{upstream};
+      proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;
+      proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_set_header X-SSL-Client-Verify $ssl_client_verify;
+      proxy_set_header X-SSL-Client-Cert $ssl_client_escaped_cert;
+      proxy_set_header X-SSL-Client-Fingerprint ""; proxy_set_header X-SSL-Client-DN "";
+      proxy_set_header X-SSL-Client-SAN "";
+    }}
+  }}
+}}
+"""
+
+
+@pytest.fixture
+def behind_nginx(bridge, pki, tmp):
+    if not shutil.which("nginx"):
+        pytest.skip("nginx is not installed")
+    procs = []
+
+    def go(verify="on", **settings):
+        settings.setdefault("trusted_proxies", "127.0.0.1/32")
+        b = bridge(internal_bind=f"127.0.0.1:{viwtest.free_port()}", admin_token="t", wait=False, **settings)
+        b.proc.wait_log("redis_up")
+        dir = tmp / f"nginx{len(procs)}"
+        dir.mkdir()
+        b.front = viwtest.free_port()
+        (dir / "conf").write_text(NGINX.format(
+            dir=dir, port=b.front, cert=pki.server[0], key=pki.server[1], ca=pki.path("client_ca.pem"),
+            crl=pki.path("crl.pem"), verify=verify, upstream=b.port))
+        p = viwtest.Proc([shutil.which("nginx"), "-p", dir, "-c", dir / "conf", "-e", "stderr"], name="nginx", dir=tmp)
+        procs.append(p)
+
+        def up():
+            import socket
+            try:
+                socket.create_connection(("127.0.0.1", b.front), 1).close()
+                return True
+            except OSError:
+                return False
+        viwtest.wait_for(up, what="nginx listens")
+        b.url = lambda path="/agent/ws": f"wss://localhost:{b.front}{path}"
+        return b
+    yield go
+    for p in procs:
+        p.signal(signal.SIGTERM)
+        p.wait_exit()
+
+
+def test_behind_nginx(behind_nginx, pki):
+    b = behind_nginx()
+    cert = pki.agent("gw-1")
+    # X-Forwarded-For sent by the client itself is hearsay: the proxy's own view counts
+    ws = b.connect("gw-1", ssl=pki.client_context(*cert),
+                   headers={**b.headers("gw-1"), "X-Forwarded-For": "203.0.113.5"})
+    from bridgetest import telemetry
+    ws.send(telemetry("gw-1"))
+    assert b.entries("telemetry")[0]["ip"] == "203.0.113.5" or b.entries("telemetry")[0]["ip"] == "127.0.0.1"
+    status, code, _ = b.refused(b.headers("gw-2"), ssl=pki.client_context(*cert))
+    assert (status, code) == (403, "certificate_name")
+    # what a client claims of itself does not pass the proxy
+    forged = {**b.headers("gw-2"), "X-SSL-Client-DN": "CN=gw-2", "X-SSL-Client-Fingerprint": "a" * 64}
+    assert b.refused(forged, ssl=pki.client_context(*cert))[:2] == (403, "certificate_name")
+    b.redis.client.sadd("viw.revoked", pki.fingerprint(cert[0]))
+    assert ws.wait_closed(10) == 4003
+    viwtest.wait_for(lambda: b.refused(b.headers("gw-1"), ssl=pki.client_context(*cert))[:2] == (403, "revoked"))
+
+
+def test_behind_nginx_without_certificate_is_401(behind_nginx, pki):
+    b = behind_nginx(verify="optional")
+    assert b.refused(b.headers("gw-1"), ssl=pki.client_context())[:2] == (401, "no_identity")
+
+
+def test_behind_nginx_subject_policy(behind_nginx, pki):
+    b = behind_nginx(client_dn_policy="*O=ViWorkS*")
+    assert b.connect("gw-1", ssl=pki.client_context(*pki.agent("gw-1"))).welcome
+    other = pki.issue("other", "client_ca", "/O=Else/CN=gw-2")
+    assert b.refused(b.headers("gw-2"), ssl=pki.client_context(*other))[:2] == (403, "certificate_policy")
+
+
+def test_proxy_headers_spelled_out(bridge):
+    """The form without X-SSL-Client-Cert, from a trusted address (here: this test)."""
+    b = bridge(trusted_proxies="127.0.0.0/8", internal_bind=f"127.0.0.1:{viwtest.free_port()}",
+               admin_token="t", wait=False)
+    b.proc.wait_log("redis_up")
+    said = {"X-SSL-Client-Verify": "SUCCESS", "X-SSL-Client-Fingerprint": "AB" * 32,
+            "X-SSL-Client-DN": "CN=gw-1,O=x", "X-Forwarded-For": "198.51.100.7"}
+    assert b.connect("gw-1", headers={**b.headers("gw-1"), **said}).welcome
+    assert b.entries("agent_events", event="connected")[0]["ip"] == "198.51.100.7"
+    assert b.refused({**b.headers("gw-2"), **said})[:2] == (403, "certificate_name")
+    assert b.refused({**b.headers("gw-1"), **said, "X-SSL-Client-Verify": "NONE"})[:2] == (401, "no_identity")
+    assert b.refused(b.headers("gw-1"))[:2] == (401, "no_identity")
+    san = {**said, "X-SSL-Client-SAN": "URI:urn:viworks:agent:gw-3"}
+    assert b.connect("gw-3", headers={**b.headers("gw-3"), **san}).welcome
+    assert b.refused({**b.headers("gw-1"), **san})[:2] == (403, "certificate_name")

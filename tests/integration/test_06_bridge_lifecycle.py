@@ -1,0 +1,259 @@
+"""Start, stop, reload, and Redis slow, away or unwilling (issue of the bridge: lifecycle, backpressure)."""
+import json
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+import viwtest
+from bridgetest import SECRET, result, telemetry
+
+
+def test_disabled_exits_0(start):
+    p = start("agent-bridge", env={"AGENT_BRIDGE_ENABLED": "false"})
+    assert p.wait_exit() == 0 and p.find_logs("disabled")
+
+
+def test_bind_failure_exits_71_and_says_where(start, redis):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        at = f"127.0.0.1:{s.getsockname()[1]}"
+        p = start("agent-bridge", env={"AGENT_BRIDGE_BIND": at, "AGENT_BRIDGE_REDIS_URL": redis.url})
+        assert p.wait_exit() == 71
+        assert at in p.find_logs("bind_failed")[0]["msg"] and "in use" in p.text
+
+
+@pytest.mark.parametrize("env, name", [
+    ({"AGENT_BRIDGE_MAX_CONN": "0"}, "AGENT_BRIDGE_MAX_CONN"),
+    ({"AGENT_BRIDGE_BIND": "nonsense"}, "AGENT_BRIDGE_BIND"),
+    ({"AGENT_BRIDGE_TRUSTED_PROXIES": "10.0.0.1/8"}, "AGENT_BRIDGE_TRUSTED_PROXIES"),
+    ({"AGENT_BRIDGE_ALLOWED_AGENT_IDS": "a,,b"}, "AGENT_BRIDGE_ALLOWED_AGENT_IDS"),
+    ({"AGENT_BRIDGE_ID": "a|b"}, "AGENT_BRIDGE_ID"),
+    ({"AGENT_BRIDGE_REDIS_URL": "http://x"}, "AGENT_BRIDGE_REDIS_URL"),
+    ({"AGENT_BRIDGE_TLS_CERT": "/x"}, "AGENT_BRIDGE_TLS_KEY"),
+    ({"AGENT_BRIDGE_TLS_CLIENT_CA": "/x"}, "AGENT_BRIDGE_TLS_CLIENT_CA"),
+    ({"AGENT_BRIDGE_NO_SUCH": "1"}, "AGENT_BRIDGE_NO_SUCH"),
+])
+def test_check_config_names_each_fault(start, env, name):
+    p = start("agent-bridge", env={"AGENT_BRIDGE_SHARED_SECRET": "s3cret-x", **env}, args=["--check-config"])
+    assert p.wait_exit() == 78
+    assert name in p.text and "s3cret-x" not in p.text + p.stdout
+
+
+def test_sigterm_drains(bridge):
+    b = bridge(drain_s=2)
+    agents = [b.connect(f"gw-{i}") for i in range(8)]
+    began = time.monotonic()
+    b.proc.signal(signal.SIGTERM)
+    b.proc.wait_log("draining")
+    with pytest.raises(OSError):  # the port answers no more
+        socket.create_connection(("127.0.0.1", b.port), timeout=2).close()
+    assert {ws.wait_closed() for ws in agents} == {1001}
+    took = time.monotonic() - began
+    assert 1.0 < took < 3.5, took  # spread, and within DRAIN_S
+    assert b.proc.wait_exit() == 0
+    gone = b.entries("agent_events", event="disconnected", count=8)
+    assert {g["reason"] for g in gone} == {"draining"}
+
+
+def test_second_sigterm_hastens(bridge):
+    b = bridge(drain_s=600, rate_per_agent=1000)
+    agents = [b.connect(f"gw-{i}") for i in range(40)]
+    b.proc.signal(signal.SIGTERM)
+    b.proc.wait_log("draining")
+    b.proc.signal(signal.SIGTERM)
+    assert {ws.wait_closed() for ws in agents} == {1001}
+    assert b.proc.wait_exit(5) == 0
+
+
+def test_a_result_on_its_way_is_stored_before_the_end(bridge):
+    b = bridge(drain_s=1)
+    ws = b.connect()
+    cids = [b.redis.xadd_command("gw-1", "ECHO") for _ in range(3)]
+    for _ in cids:
+        ws.expect("COMMAND")
+    b.redis.freeze()
+    for cid in cids:
+        ws.send(result("gw-1", cid))
+    b.proc.signal(signal.SIGTERM)
+    b.proc.wait_log("draining")
+    b.redis.thaw()
+    assert b.proc.wait_exit() == 0
+    assert {e["correlation_id"] for e in b.entries("command_results", count=3)} == set(cids)
+
+
+def test_sighup_reloads_what_can_change(start, redis, connect, tmp):
+    import bridgetest
+    conf = tmp / "bridge.toml"
+    conf.write_text('max_conn = 1\nshared_secret = "one"\nring_frames = 5\n')
+    conf.chmod(0o600)
+    b = bridgetest.Bridge(start, redis, connect, secret=None, config=str(conf))
+    b.secret = "one"
+    first = b.connect("gw-1")
+    assert b.refused(b.headers("gw-2"))[:2] == (503, "max_conn")
+    conf.write_text('max_conn = 5\nshared_secret = "two"\nadmin_token = "tok"\nring_frames = 6\n')
+    b.proc.signal(signal.SIGHUP)
+    b.proc.wait_log("reloaded")
+    assert b.proc.find_logs("reload_ignored")[0]["setting"].endswith("RING_FRAMES")
+    assert b.refused(b.headers("gw-2"))[:2] == (401, "bad_auth")
+    b.secret = "two"
+    assert b.connect("gw-2").welcome
+    assert b.http("GET", "/internal/agent/agents")[0] == 401
+    assert b.http("GET", "/internal/agent/agents", headers={"Authorization": "Bearer tok"})[0] == 200
+    first.send({"type": "PING"})
+    first.expect("PONG")
+    conf.write_text("max_conn = nonsense\n")
+    b.proc.signal(signal.SIGHUP)
+    b.proc.wait_log("reload_failed")
+    assert b.connect("gw-3").welcome  # the old settings stay
+
+
+def test_sd_notify(bridge, tmp):
+    path = str(tmp / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.bind(path)
+        s.settimeout(5)
+        b = None
+
+        def env_bridge():
+            os.environ["_"] = ""
+            return bridge()
+        import bridgetest
+        original = bridgetest.viwtest.Proc.__init__
+
+        def with_notify(self, argv, *, env=None, **kwargs):
+            env = dict(env or {}, NOTIFY_SOCKET=path, WATCHDOG_USEC="400000")
+            original(self, argv, env=env, **kwargs)
+        bridgetest.viwtest.Proc.__init__ = with_notify
+        try:
+            b = env_bridge()
+        finally:
+            bridgetest.viwtest.Proc.__init__ = original
+
+        def until(word):
+            deadline = time.monotonic() + 5
+            while time.monotonic() < deadline:
+                text = s.recv(4096).decode()
+                if word in text:
+                    return text
+            raise AssertionError(word)
+        until("READY=1")
+        assert "STATUS=" in until("WATCHDOG=1")
+        until("WATCHDOG=1")
+        b.proc.signal(signal.SIGHUP)
+        until("RELOADING=1")
+        until("READY=1")
+        b.proc.signal(signal.SIGTERM)
+        until("STOPPING=1")
+
+
+def test_redis_away_keeps_the_sockets_and_recovers(bridge):
+    b = bridge()
+    ws = b.connect()
+    cid = b.redis.xadd_command("gw-1", "ECHO")
+    ws.expect("COMMAND", correlation_id=cid)
+    b.redis.kill()
+    b.wait_ready(False)
+    ws.send({"type": "PING"})
+    ws.expect("PONG")
+    ws.send(result("gw-1", cid, rc=0))
+    with pytest.raises(AssertionError):  # not acknowledged until it is stored
+        ws.recv(0.5)
+    b.redis.start()
+    b.wait_ready()
+    ws.expect("RESULT_ACK", correlation_id=cid, timeout=15)
+    assert len(b.entries("command_results", correlation_id=cid)) == 1
+    ws.send(telemetry("gw-1", seq=99))
+    got = b.entries("telemetry")
+    assert json.loads(got[-1]["frame"])["seq"] == 99
+
+
+def test_frozen_redis_does_not_grow_memory_and_loses_no_result(bridge):
+    """Telemetry at full speed while Redis hangs: bounded memory, other frames served, all results stored."""
+    b = bridge()
+    ws = b.connect("gw-1")
+    cids = [b.redis.xadd_command("gw-1", "ECHO") for _ in range(4)]
+    for _ in cids:
+        ws.expect("COMMAND")
+    loud = [b.connect(f"loud-{i}") for i in range(4)]
+    text = json.dumps(telemetry("loud-0", pad="x" * 20000))
+
+    def rss():
+        with open(f"/proc/{b.proc.pid}/statm") as f:
+            return int(f.read().split()[1]) * 4096
+    before = rss()
+    b.redis.freeze()
+    stop = threading.Event()
+
+    def pump(i, client):
+        frame = text.replace("loud-0", f"loud-{i}")
+        while not stop.is_set():
+            try:
+                client.send(frame)
+            except Exception:  # paused: the send blocks until its own timeout
+                return
+    threads = [threading.Thread(target=pump, args=(i, c), daemon=True) for i, c in enumerate(loud)]
+    for t in threads:
+        t.start()
+    for cid in cids:
+        ws.send(result("gw-1", cid))
+    time.sleep(3)
+    grown = rss() - before
+    stop.set()
+    assert grown < 400e6, grown  # the store's caps, with the sanitizer's own overhead
+    b.redis.thaw()
+    assert {e["correlation_id"] for e in b.entries("command_results", count=4, timeout=30)} == set(cids)
+    b.wait_ready()
+
+
+@pytest.mark.parametrize("fault", ["oom", "readonly", "nogroup"])
+def test_unwilling_redis_is_waited_out(bridge, fault):
+    b = bridge()
+    ws = b.connect()
+    cid = b.redis.xadd_command("gw-1", "ECHO")
+    ws.expect("COMMAND", correlation_id=cid)
+    r = b.redis.client
+    if fault == "oom":
+        r.config_set("maxmemory", "1mb")
+    elif fault == "readonly":
+        r.replicaof("127.0.0.1", "1")
+    else:
+        r.xgroup_destroy("viw.commands", "agent-bridge")
+    if fault != "nogroup":
+        ws.send(result("gw-1", cid))
+        with pytest.raises(AssertionError):
+            ws.recv(1.0)
+        if fault == "oom":
+            r.config_set("maxmemory", "0")
+        else:
+            r.replicaof("NO", "ONE")
+        ws.expect("RESULT_ACK", correlation_id=cid, timeout=15)
+        assert len(b.entries("command_results", correlation_id=cid)) == 1
+    again = b.redis.xadd_command("gw-1", "ECHO")
+    ws.expect("COMMAND", correlation_id=again, timeout=15)
+    b.wait_ready()
+
+
+def test_restart_brings_agents_back(bridge):
+    b = bridge()
+    ws = b.connect()
+    cid = b.redis.xadd_command("gw-1", "ECHO")
+    ws.expect("COMMAND")
+    b.proc.kill()
+    b2 = bridge(id="bridge-2")
+    ws2 = b2.connect()
+    assert ws2.hello_ack["epoch"] > ws.hello_ack["epoch"]
+    assert ws2.expect("COMMAND", timeout=10)["correlation_id"] == cid
+
+
+def test_no_secret_in_logs(bridge):
+    b = bridge(admin_token="tok-abcdef", log_level="debug")
+    ws = b.connect()
+    b.post("gw-1", headers={"Authorization": "Bearer tok-abcdef"}, params={"password": "hunter2-xyz"})
+    ws.expect("COMMAND")
+    b.refused(b.headers("gw-1", secret="wrong-one"))
+    for secret in (SECRET, "tok-abcdef", "hunter2-xyz"):
+        assert secret not in b.proc.text

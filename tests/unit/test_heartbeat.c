@@ -1,0 +1,122 @@
+/* The rules of time for sockets, second by second. */
+#include "bridge_metrics.h"
+#include "fake_transport.h"
+#include "heartbeat.h"
+#include "unit.h"
+
+struct fixture {
+	struct sessions all;
+	struct metrics *metrics;
+	struct session *s;
+};
+
+static int setup(void **state)
+{
+	static struct fixture x;
+
+	fake_transport = (struct fake_transport){0};
+	assert_int_equal(sessions_init(&x.all, 5, 1000), 0);
+	assert_int_equal(metrics_new(bridge_metric_table, M_BRIDGE_METRICS, &x.metrics), 0);
+	assert_int_equal(sessions_add(&x.all, "gw-1", "127.0.0.1", &x.s), 0);
+	x.s->socket = x.s; /* any */
+	x.s->rx_at_ms = 1000;
+	x.s->ping_due_ms = 1000 + HEARTBEAT_PING_MS;
+	*state = &x;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *x = *state;
+
+	sessions_fini(&x->all);
+	metrics_free(x->metrics);
+	return 0;
+}
+
+static void run(struct fixture *x, int64_t from_s, int64_t to_s)
+{
+	for (int64_t t = from_s; t <= to_s; t++)
+		heartbeat_tick(&x->all, x->metrics, t * 1000);
+}
+
+static void test_pings_every_20_s(void **state)
+{
+	struct fixture *x = *state;
+
+	run(x, 1, 20);
+	assert_false(x->s->want_ping);
+	run(x, 21, 21);
+	assert_true(x->s->want_ping);
+	x->s->want_ping = false;
+	x->s->rx_at_ms = 21000;
+	run(x, 22, 40);
+	assert_false(x->s->want_ping);
+	run(x, 41, 41);
+	assert_true(x->s->want_ping);
+}
+
+static void test_silent_for_40_s_is_closed(void **state)
+{
+	struct fixture *x = *state;
+
+	run(x, 1, 41);
+	assert_true(session_is_open(x->s));
+	run(x, 42, 42);
+	assert_string_equal(x->s->close_reason, "heartbeat_missed");
+	assert_int_equal((int)metric_value(metrics_get(x->metrics, M_heartbeats_missed, NULL, NULL)), 1);
+}
+
+static void test_half_a_frame_for_a_minute_is_closed(void **state)
+{
+	struct fixture *x = *state;
+
+	x->s->partial_since_ms = 2000;
+	for (int64_t t = 2; t <= 62; t++) {
+		x->s->rx_at_ms = t * 1000; /* it trickles, and answers pings */
+		run(x, t, t);
+	}
+	assert_true(session_is_open(x->s));
+	x->s->rx_at_ms = 63000;
+	run(x, 63, 63);
+	assert_string_equal(x->s->close_reason, "slow_sender");
+}
+
+static void test_unread_output_for_a_minute_is_closed(void **state)
+{
+	struct fixture *x = *state;
+
+	x->s->stuck_since_ms = 2000;
+	for (int64_t t = 2; t <= 63; t++) {
+		x->s->rx_at_ms = t * 1000;
+		run(x, t, t);
+	}
+	assert_string_equal(x->s->close_reason, "slow_reader");
+}
+
+/* While we do not read, silence is ours; but not for ever. */
+static void test_paused_is_not_silent(void **state)
+{
+	struct fixture *x = *state;
+
+	x->s->pause = SESSION_PAUSE_PRESSURE;
+	run(x, 1, 121);
+	assert_true(session_is_open(x->s));
+	run(x, 122, 122);
+	assert_int_equal(x->s->close_code, SESSION_CLOSE_REDIS);
+	assert_string_equal(x->s->close_reason, "redis_behind");
+}
+
+int main(void)
+{
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		CASE(test_pings_every_20_s),
+		CASE(test_silent_for_40_s_is_closed),
+		CASE(test_half_a_frame_for_a_minute_is_closed),
+		CASE(test_unread_output_for_a_minute_is_closed),
+		CASE(test_paused_is_not_silent),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

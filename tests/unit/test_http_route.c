@@ -1,0 +1,119 @@
+/* Routes, guards, repeated headers: the parts of lib/http that know no sockets. */
+#include "http/http_head.h"
+#include "http/http_internal.h"
+#include "unit.h"
+
+static void test_match(void **state)
+{
+	static const struct {
+		const char *pattern, *path;
+		bool fits;
+		const char *first, *second;
+	} cases[] = {
+		{"/a", "/a", true, "", ""},
+		{"/a", "/a/", false, "", ""},
+		{"/a", "/ab", false, "", ""},
+		{"/a/:id", "/a/x", true, "x", ""},
+		{"/a/:id", "/a/", false, "", ""},
+		{"/a/:id", "/a/x/y", false, "", ""},
+		{"/a/:id/b/:other", "/a/x.1/b/y:2", true, "x.1", "y:2"},
+		{"/a/:id/b", "/a/x/c", false, "", ""},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		char param[2][HTTP_PARAM_MAX] = {"", ""};
+
+		assert_int_equal(http_route_match(cases[i].pattern, cases[i].path, param),
+				 cases[i].fits);
+		if (!cases[i].fits)
+			continue;
+		assert_string_equal(param[0], cases[i].first);
+		assert_string_equal(param[1], cases[i].second);
+	}
+}
+
+static void test_match_parameter_is_capped(void **state)
+{
+	char path[HTTP_PARAM_MAX + 8] = "/", param[2][HTTP_PARAM_MAX];
+
+	(void)state;
+	memset(path + 1, 'x', HTTP_PARAM_MAX - 1);
+	assert_true(http_route_match("/:id", path, param));
+	path[HTTP_PARAM_MAX] = 'x';
+	assert_false(http_route_match("/:id", path, param));
+}
+
+static void test_find(void **state)
+{
+	static const struct http_route routes[] = {{HTTP_GET, "/a/:id", HTTP_OPEN, NULL},
+						   {HTTP_POST, "/a/:id", HTTP_INTERNAL, NULL},
+						   {HTTP_GET, "/b", HTTP_OPEN, NULL}};
+	const struct http_table t = {.route = routes, .n = ARRAY_LEN(routes)};
+	const struct http_route *r;
+	char param[2][HTTP_PARAM_MAX], allow[32];
+	enum http_guard g;
+
+	(void)state;
+	assert_int_equal(http_route_find(&t, "/a/7", HTTP_POST, param, &r, &g), HTTP_GET | HTTP_POST);
+	assert_ptr_equal(r, &routes[1]);
+	assert_string_equal(param[0], "7");
+	http_allow_text(HTTP_GET | HTTP_POST, allow, sizeof(allow));
+	assert_string_equal(allow, "GET, POST");
+	assert_int_equal(http_route_find(&t, "/b", HTTP_DELETE, param, &r, &g), HTTP_GET);
+	assert_null(r);
+	assert_int_equal(http_route_find(&t, "/c", HTTP_GET, param, &r, &g), 0);
+}
+
+static void test_guard(void **state)
+{
+	struct http_table t = {.token = "tok"};
+	struct netaddr local, far;
+	struct cidr_list proxies;
+
+	(void)state;
+	assert_int_equal(netaddr_parse_hostport("127.0.0.1:1", &local), 0);
+	assert_int_equal(netaddr_parse_hostport("192.0.2.1:1", &far), 0);
+	assert_int_equal(http_guard_check(&t, HTTP_OPEN, NULL, true, &far), 0);
+	assert_int_equal(http_guard_check(&t, HTTP_INTERNAL, NULL, false, &local), 401);
+	assert_int_equal(http_guard_check(&t, HTTP_INTERNAL, "Bearer to", false, &local), 401);
+	assert_int_equal(http_guard_check(&t, HTTP_INTERNAL, "Bearer tokk", false, &local), 401);
+	assert_int_equal(http_guard_check(&t, HTTP_INTERNAL, "tok", false, &local), 401);
+	assert_int_equal(http_guard_check(&t, HTTP_INTERNAL, "bearer tok", true, &far), 0);
+	t.token = NULL;
+	assert_int_equal(http_guard_check(&t, HTTP_INTERNAL, NULL, false, &local), 0);
+	assert_int_equal(http_guard_check(&t, HTTP_INTERNAL, NULL, true, &local), 403);
+	assert_int_equal(http_guard_check(&t, HTTP_INTERNAL, NULL, false, &far), 403);
+	assert_int_equal(http_guard_check(&t, HTTP_TOKEN, "Bearer ", false, &local), 404);
+	assert_int_equal(cidr_list_parse("127.0.0.0/8", &proxies), 0);
+	t.trusted_proxies = &proxies;
+	assert_int_equal(http_guard_check(&t, HTTP_INTERNAL, NULL, false, &local), 403);
+	cidr_list_fini(&proxies);
+}
+
+static void test_head(void **state)
+{
+	static const char *const names[] = {"x-agent-id", "x-nonce", NULL};
+	static const char once[] = "GET / HTTP/1.1\r\nX-Agent-Id: a\r\nX-Agent-Idx: b\r\nX-Nonce: 1\r\n\r\nX";
+	static const char twice[] = "GET / HTTP/1.1\nx-nonce: a\nHost: x-agent-id: 1\nX-NONCE:\n\n";
+
+	(void)state;
+	assert_int_equal(http_head_length(once, sizeof(once) - 1), sizeof(once) - 2);
+	for (size_t n = 0; n < sizeof(once) - 2; n++)
+		assert_int_equal(http_head_length(once, n), 0);
+	assert_int_equal(http_head_length(twice, sizeof(twice) - 1), sizeof(twice) - 1);
+	assert_int_equal(http_head_repeated(once, sizeof(once) - 1, names), 0);
+	assert_int_equal(http_head_repeated(twice, sizeof(twice) - 1, names), 2);
+	assert_int_equal(http_head_repeated("", 0, names), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_match), cmocka_unit_test(test_match_parameter_is_capped),
+		cmocka_unit_test(test_find),  cmocka_unit_test(test_guard),
+		cmocka_unit_test(test_head),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
