@@ -64,7 +64,8 @@ static void test_silent_for_40_s_is_closed(void **state)
 	assert_true(session_is_open(x->s));
 	run(x, 42, 42);
 	assert_string_equal(x->s->close_reason, "heartbeat_missed");
-	assert_int_equal((int)metric_value(metrics_get(x->metrics, M_heartbeats_missed, NULL, NULL)), 1);
+	assert_int_equal(
+	    (int)metric_value(metrics_get(x->metrics, M_heartbeats_missed, NULL, NULL)), 1);
 }
 
 static void test_half_a_frame_for_a_minute_is_closed(void **state)
@@ -111,11 +112,11 @@ int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		CASE(test_pings_every_20_s),
-		CASE(test_silent_for_40_s_is_closed),
-		CASE(test_half_a_frame_for_a_minute_is_closed),
-		CASE(test_unread_output_for_a_minute_is_closed),
-		CASE(test_paused_is_not_silent),
+	    CASE(test_pings_every_20_s),
+	    CASE(test_silent_for_40_s_is_closed),
+	    CASE(test_half_a_frame_for_a_minute_is_closed),
+	    CASE(test_unread_output_for_a_minute_is_closed),
+	    CASE(test_paused_is_not_silent),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

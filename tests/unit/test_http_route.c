@@ -10,14 +10,14 @@ static void test_match(void **state)
 		bool fits;
 		const char *first, *second;
 	} cases[] = {
-		{"/a", "/a", true, "", ""},
-		{"/a", "/a/", false, "", ""},
-		{"/a", "/ab", false, "", ""},
-		{"/a/:id", "/a/x", true, "x", ""},
-		{"/a/:id", "/a/", false, "", ""},
-		{"/a/:id", "/a/x/y", false, "", ""},
-		{"/a/:id/b/:other", "/a/x.1/b/y:2", true, "x.1", "y:2"},
-		{"/a/:id/b", "/a/x/c", false, "", ""},
+	    {"/a", "/a", true, "", ""},
+	    {"/a", "/a/", false, "", ""},
+	    {"/a", "/ab", false, "", ""},
+	    {"/a/:id", "/a/x", true, "x", ""},
+	    {"/a/:id", "/a/", false, "", ""},
+	    {"/a/:id", "/a/x/y", false, "", ""},
+	    {"/a/:id/b/:other", "/a/x.1/b/y:2", true, "x.1", "y:2"},
+	    {"/a/:id/b", "/a/x/c", false, "", ""},
 	};
 
 	(void)state;
@@ -55,7 +55,8 @@ static void test_find(void **state)
 	enum http_guard g;
 
 	(void)state;
-	assert_int_equal(http_route_find(&t, "/a/7", HTTP_POST, param, &r, &g), HTTP_GET | HTTP_POST);
+	assert_int_equal(http_route_find(&t, "/a/7", HTTP_POST, param, &r, &g),
+			 HTTP_GET | HTTP_POST);
 	assert_ptr_equal(r, &routes[1]);
 	assert_string_equal(param[0], "7");
 	http_allow_text(HTTP_GET | HTTP_POST, allow, sizeof(allow));
@@ -94,7 +95,8 @@ static void test_guard(void **state)
 static void test_head(void **state)
 {
 	static const char *const names[] = {"x-agent-id", "x-nonce", NULL};
-	static const char once[] = "GET / HTTP/1.1\r\nX-Agent-Id: a\r\nX-Agent-Idx: b\r\nX-Nonce: 1\r\n\r\nX";
+	static const char once[] =
+	    "GET / HTTP/1.1\r\nX-Agent-Id: a\r\nX-Agent-Idx: b\r\nX-Nonce: 1\r\n\r\nX";
 	static const char twice[] = "GET / HTTP/1.1\nx-nonce: a\nHost: x-agent-id: 1\nX-NONCE:\n\n";
 
 	(void)state;
@@ -110,9 +112,9 @@ static void test_head(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_match), cmocka_unit_test(test_match_parameter_is_capped),
-		cmocka_unit_test(test_find),  cmocka_unit_test(test_guard),
-		cmocka_unit_test(test_head),
+	    cmocka_unit_test(test_match), cmocka_unit_test(test_match_parameter_is_capped),
+	    cmocka_unit_test(test_find),  cmocka_unit_test(test_guard),
+	    cmocka_unit_test(test_head),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
