@@ -19,9 +19,6 @@ extern const struct param_kind param_kinds[PARAM_TYPES];
 int param_check(const struct verb_param *p, const char *s, size_t n, char **ret,
 		const char **ret_why) MUST_CHECK;
 
-void verbs_fault_add(struct verbs_faults *f, const char *file, const char *key, const char *fmt,
-		     ...) PRINTF_LIKE(4, 5);
-
 /* Appends copies of the built-in verbs. */
 int verbs_add_builtins(struct verbs *v) MUST_CHECK;
 /* Takes v over on success. -EEXIST: the name is taken. */
