@@ -1,0 +1,75 @@
+/*
+ * The journal: one file per command, named by the SHA-256 of its correlation_id, in one folder.
+ * A file becomes visible whole (written, synced, renamed without replacing, folder synced) before
+ * anything starts; that rename is the dedupe. The run's supervisor holds flock(2) on it while it
+ * lives: that is liveness. See ARCHITECTURE.md, "Execution".
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/ident.h"
+#include "outcome.h"
+
+#define JOURNAL_KEEP_MS	 (8LL * 86400 * 1000)
+#define JOURNAL_NAME_LEN 64
+
+struct journal {
+	int dir; /* descriptor of the folder */
+	char id[UUID_LEN + 1];
+};
+
+enum journal_state { JOURNAL_ABSENT, JOURNAL_RUNNING, JOURNAL_DONE, JOURNAL_VOID, JOURNAL_UNKNOWN };
+const char *journal_state_word(enum journal_state s);
+
+/* What INTENT says. */
+struct intent {
+	char correlation_id[CORRELATION_ID_MAX + 1];
+	char agent_id[AGENT_ID_MAX + 1];
+	char verb[65];
+	char digest[65];
+	char nonce[UUID_LEN + 1];
+	char run_id[33]; /* marks the run's processes: VIW_RUN_ID in their environment */
+	char boot_id[UUID_LEN + 1];
+	int64_t deadline_ms, created_ms;
+};
+
+struct journal_entry {
+	enum journal_state state;
+	const char *corrupt; /* static text: the file is torn or foreign (state is UNKNOWN) */
+	struct intent intent;
+	pid_t child;		/* the run's first process and session, 0: never recorded */
+	uint64_t child_start;	/* its start time in clock ticks, from /proc */
+	struct outcome outcome; /* when DONE */
+};
+
+/* Opens or creates state_dir/journal and the journal's id; a changed machine-id (a cloned disk)
+ * makes a new id, told by *ret_new. Leftovers of torn creations are removed. */
+int journal_open(struct journal *j, const char *state_dir, bool *ret_new) MUST_CHECK;
+void journal_close(struct journal *j);
+void journal_name(const char *correlation_id, char *out /* JOURNAL_NAME_LEN + 1 */);
+
+/*
+ * Creates the file with INTENT, holding reserve_bytes for what follows, all synced, and gives its
+ * descriptor with the lock held. -EEXIST: there is one; -ENOSPC and others: nothing was left
+ * behind. Called by the supervisor.
+ */
+int journal_begin(const struct journal *j, const struct intent *in, size_t reserve_bytes,
+		  int *ret_fd) MUST_CHECK;
+/* Names the first process, so that it can be made sure dead. Not synced: it must only outlive us.
+ */
+int journal_start(int fd, pid_t child, uint64_t child_start) MUST_CHECK;
+/* Writes the outcome into the reserved space, syncs, gives the rest back. */
+int journal_done(int fd, const struct outcome *o) MUST_CHECK;
+/* Creates the file as VOID, synced. -EEXIST. */
+int journal_void(const struct journal *j, const char *correlation_id,
+		 const char *agent_id) MUST_CHECK;
+/* Reads one; ret is always initialised. -errno on machine failure only. */
+int journal_look(const struct journal *j, const char *correlation_id,
+		 struct journal_entry *ret) MUST_CHECK;
+void journal_entry_fini(struct journal_entry *e);
+/* Unlinks files older than JOURNAL_KEEP_MS that no supervisor holds. Reads the whole folder. */
+int journal_age(const struct journal *j, int64_t now_ms, size_t *ret_removed) MUST_CHECK;

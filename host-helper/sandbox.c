@@ -1,0 +1,189 @@
+/* seccomp filters and capability sets. */
+#include "sandbox.h"
+
+#include <errno.h>
+#include <linux/capability.h>
+#include <seccomp.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* A deny list, not an allow list: a filter is inherited, and the scripts below are whole programs.
+ */
+static const struct {
+	int number;
+	const char *name, *why;
+} denied[] = {
+#define DENY(call, why)                    \
+	{                                  \
+		SCMP_SYS(call), #call, why \
+	}
+    DENY(kexec_load, "replaces the running kernel"),
+    DENY(kexec_file_load, "replaces the running kernel"),
+    DENY(init_module, "loads kernel code"),
+    DENY(finit_module, "loads kernel code"),
+    DENY(delete_module, "unloads kernel code"),
+    DENY(bpf, "kernel programs; no verb needs them"),
+    DENY(perf_event_open, "kernel attack surface, sees other processes"),
+    DENY(userfaultfd, "used to win kernel races"),
+    DENY(io_uring_setup, "would pass the network filter by, large attack surface"),
+    DENY(io_uring_enter, "as io_uring_setup"),
+    DENY(io_uring_register, "as io_uring_setup"),
+#ifndef __SANITIZE_ADDRESS__ /* the leak checker of test builds traces itself */
+    DENY(ptrace, "reads and changes other processes"),
+#endif
+    DENY(process_vm_readv, "reads other processes"),
+    DENY(process_vm_writev, "changes other processes"),
+    DENY(kcmp, "compares other processes' kernel objects"),
+    DENY(add_key, "kernel keyrings are shared beyond the sandbox"),
+    DENY(request_key, "as add_key"),
+    DENY(keyctl, "as add_key"),
+    DENY(open_by_handle_at, "opens files around folder permissions"),
+    DENY(mount, "changes what paths mean"),
+    DENY(umount2, "as mount"),
+    DENY(pivot_root, "as mount"),
+    DENY(move_mount, "as mount"),
+    DENY(open_tree, "as mount"),
+    DENY(fsopen, "as mount"),
+    DENY(fsmount, "as mount"),
+    DENY(swapon, "memory to disk"),
+    DENY(swapoff, "as swapon"),
+    DENY(reboot, "stops the host"),
+    DENY(settimeofday, "moves the clock that expiry is judged by"),
+    DENY(clock_settime, "as settimeofday"),
+    DENY(clock_adjtime, "as settimeofday"),
+    DENY(adjtimex, "as settimeofday"),
+    DENY(acct, "process accounting"),
+    DENY(quotactl, "disk quotas"),
+    DENY(iopl, "hardware ports"),
+    DENY(ioperm, "hardware ports"),
+    DENY(lookup_dcookie, "profiling leftovers"),
+    DENY(nfsservctl, "removed from the kernel"),
+    DENY(syslog, "the kernel's log and its addresses"),
+    DENY(vhangup, "hangs up terminals"),
+#undef DENY
+};
+
+int sandbox_markdown(struct buf *out)
+{
+	int r = buf_append_str(out, "| system call | refused because |\n|---|---|\n");
+
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(denied); i++)
+		r = buf_appendf(out, "| `%s` | %s |\n", denied[i].name, denied[i].why);
+	return r;
+}
+
+int sandbox_enter(void)
+{
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
+	if (!ctx)
+		return -ENOMEM;
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(denied); i++)
+		if (denied[i].number >= 0) /* below 0: not on this machine */
+			r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), denied[i].number, 0);
+	if (r == 0)
+		r = seccomp_load(ctx);
+	seccomp_release(ctx);
+	return r;
+}
+
+int sandbox_deny_network(void)
+{
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return -errno;
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
+	if (!ctx)
+		return -ENOMEM;
+	int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(socket), 1,
+				 SCMP_A0(SCMP_CMP_NE, AF_UNIX));
+	if (r == 0)
+		r = seccomp_load(ctx);
+	seccomp_release(ctx);
+	return r;
+}
+
+static const char *const capability_names[] = {
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+};
+
+int sandbox_capability(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(capability_names); i++)
+		if (strcmp(name, capability_names[i]) == 0)
+			return (int)i;
+	return -1;
+}
+
+/* capset(2) alone is enough: under NoNewPrivileges an execve never gains what is not permitted. The
+ * bounding set is cut as well where we may. */
+int sandbox_keep_capabilities(char *const *names)
+{
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2];
+	uint64_t keep = 0;
+
+	for (; *names; names++) {
+		int cap = sandbox_capability(*names);
+		if (cap < 0)
+			return -EINVAL;
+		keep |= UINT64_C(1) << cap;
+	}
+	if (syscall(SYS_capget, &head, data) < 0)
+		return -errno;
+	for (int cap = 0; cap < 64; cap++)
+		if (!(keep >> cap & 1))
+			(void)prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+	for (int half = 0; half < 2; half++) {
+		uint32_t mask = (uint32_t)(keep >> (32 * half));
+		data[half].permitted &= mask;
+		data[half].effective &= mask;
+		data[half].inheritable &= mask;
+	}
+	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
+}

@@ -1,0 +1,21 @@
+/* What a process gives up: system calls, capabilities, inherited state. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "base/buf.h"
+#include "base/macros.h"
+
+/* For the whole tree, scripts included: no new privileges, and a list of system calls that nothing
+ * under the helper needs answers EPERM. */
+int sandbox_enter(void) MUST_CHECK;
+/* The list, as Markdown rows with reasons. */
+int sandbox_markdown(struct buf *out) MUST_CHECK;
+
+/* Sockets other than AF_UNIX answer EACCES from here on, in every process below. */
+int sandbox_deny_network(void) MUST_CHECK;
+
+/* Keeps only these capabilities (names, NULL-terminated) of those held. -EINVAL: unknown name. */
+int sandbox_keep_capabilities(char *const *names) MUST_CHECK;
+/* The number of a capability by name, -1. */
+int sandbox_capability(const char *name);

@@ -1,0 +1,35 @@
+/*
+ * The process that runs one request: forked from the helper, and able to outlive it. It creates the
+ * journal file (verbs with effects), starts the script or built-in verb in a session of its own,
+ * feeds and reads it, enforces time and output limits, ends its whole tree, masks, writes DONE, and
+ * reports the same outcome on a pipe to the helper, if that still lives.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "health.h"
+#include "host_helper_settings.h"
+#include "journal.h"
+#include "verbs/verbs.h"
+
+struct job {
+	const struct verb *verb;
+	struct verb_args args;
+	struct secret_set secrets;
+	struct intent intent; /* ids are filled for every verb; the rest for those with effects */
+	const struct journal *journal;
+	const struct host_helper_settings *cfg;
+	struct cpu_sample cpu_before;
+	int report; /* write end */
+};
+
+_Noreturn void supervisor_main(struct job *job);
+
+/* Room that the start and done records of a verb need at most. */
+size_t supervisor_reserve_bytes(const struct verb *v);
+
+/* Makes raw output presentable: masks, then turns invalid UTF-8 and NULs into \xHH text, at most
+ * cap bytes. *cut is set when something was left out. */
+int supervisor_clean_output(const struct secret_set *secrets, const char *raw, size_t n,
+			    bool was_cut, size_t cap, struct buf *out, bool *cut) MUST_CHECK;

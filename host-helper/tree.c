@@ -1,0 +1,213 @@
+/* Process trees by way of /proc. */
+#include "tree.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+struct proc {
+	pid_t pid, ppid, sid;
+	char state;
+	uint64_t start;
+	bool marked;
+};
+
+struct procs {
+	struct proc *item;
+	size_t n, cap;
+};
+
+static ssize_t read_small(const char *path, char *out, size_t cap)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	ssize_t n = read(fd, out, cap - 1);
+	close(fd);
+	if (n >= 0)
+		out[n] = 0;
+	return n;
+}
+
+static bool read_stat(pid_t pid, struct proc *ret)
+{
+	char path[40], text[1024];
+	unsigned long long start;
+	int ppid, sid;
+	char state;
+
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	if (read_small(path, text, sizeof text) <= 0)
+		return false;
+	const char *p = strrchr(text, ')'); /* the name before it may hold anything */
+	if (!p || sscanf(p + 1,
+			 " %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
+			 "%*d %llu",
+			 &state, &ppid, &sid, &start) != 4)
+		return false;
+	*ret = (struct proc){.pid = pid, .ppid = ppid, .sid = sid, .state = state, .start = start};
+	return true;
+}
+
+uint64_t tree_start_time(pid_t pid)
+{
+	struct proc p;
+
+	return read_stat(pid, &p) ? p.start : 0;
+}
+
+int tree_boot_id(char *out)
+{
+	char text[64];
+
+	if (read_small("/proc/sys/kernel/random/boot_id", text, sizeof text) < 36)
+		return -EIO;
+	memcpy(out, text, 36);
+	out[36] = 0;
+	return 0;
+}
+
+static bool add(struct procs *all, const struct proc *p)
+{
+	if (all->n == all->cap) {
+		size_t cap = all->cap ? all->cap * 2 : 256;
+		struct proc *grown = realloc(all->item, cap * sizeof *grown);
+		if (!grown)
+			return false;
+		all->item = grown;
+		all->cap = cap;
+	}
+	all->item[all->n++] = *p;
+	return true;
+}
+
+static void read_all(struct procs *all)
+{
+	DIR *d = opendir("/proc");
+	struct proc p;
+
+	for (struct dirent *e; d && (e = readdir(d));) {
+		int pid = (int)strtol(e->d_name, NULL, 10);
+		if (pid > 0 && read_stat(pid, &p) && !add(all, &p))
+			break;
+	}
+	if (d)
+		closedir(d);
+}
+
+static bool is_marked(const struct procs *all, pid_t pid)
+{
+	for (size_t i = 0; i < all->n; i++)
+		if (all->item[i].pid == pid)
+			return all->item[i].marked;
+	return false;
+}
+
+/* Marks descendants by passes over the list until nothing changes; depth of a tree is small. */
+static size_t mark_descendants(struct procs *all, pid_t root)
+{
+	size_t count = 0;
+	bool changed = true;
+
+	while (changed) {
+		changed = false;
+		for (size_t i = 0; i < all->n; i++) {
+			struct proc *p = &all->item[i];
+			if (p->marked || (p->ppid != root && !is_marked(all, p->ppid)))
+				continue;
+			p->marked = changed = true;
+			count++;
+		}
+	}
+	return count;
+}
+
+static size_t signal_marked(const struct procs *all, int sig)
+{
+	size_t alive = 0;
+
+	for (size_t i = 0; i < all->n; i++)
+		if (all->item[i].marked && all->item[i].state != 'Z') {
+			alive++;
+			(void)kill(all->item[i].pid, sig);
+		}
+	return alive;
+}
+
+size_t tree_signal(pid_t root, int sig)
+{
+	struct procs all = {0};
+
+	read_all(&all);
+	mark_descendants(&all, root);
+	size_t n = signal_marked(&all, sig);
+	free(all.item);
+	return n;
+}
+
+void tree_kill(pid_t root)
+{
+	size_t before = 0;
+
+	for (int pass = 0; pass < 64; pass++) {
+		size_t n = tree_signal(root, SIGSTOP);
+		if (n == before)
+			break;
+		before = n;
+	}
+	(void)tree_signal(root, SIGKILL);
+}
+
+static bool has_run_id(pid_t pid, const char *run_id)
+{
+	char path[40], *text = malloc(262144), want[64];
+	bool found = false;
+
+	snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+	int n = snprintf(want, sizeof want, "VIW_RUN_ID=%s", run_id);
+	ssize_t got = text ? read_small(path, text, 262144) : -1;
+	if (got > 0)
+		found = memmem(text, (size_t)got, want, (size_t)n) != NULL;
+	free(text);
+	return found;
+}
+
+static bool in_session(const struct procs *all, const struct proc *p, pid_t sid, uint64_t sid_start)
+{
+	if (sid <= 1 || p->sid != sid || p->start < sid_start)
+		return false;
+	for (size_t i = 0; i < all->n; i++)
+		if (all->item[i].pid == sid)
+			return all->item[i].start == sid_start; /* else the number was used again */
+	return true;
+}
+
+bool tree_kill_run(const char *run_id, pid_t sid, uint64_t sid_start)
+{
+	bool by_id = strlen(run_id) == 32;
+
+	for (int pass = 0; pass < 50; pass++) {
+		struct procs all = {0};
+		read_all(&all);
+		for (size_t i = 0; i < all.n; i++) {
+			struct proc *p = &all.item[i];
+			p->marked = p->pid != getpid() && p->state != 'Z' &&
+				    (in_session(&all, p, sid, sid_start) ||
+				     (by_id && has_run_id(p->pid, run_id)));
+		}
+		size_t n = signal_marked(&all, pass < 3 ? SIGSTOP : SIGKILL);
+		free(all.item);
+		if (n == 0)
+			return true;
+		if (pass >= 3)
+			usleep(2000); /* SIGKILL is on its way; this runs in a child of its own */
+	}
+	return false;
+}
