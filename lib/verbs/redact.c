@@ -213,20 +213,22 @@ static void mark(struct marks *m, size_t from, size_t to)
 		memset(m->on + from, 1, to - from);
 }
 
+/* Every occurrence, overlapping ones too. */
 static void mark_value(struct marks *m, const char *value)
 {
-	size_t len = strlen(value), i = 0, marked = 0;
+	size_t len = strlen(value), marked = 0;
 
 	if (len < MIN_SECRET_BYTES)
 		return;
-	while (i + len <= m->n) {
-		const char *at = memmem(m->s + i, m->n - i, value, len);
+	for (size_t i = 0; i + len <= m->n; i++) {
+		const char *at = memchr(m->s + i, value[0], m->n - len - i + 1);
 		if (!at)
 			return;
 		i = (size_t)(at - m->s);
+		if (memcmp(at, value, len) != 0)
+			continue;
 		mark(m, i > marked ? i : marked, i + len);
 		marked = i + len;
-		i++;
 	}
 }
 
@@ -302,9 +304,11 @@ static size_t mark_pem(struct marks *m, size_t i)
 {
 	if (!word_at(m, i, "-----BEGIN "))
 		return 0;
-	size_t eol = line_end(m, i), head = eol - i < 80 ? eol - i : 80;
+	const char *nl = memchr(m->s + i, '\n', m->n - i < 80 ? m->n - i : 80);
+	size_t head = nl ? (size_t)(nl - m->s) - i : m->n - i < 80 ? m->n - i : 80;
 	if (!contains(m->s + i, head, "PRIVATE KEY") && !contains(m->s + i, head, "Static key"))
 		return 0;
+	size_t eol = i + head;
 	const char *end = memmem(m->s + eol, m->n - eol, "-----END", 8);
 	size_t to = end ? line_end(m, (size_t)(end - m->s)) : m->n;
 	mark(m, i, to);
