@@ -299,13 +299,13 @@ int builtin_spawn_container(struct builtin_ctx *x)
 {
 	const char *asked = builtin_arg(x, "name");
 	char *image = choose_image(x->cfg->container_images, builtin_arg(x, "image"));
-	char name[300];
+	char name[256];
 
 	if (!image)
 		return builtin_fail(x, "bad_args",
 				    "args.image: is not in HOST_HELPER_CONTAINER_IMAGES");
 	if (asked)
-		snprintf(name, sizeof name, "%s", asked);
+		snprintf(name, sizeof name, "%.253s", asked);
 	else
 		snprintf(name, sizeof name, "viw-%012llx",
 			 (unsigned long long)(ident_random_u64() & 0xffffffffffffULL));
