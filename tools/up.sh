@@ -313,23 +313,23 @@ up_events() {
 	up_sql -F $'\t' -v agent="$UP_AGENT_ID" -v since="$UP_SINCE" <<-'SQL'
 		WITH c AS (SELECT *, left(correlation_id, 8) || ' ' || rpad(coalesce(command, '?'), 18) AS name
 			FROM agent_commands WHERE agent_id = :'agent' AND queued_at >= to_timestamp(:'since')),
-		e (at, key, line) AS (
-			SELECT connected_at, 's' || conn_id, 'gateway    ' || agent_id || ' connected, epoch ' || epoch
+		e (at, rank, key, line) AS (
+			SELECT connected_at, 0, 's' || conn_id, 'gateway    ' || agent_id || ' connected, epoch ' || epoch
 				FROM agent_sessions WHERE agent_id = :'agent' AND connected_at >= to_timestamp(:'since')
-			UNION ALL SELECT queued_at, 'q' || correlation_id, 'command    ' || name || ' queued' FROM c
-			UNION ALL SELECT offered_at, 'o' || correlation_id, 'command    ' || name || ' offered to the agent'
+			UNION ALL SELECT queued_at, 1, 'q' || correlation_id, 'command    ' || name || ' queued' FROM c
+			UNION ALL SELECT offered_at, 2, 'o' || correlation_id, 'command    ' || name || ' offered to the agent'
 				FROM c WHERE offered_at IS NOT NULL
-			UNION ALL SELECT accepted_at, 'a' || correlation_id, 'command    ' || name || ' accepted'
+			UNION ALL SELECT accepted_at, 3, 'a' || correlation_id, 'command    ' || name || ' accepted'
 				FROM c WHERE accepted_at IS NOT NULL
-			UNION ALL SELECT completed_at, 'd' || correlation_id, 'command    ' || name || ' ' || status ||
+			UNION ALL SELECT completed_at, 4, 'd' || correlation_id, 'command    ' || name || ' ' || status ||
 				coalesce(' after ' || round(1000 * extract(epoch FROM completed_at - queued_at)) || ' ms', '')
 				FROM c WHERE completed_at IS NOT NULL
-			UNION ALL SELECT r.recorded_at, 'r' || r.correlation_id, 'result row ' || c.name || ' ' || r.status ||
+			UNION ALL SELECT r.recorded_at, 5, 'r' || r.correlation_id, 'result row ' || c.name || ' ' || r.status ||
 				coalesce(', rc ' || r.rc, '') || coalesce(', ran ' || r.duration_ms || ' ms', '') ||
 				coalesce(', ' || r.error_code || ': ' || r.error_msg, '') ||
 				coalesce(': ' || left(regexp_replace(r.stdout_redacted, '\s+', ' ', 'g'), 160), '')
 				FROM agent_command_results r JOIN c USING (correlation_id))
-		SELECT key, to_char(at, 'HH24:MI:SS.MS'), line FROM e ORDER BY at, key
+		SELECT key, to_char(at, 'HH24:MI:SS.MS'), line FROM e ORDER BY at, rank, key
 	SQL
 }
 
@@ -431,9 +431,12 @@ up_main() {
 	*) die "up takes --once or nothing" ;;
 	esac
 	packages_need build run
-	local began
+	local began built=''
 	began=$(date +%s%N)
-	[ -d "build/$UP_PRESET/bin" ] || say "Building (preset $UP_PRESET)"
+	[ -x "$UP_BIN/agent-bridge" ] || {
+		built=1
+		say "Building (preset $UP_PRESET; about a minute)"
+	}
 	build_preset "$UP_PRESET"
 	is_root || sudo -v || die "the helper runs as root: let $(id -un) use sudo, or run this as root"
 	exec 9>"/tmp/viw-up.$(cksum <<<"$UP_DIR" | cut -d' ' -f1).$(id -u)"
@@ -445,12 +448,13 @@ up_main() {
 	echo "$$ $(up_start_time $$)" >"$UP_DIR/pid/up"
 	trap 'exit 130' INT TERM HUP PIPE
 	trap 'trap - EXIT; trap "" INT TERM HUP PIPE; echo; note "stopping"; up_stop; rm -f "$UP_DIR/pid/up"' EXIT
+	[ -z "$built" ] || note "built in $(((start - began) / 1000000000)) s"
 	UP_SINCE=$(date +%s.%N)
 	up_start_stores
 	up_start_helper
 	up_prepare_stores
 	up_start_programs
-	say "Everything runs, after $((($(date +%s%N) - start) / 1000000)) ms (and $(((start - began) / 1000000)) ms to see that the build is current). What PostgreSQL holds:"
+	say "Everything runs, after $((($(date +%s%N) - start) / 1000000)) ms. What PostgreSQL holds:"
 	UP_CID_READ=$(up_send get_system_health '{}')
 	UP_CID_RUN=$(up_send leave_note '{"text":"the spine stands"}')
 	up_watch
