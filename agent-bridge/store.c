@@ -22,13 +22,15 @@
 #include "ops.h"
 
 #define KEEP_MAX_BYTES ((size_t)48 << 20)
-#define RING_MAX_BYTES ((size_t)32 << 20)
-#define PROBE_MS       250
-#define LEASE_MS       15000
-#define LEASE_EVERY_MS 5000
-#define WAKE_BLOCK_S   10
-#define DRAIN_LOOK_MS  20
-#define SAMPLE_EVERY   64 /* telemetry replies whose time is measured */
+/* Much more than where pausing begins: sockets go on for a moment after it, by tens of KiB each. */
+#define RING_MAX_BYTES	 ((size_t)128 << 20)
+#define RING_PAUSE_BYTES ((size_t)16 << 20)
+#define PROBE_MS	 250
+#define LEASE_MS	 15000
+#define LEASE_EVERY_MS	 5000
+#define WAKE_BLOCK_S	 10
+#define DRAIN_LOOK_MS	 20
+#define SAMPLE_EVERY	 64 /* telemetry replies whose time is measured */
 
 struct ring_entry {
 	struct ring_entry *next;
@@ -178,9 +180,9 @@ static void note_success(struct store *s)
 static void check_pressure(struct store *s)
 {
 	size_t flying = redis_in_flight(s->redis);
-	bool high = s->ops.bytes > KEEP_MAX_BYTES / 2 || s->ring_bytes > RING_MAX_BYTES / 2 ||
-		    flying > 12000;
-	bool low = s->ops.bytes < KEEP_MAX_BYTES / 4 && s->ring_bytes < RING_MAX_BYTES / 4 &&
+	bool high =
+	    s->ops.bytes > KEEP_MAX_BYTES / 2 || s->ring_bytes > RING_PAUSE_BYTES || flying > 12000;
+	bool low = s->ops.bytes < KEEP_MAX_BYTES / 4 && s->ring_bytes < RING_PAUSE_BYTES / 2 &&
 		   flying < 6000;
 	bool pressed = s->pressed ? !low : high;
 

@@ -1,0 +1,532 @@
+"""Chapter 03: each atomic step of agent-bridge/redis alone, by EVAL on a real Redis."""
+import time
+
+import lua as lua_files
+import pytest
+import redis as redis_py
+from bridges import results
+from viwtest import wait_for
+
+NOW = "2026-11-20T12:00:00.000Z"
+
+
+@pytest.fixture
+def db(redis):
+    return redis.client
+
+
+@pytest.fixture
+def lua(redis):
+    return lua_files.Lua(redis.client)
+
+
+def now_ms(db):
+    s, us = db.time()
+    return s * 1000 + us // 1000
+
+
+def dump(db):
+    """Everything in Redis, to see that nothing changed."""
+    return {k: db.dump(k) for k in sorted(db.scan_iter("*"))}
+
+
+class Site:
+    """A router lease, a bridge lease and an agent that is connected: what the steps stand on."""
+
+    def __init__(self, db, lua, agent="a1", bridge="b1", conn="c1"):
+        self.db, self.lua, self.agent, self.bridge, self.conn = db, lua, agent, bridge, conn
+        lua.bridge_lease(bridge, "inst-1", "", 15000)
+        token, _ = lua.router_lease(bridge, "", 4000)
+        self.lease = f"{bridge}|{token}"
+        self.claim()
+        db.xgroup_create("viw.commands", "agent-bridge", "0", mkstream=True)
+
+    def claim(self, conn=None, bridge=None):
+        self.conn, self.bridge = conn or self.conn, bridge or self.bridge
+        word, self.epoch, _ = self.lua.claim(self.agent, self.bridge, self.conn, "", 0, "")
+        assert word == "claimed"
+        self.owner = f"{self.bridge}|{self.epoch}|{self.conn}"
+
+    def entry(self, cid, kind="run", ttl_ms=60000, agent=None, verb="ECHO", params="{}", digest="d", extra=""):
+        entry_id = self.db.xadd("viw.commands", {"correlation_id": cid})
+        self.lua.router_read(self.lease, ">", 64)
+        exp = now_ms(self.db) + ttl_ms
+        return [entry_id, kind, cid, agent or self.agent, digest, verb, params, exp, NOW, NOW, "admin",
+                "", extra]
+
+    def route(self, *entries, lease=None):
+        flat = [v for e in entries for v in e]
+        return self.lua.route(lease or self.lease, self.bridge, NOW, *flat)
+
+    def offer(self, journal="", window=4, again=0, owner=None):
+        out = self.lua.offer(self.agent, owner or self.owner, journal, window, again, self.bridge, self.conn,
+                             self.epoch, NOW)
+        if out == "FENCED":
+            return out
+        names = ("kind", "cid", "verb", "params", "left", "exp", "issued_at", "by", "sig", "age")
+        return [dict(zip(names, out[i:i + 10])) for i in range(1, len(out), 10)]
+
+    def answer(self, cid, agent=None, frame='{"type":"RESULT"}'):
+        return self.lua.result(agent or self.agent, cid, frame, self.bridge, self.epoch, NOW)[0]
+
+    def marker(self, cid):
+        return self.db.hgetall(f"viw.cid.{cid}")
+
+    def open_keys(self):
+        return [k for k in (f"viw.mbox.{self.agent}", f"viw.offered.{self.agent}", "viw.deadlines", "viw.waiting")
+                if self.db.exists(k)]
+
+    def pending(self):
+        return self.db.xpending("viw.commands", "agent-bridge")["pending"]
+
+
+@pytest.fixture
+def site(db, lua):
+    return Site(db, lua)
+
+
+# ---------------------------------------------------------------- claim, reclaim, release, check
+
+
+def test_claim_epochs_rise_and_the_former_bridge_is_told(db, lua):
+    lua.bridge_lease("b1", "i", "", 15000)
+    word, first, former = lua.claim("a1", "b1", "c1", "n-1", now_ms(db) + 60000, "")
+    assert (word, former) == ("claimed", "") and abs(int(first) - now_ms(db)) < 5000
+    word, second, former = lua.claim("a1", "b2", "c2", "n-2", now_ms(db) + 60000, "")
+    assert int(second) > int(first) and former == f"b1|{first}|c1"
+    assert db.hget("viw.owner", "a1") == f"b2|{second}|c2"
+    assert db.lrange("viw.wake.b1", 0, -1) == [f"s|a1|{second}"]
+    db.hset("viw.epoch", "a1", 2**52)  # a clock that once ran ahead never lowers it
+    assert int(lua.claim("a1", "b1", "c3", "", 0, "")[1]) == 2**52 + 1
+
+
+def test_claim_knows_a_nonce_of_another_connection_only(db, lua):
+    until = now_ms(db) + 60000
+    assert lua.claim("a1", "b1", "c1", "n", until, "")[0] == "claimed"
+    assert lua.claim("a1", "b1", "c1", "n", until, "")[0] == "claimed"  # its answer was lost
+    before = dump(db)
+    assert lua.claim("a1", "b2", "c2", "n", until, "") == ["nonce_seen"]
+    assert dump(db) == before
+    assert lua.claim("a2", "b2", "c3", "n", until, "")[0] == "claimed"  # another agent's
+    assert 0 < db.pttl("viw.nonce.a1.n") <= 60000
+
+
+def test_claim_refuses_decommissioned_and_revoked(db, lua):
+    db.sadd("viw.decommissioned", "a1")
+    db.sadd("viw.revoked", "ab12")
+    assert lua.claim("a1", "b1", "c1", "n", now_ms(db) + 1000, "") == ["decommissioned"]
+    assert lua.claim("a2", "b1", "c1", "n", now_ms(db) + 1000, "ab12") == ["revoked"]
+    assert not db.exists("viw.owner") and not db.exists("viw.nonce.a1.n")
+
+
+def test_reclaim_keeps_the_epoch_and_the_later_connection_wins(db, lua, site):
+    db.delete("viw.owner", "viw.epoch")
+    assert lua.reclaim("a1", "b1", "c1", site.epoch) == ["kept"]
+    assert db.hget("viw.owner", "a1") == site.owner
+    later = int(site.epoch) + 5
+    assert lua.reclaim("a1", "b2", "c2", later) == ["kept"]
+    assert lua.reclaim("a1", "b1", "c1", site.epoch) == ["superseded"]
+    assert lua.reclaim("a1", "b3", "c3", later) == ["superseded"]  # a tie keeps who is there
+    db.sadd("viw.decommissioned", "a1")
+    assert lua.reclaim("a1", "b2", "c2", later) == ["decommissioned"]
+
+
+def test_release_only_of_what_is_ours(db, lua, site):
+    assert lua.release("a1", "b9|1|c9") == 0
+    assert db.hexists("viw.owner", "a1")
+    assert lua.release("a1", site.owner) == 1
+    assert not db.hexists("viw.owner", "a1") and db.hexists("viw.epoch", "a1")
+
+
+def test_check_names_only_who_needs_something(db, lua):
+    owners = {}
+    for i in range(6):
+        epoch = lua.claim(f"a{i}", "b1", f"c{i}", "", 0, "")[1]
+        owners[f"a{i}"] = f"b1|{epoch}|c{i}"
+    lua.claim("a1", "b2", "c9", "", 0, "")
+    db.hdel("viw.owner", "a2")
+    db.sadd("viw.decommissioned", "a3")
+    db.sadd("viw.waiting", "a4", "a5")
+    args = [v for pair in owners.items() for v in pair]
+    assert lua.check(*args) == [1, "superseded", 2, "ownerless", 3, "decommissioned", 4, "waiting", 5, "waiting"]
+    assert lua.check() == []
+
+
+# ---------------------------------------------------------------- leases
+
+
+def test_bridge_lease_remembers_since_when(db, lua):
+    started, other = lua.bridge_lease("b1", "i1", "", 15000)
+    assert abs(int(started) - now_ms(db)) < 5000 and other == ""
+    assert lua.bridge_lease("b1", "i1", started, 15000) == [started, ""]
+    assert db.get("viw.bridge.b1") == f"{started}|i1" and 14000 < db.pttl("viw.bridge.b1") <= 15000
+    db.delete("viw.bridge.b1")  # lapsed or lost: the sessions since then are still ours
+    assert lua.bridge_lease("b1", "i1", started, 15000) == [started, ""]
+    assert lua.bridge_lease("b1", "i2", "", 15000)[1] == f"{started}|i1"
+
+
+def test_router_lease_is_taken_kept_and_never_kept_once_lapsed(db, lua):
+    token, word = lua.router_lease("b1", "", 4000)
+    assert word == "taken"
+    assert lua.router_lease("b1", token, 4000) == [token, "kept"]
+    none, holder, ms = lua.router_lease("b2", "", 4000)
+    assert none == "" and holder == f"b1|{token}" and 0 < ms <= 4000
+    assert lua.router_lease("b1", "", 4000)[0] == ""  # the same name without the token is another process
+    db.delete("viw.lease.router")
+    fresh, word = lua.router_lease("b1", token, 4000)
+    assert word == "taken" and int(fresh) > int(token)
+    db.delete("viw.lease.router", "viw.fence.router")  # Redis lost both: tokens rise all the same
+    time.sleep(0.002)
+    assert int(lua.router_lease("b2", "", 4000)[0]) > int(fresh)
+
+
+def test_router_yield_gives_back_only_its_own(db, lua, site):
+    assert lua.router_yield("b1|1") == 0 and db.exists("viw.lease.router")
+    assert lua.router_yield(site.lease) == 1 and not db.exists("viw.lease.router")
+
+
+# ---------------------------------------------------------------- read, route
+
+
+def test_router_read_is_fenced_and_reads_pending_again(db, lua, site):
+    ids = [db.xadd("viw.commands", {"n": i}) for i in range(3)]
+    assert lua.router_read("b1|1", ">", 64) == "FENCED"
+    last, entries = lua.router_read(site.lease, ">", 2)
+    assert [e[0] for e in entries] == ids[:2] and last == ids[1]
+    assert [e[0] for e in lua.router_read(site.lease, "0", 64)[1]] == ids[:2]
+    assert [e[0] for e in lua.router_read(site.lease, ">", 64)[1]] == ids[2:]
+    assert lua.router_read(site.lease, ">", 64) == [ids[2], []]
+
+
+def test_router_read_says_nogroup(db, lua, site):
+    db.delete("viw.commands")
+    with pytest.raises(redis_py.exceptions.ResponseError, match="^NOGROUP"):
+        lua.router_read(site.lease, ">", 64)
+
+
+def test_route_puts_into_the_mailbox_in_order_and_acknowledges(db, lua, site):
+    entries = [site.entry("x1", params='{"a":1}'), site.entry("x2"), site.entry("x3", agent="a2")]
+    assert site.route(*entries) == ["queued", "b1", "queued", "b1", "queued", ""]
+    assert [f["cid"] for _, f in db.xrange("viw.mbox.a1")] == ["x1", "x2"]
+    marker = site.marker("x1")
+    assert marker["state"] == "queued" and marker["agent"] == "a1" and marker["entry"] == db.xrange("viw.mbox.a1")[0][0]
+    assert db.ttl("viw.cid.x1") == -1  # unfinished: never forgotten
+    assert db.smembers("viw.waiting") == {"a1", "a2"} and db.zcard("viw.deadlines") == 3
+    assert site.pending() == 0 and results_of(db) == []
+
+
+def results_of(db, cid=None):
+    class R:
+        client = db
+    return results(R, cid)
+
+
+def test_route_repeated_changes_nothing(db, lua, site):
+    entries = [site.entry("x1"), site.entry("x2", ttl_ms=-1), site.entry("x3", kind="cancel")]
+    site.route(*entries)
+    before = dump(db)
+    assert site.route(*entries)[::2] == ["duplicate", "duplicate", "finished"]
+    assert dump(db) == before
+
+
+def test_route_is_fenced(db, lua, site):
+    entry = site.entry("x1")
+    before = dump(db)
+    assert site.route(entry, lease="b1|17") == "FENCED"
+    assert dump(db) == before
+    db.delete("viw.lease.router")
+    assert site.route(entry) == "FENCED"
+
+
+def test_route_same_id_twice_is_one_command(db, lua, site):
+    assert site.route(site.entry("x1"), site.entry("x1", params='{"other":1}', digest="e"))[::2] == ["queued", "duplicate"]
+    assert db.xlen("viw.mbox.a1") == 1 and site.pending() == 0
+
+
+def test_route_expired_rejected_decommissioned_end_with_a_result(db, lua, site):
+    db.sadd("viw.decommissioned", "gone")
+    words = site.route(site.entry("x1", ttl_ms=-1), site.entry("x2", kind="reject", verb="bad_ttl", extra="why not"),
+                       site.entry("x3", agent="gone"))[::2]
+    assert words == ["expired", "rejected", "rejected"]
+    rows = {r["correlation_id"]: r for r in results_of(db)}
+    assert (rows["x1"]["state"], rows["x1"]["frame"]["status"]) == ("expired", "expired")
+    assert (rows["x2"]["state"], rows["x2"]["frame"]["status"]) == ("rejected", "error")
+    assert rows["x2"]["frame"]["error"] == {"code": "bad_ttl", "msg": "why not"}
+    assert rows["x3"]["error_code"] == "decommissioned" and rows["x3"]["source"] == "bridge"
+    assert rows["x1"]["command"] == "ECHO" and rows["x1"]["issued_by_admin_id"] == "admin"
+    for cid in rows:
+        assert site.marker(cid)["state"] == "done" and 7 * 86400 < db.ttl(f"viw.cid.{cid}") <= 8 * 86400
+    assert site.open_keys() == [] and site.pending() == 0
+
+
+def test_route_a_reject_never_ends_a_known_command(db, lua, site):
+    site.route(site.entry("x1"))
+    assert site.route(site.entry("x1", kind="reject", verb="bad_ttl", extra="no"))[0] == "duplicate"
+    assert results_of(db) == [] and site.marker("x1")["state"] == "queued"
+
+
+def test_route_drop_only_acknowledges(db, lua, site):
+    assert site.route(site.entry("", kind="drop", agent="?"))[0] == "dropped"
+    assert site.pending() == 0 and results_of(db) == []
+
+
+def test_route_cancel_before_run_leaves_a_tombstone(db, lua, site):
+    assert site.route(site.entry("x1", kind="cancel"))[0] == "tombstone"
+    assert site.marker("x1")["state"] == "tombstone" and db.ttl("viw.cid.x1") > 7 * 86400
+    assert site.route(site.entry("x1"))[0] == "cancelled"
+    assert [r["state"] for r in results_of(db, "x1")] == ["cancelled"]
+    assert site.open_keys() == []
+
+
+def test_route_cancel_of_a_queued_one_ends_it_and_of_an_offered_one_asks(db, lua, site):
+    site.route(site.entry("x1"), site.entry("x2"))
+    assert [o["cid"] for o in site.offer(window=1)] == ["x1"]
+    assert site.route(site.entry("x1", kind="cancel"), site.entry("x2", kind="cancel")) == ["asked", "b1", "cancelled", ""]
+    assert [r["correlation_id"] for r in results_of(db)] == ["x2"]
+    assert [(o["kind"], o["cid"]) for o in site.offer()] == [("cancel", "x1")]
+    assert site.answer("x1") == "stored"
+    assert site.route(site.entry("x1", kind="cancel"))[0] == "finished"
+    assert site.route(site.entry("x1", kind="cancel", agent="a9"))[0] == "mismatch"
+    assert site.open_keys() == []
+
+
+def test_route_requeued_is_never_ended_by_the_bridge(db, lua, site):
+    assert site.route(site.entry("x1", ttl_ms=-5000, extra="1"), site.entry("x2", extra="1"))[::2] == ["queued", "queued"]
+    assert results_of(db) == []
+    assert [(o["kind"], o["cid"]) for o in site.offer()] == [("cancel", "x1"), ("command", "x2")]
+    assert lua.expire(site.lease, "b1", NOW, 64)[1] == 0 and results_of(db) == []
+    assert site.answer("x1") == "stored" and site.answer("x2") == "stored"
+    assert site.open_keys() == []
+
+
+def test_route_cancel_of_what_redis_lost_asks_the_agent(db, lua, site):
+    assert site.route(site.entry("x1", kind="cancel", extra="1"))[0] == "asked"
+    assert [(o["kind"], o["cid"]) for o in site.offer()] == [("cancel", "x1")]
+    assert site.answer("x1") == "stored" and site.open_keys() == []
+
+
+def test_route_hints_another_bridge_once_a_batch(db, lua, site):
+    lua.bridge_lease("b2", "i2", "", 15000)
+    site.claim(conn="c2", bridge="b2")
+    site.bridge = "b1"
+    assert site.route(site.entry("x1"), site.entry("x2"))[1::2] == ["b2", "b2"]
+    assert db.lrange("viw.wake.b2", 0, -1) == ["o|a1"]
+    db.delete("viw.bridge.b2", "viw.wake.b2")  # dead: nobody reads hints
+    assert site.route(site.entry("x3"))[1] == ""
+    assert not db.exists("viw.wake.b2")
+
+
+def test_hints_are_capped(db, lua, site):
+    lua.bridge_lease("b2", "i2", "", 15000)
+    site.claim(conn="c2", bridge="b2")
+    site.bridge = "b1"
+    db.rpush("viw.wake.b2", *["o|x"] * 10000)
+    site.route(site.entry("x1"))
+    assert db.llen("viw.wake.b2") == 10000 and db.lindex("viw.wake.b2", -1) == "o|a1"
+
+
+# ---------------------------------------------------------------- offer
+
+
+def test_offer_keeps_order_and_window(db, lua, site):
+    site.route(*[site.entry(f"x{i}") for i in range(5)])
+    assert [o["cid"] for o in site.offer(window=2)] == ["x0", "x1"]
+    assert site.offer(window=2) == []  # both unanswered
+    site.answer("x0")
+    assert [o["cid"] for o in site.offer(window=2)] == ["x2"]
+    assert [o["cid"] for o in site.offer(window=2, again=1)] == ["x1", "x2"]
+    assert site.marker("x1")["state"] == "offered" and site.marker("x4")["state"] == "queued"
+    events = [(f["correlation_id"], f["event"], f["conn_id"]) for _, f in db.xrange("viw.command_events")]
+    assert events == [("x0", "offered", "c1"), ("x1", "offered", "c1"), ("x2", "offered", "c1")]
+
+
+def test_offer_is_fenced_by_the_epoch(db, lua, site):
+    site.route(site.entry("x1"))
+    old = site.owner
+    site.claim(conn="c2")
+    before = dump(db)
+    assert site.offer(owner=old) == "FENCED"
+    db.hdel("viw.owner", "a1")
+    assert site.offer() == "FENCED"
+    db.hset("viw.owner", "a1", site.owner)
+    assert dump(db) == before
+    assert [o["cid"] for o in site.offer()] == ["x1"]
+
+
+def test_offer_never_to_another_journal(db, lua, site):
+    site.route(site.entry("x1"), site.entry("x2"))
+    assert [o["cid"] for o in site.offer("J1", window=1)] == ["x1"]
+    assert [o["cid"] for o in site.offer("J2", again=1)] == ["x2"]
+    row = results_of(db, "x1")[0]
+    assert row["state"] == "unknown" and row["error_code"] == "journal_changed"
+    assert db.hgetall("viw.offered.a1") == {"x2": "J2"}
+    # The true answer may still come, once, as evidence.
+    assert site.answer("x1") == "stored" and site.answer("x1") == "finished"
+    assert [r["source"] for r in results_of(db, "x1")] == ["bridge", "agent"]
+
+
+def test_offer_under_no_journal_binds_to_the_first_one_and_is_held_without(db, lua, site):
+    site.route(site.entry("x1"))
+    assert [o["cid"] for o in site.offer("")] == ["x1"]
+    assert [o["cid"] for o in site.offer("J1", again=1)] == ["x1"]
+    assert db.hgetall("viw.offered.a1") == {"x1": "J1"}
+    assert site.offer("", again=1) == []  # who has lost its helper is not asked to run it
+    assert results_of(db) == []
+    assert [o["cid"] for o in site.offer("J1", again=1)] == ["x1"]
+
+
+def test_offer_past_its_time_is_never_a_command(db, lua, site):
+    site.route(site.entry("x1", ttl_ms=400), site.entry("x2", ttl_ms=400), site.entry("x3"))
+    assert [o["cid"] for o in site.offer("J", window=1)] == ["x1"]
+    wait_for(lambda: now_ms(db) > int(site.marker("x2")["exp"]), 3)
+    offers = site.offer("J", again=1)
+    assert [(o["kind"], o["cid"]) for o in offers] == [("cancel", "x1"), ("command", "x3")]
+    assert offers[0]["left"] == "0" and 0 < int(offers[1]["left"]) <= 60000
+    assert [(r["correlation_id"], r["state"]) for r in results_of(db)] == [("x2", "expired")]
+
+
+def test_offer_looks_behind_entries_it_ends(db, lua, site):
+    site.route(*[site.entry(f"x{i}", ttl_ms=300) for i in range(9)], site.entry("y"))
+    wait_for(lambda: now_ms(db) > int(site.marker("x8")["exp"]), 3)
+    assert [o["cid"] for o in site.offer(window=2)] == ["y"]
+    assert len(results_of(db)) == 9
+
+
+# ---------------------------------------------------------------- lookup, result
+
+
+def test_lookup_gives_parameters_while_they_exist(db, lua, site):
+    site.route(site.entry("x1", params='{"userpass":"s"}'))
+    assert lua.lookup("a1", "x1") == ["open", "ECHO", '{"userpass":"s"}']
+    assert lua.lookup("a2", "x1") == ["not_yours"]
+    assert lua.lookup("a1", "never") == ["unknown"]
+    db.delete("viw.mbox.a1")
+    assert lua.lookup("a1", "x1") == ["withhold"]
+    site.answer("x1")
+    assert lua.lookup("a1", "x1") == ["finished"]
+    site.route(site.entry("x2", kind="cancel"))
+    assert lua.lookup("a1", "x2") == ["unknown"]
+
+
+def test_result_is_stored_once_and_leaves_no_secret(db, lua, site):
+    site.route(site.entry("x1", params='{"userpass":"hush"}'), site.entry("x2"))
+    site.offer()
+    assert lua.result("a1", "x1", "{}", "b1", site.epoch, NOW) == ["stored", 1]
+    assert lua.result("a1", "x1", "{}", "b1", site.epoch, NOW) == ["finished", 1]
+    row = results_of(db, "x1")[0]
+    assert row["command"] == "ECHO" and row["issued_by_admin_id"] == "admin" and row["source"] == "agent"
+    assert row["epoch"] == site.epoch and "state" not in row
+    assert site.answer("x2", agent="a9") == "not_yours" and site.answer("nope") == "unknown"
+    assert site.answer("x2") == "stored" and site.open_keys() == []
+    db.xtrim("viw.commands", 0)
+    for key in db.scan_iter("*"):
+        assert b"hush" not in redis_py.Redis(unix_socket_path=db.connection_pool.connection_kwargs["path"]).dump(key)
+
+
+def test_result_of_an_offer_of_an_older_connection_counts(db, lua, site):
+    site.route(site.entry("x1"))
+    site.offer()
+    site.claim(conn="c2", bridge="b2")
+    assert site.answer("x1") == "stored"
+
+
+# ---------------------------------------------------------------- expire, trim, post
+
+
+def test_expire_ends_what_was_not_offered_and_asks_for_the_rest(db, lua, site):
+    site.route(site.entry("x1", ttl_ms=200), site.entry("x2", ttl_ms=200), site.entry("x3", ttl_ms=30000))
+    site.offer(window=1)
+    out = lua.expire(site.lease, "b1", NOW, 64)
+    assert out[1] == 0 and 0 <= out[0] <= 200
+    wait_for(lambda: now_ms(db) > int(site.marker("x2")["exp"]), 3)
+    out = lua.expire(site.lease, "b1", NOW, 64)
+    assert out[1:] == [1, "a1"] and out[0] <= 30000  # x2 ended; a1's bridge is told to ask for x1
+    assert [(r["correlation_id"], r["state"]) for r in results_of(db)] == [("x2", "expired")]
+    again = db.zscore("viw.deadlines", "x1") - now_ms(db)
+    assert 25000 < again <= 30000
+    assert lua.expire("b1|9", "b1", NOW, 64) == "FENCED"
+    for cid in ("x1", "x3"):
+        site.answer(cid)
+    assert lua.expire(site.lease, "b1", NOW, 64) == [-1, 0]
+
+
+def test_expire_forgets_deadlines_of_what_is_gone(db, lua, site):
+    db.zadd("viw.deadlines", {"ghost": 1})
+    assert lua.expire(site.lease, "b1", NOW, 64) == [-1, 0]
+
+
+def test_trim_only_behind_the_slowest_group(db, lua, site):
+    ids = [db.xadd("viw.commands", {"n": i}) for i in range(6)]
+    trim = lambda: lua.trim(site.lease, "commands", "agent-bridge", "results-writer")
+    db.xreadgroup("agent-bridge", "router", {"viw.commands": ">"}, count=5)
+    db.xack("viw.commands", "agent-bridge", *ids[:5])
+    assert trim() == ["no_group", "results-writer"] and db.xlen("viw.commands") == 6
+    db.xgroup_create("viw.commands", "results-writer", "0")
+    assert trim() == ["trimmed", 0]
+    db.xreadgroup("results-writer", "w", {"viw.commands": ">"}, count=4)
+    db.xack("viw.commands", "results-writer", ids[0], ids[1], ids[3])
+    assert trim() == ["trimmed", 2]  # ids[2] is unacknowledged
+    db.xack("viw.commands", "results-writer", ids[2])
+    assert trim() == ["trimmed", 2] and [e for e, _ in db.xrange("viw.commands")] == ids[4:]
+    db.xgroup_create("viw.commands", "somebody", ids[4])  # any other group is respected
+    assert trim() == ["trimmed", 0]
+    assert lua.trim("b1|9", "commands") == "FENCED"
+    assert lua.trim(site.lease, "nothing", "g") == ["no_stream", 0]
+
+
+def test_post_is_idempotent_and_bounded(db, lua, site):
+    post = lambda cid, digest="d", agent="a1", connected=0, most=64: lua.post(
+        agent, cid, digest, connected, most, "correlation_id", cid, "agent_id", agent, "command", "ECHO")
+    assert post("x1") == "queued" and post("x1") == "queued" and db.xlen("viw.commands") == 1
+    assert post("x1", digest="other") == "conflict" and post("x1", agent="a2") == "conflict"
+    assert post("x2", agent="nobody", connected=1) == "offline" and post("x2", connected=1) == "queued"
+    db.delete("viw.bridge.b1")  # its bridge is dead: connected to nobody
+    assert post("x3", connected=1) == "offline"
+    lua.router_read(site.lease, ">", 64)
+    entry = lambda cid, digest: [db.xrange("viw.commands")[0][0], "run", cid, "a1", digest, "ECHO", "{}",
+                                 now_ms(db) + 9000, NOW, NOW, "", "", ""]
+    assert site.route(entry("x1", "d"))[0] == "queued"
+    assert site.route(entry("x2", "other"))[0] == "duplicate"  # not what was posted
+    assert db.ttl("viw.cid.x1") == -1
+    assert post("x4", most=1) == "full" and post("x1", most=1) == "queued"
+
+
+# ---------------------------------------------------------------- out of memory
+
+# flags=allow-oom: these only free, or keep the fleet alive. no-writes: they only look.
+UNDER_OOM = {
+    "release": "works", "bridge_lease": "works", "router_lease": "works", "router_yield": "works",
+    "trim": "works", "check": "works", "lookup": "works",
+    "claim": "refused", "reclaim": "refused", "expire": "refused", "offer": "refused", "post": "refused",
+    "result": "refused", "route": "refused", "router_read": "refused",
+}
+
+
+@pytest.mark.parametrize("name", lua_files.NAMES)
+def test_out_of_memory(db, lua, site, name):
+    """Either a step is refused before its first write, or it is one that must go on."""
+    site.route(site.entry("x1"), site.entry("x2", ttl_ms=1))
+    site.offer(window=1)
+    args = {
+        "release": ["a1", site.owner], "bridge_lease": ["b1", "inst-1", "1", 15000],
+        "router_lease": ["b1", site.lease.split("|")[1], 4000], "router_yield": [site.lease],
+        "trim": [site.lease, "commands", "agent-bridge"], "check": ["a1", site.owner], "lookup": ["a1", "x1"],
+        "claim": ["a1", "b1", "c9", "n", now_ms(db) + 1000, ""], "reclaim": ["a1", "b1", "c1", site.epoch],
+        "expire": [site.lease, "b1", NOW, 64], "router_read": [site.lease, ">", 64],
+        "offer": ["a1", site.owner, "", 4, 1, "b1", "c1", site.epoch, NOW],
+        "post": ["a1", "x9", "d", 0, 64, "correlation_id", "x9"],
+        "result": ["a1", "x1", "{}", "b1", site.epoch, NOW],
+        "route": [site.lease, "b1", NOW, *site.entry("x3")],
+    }[name]
+    db.config_set("maxmemory", 1)
+    before = dump(db)
+    try:
+        lua.run(name, *args)
+        outcome = "works"
+    except redis_py.exceptions.RedisError as e:
+        assert "OOM" in type(e).__name__ + str(e) or "maxmemory" in str(e)
+        outcome = "refused"
+        assert dump(db) == before
+    assert outcome == UNDER_OOM[name]
+    db.config_set("maxmemory", 0)
+    lua.run(name, *args)
