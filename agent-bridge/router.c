@@ -32,6 +32,7 @@
 #define EXPIRE_MAX_WAIT_MS 10000
 #define TRIM_BUSY_MS	   2000
 #define TRIM_IDLE_MS	   10000
+#define TRIM_BUSY_FOR_MS   15000 /* after the last command routed or entry trimmed */
 #define WAIT_BLOCK_MS	   5000
 #define PAYLOAD_MAX_BYTES  4096
 
@@ -67,6 +68,7 @@ struct router {
 	char last_id[48];
 	bool expiring, trimming;
 	size_t trim_at;
+	int64_t trim_busy_until_ms;
 	bool trim_missing[ARRAY_LEN(trimmed)];
 	struct loop_timer *tick, *pause, *expire, *trim;
 	uint64_t term; /* rises with each loss of the lease */
@@ -433,6 +435,7 @@ static void route(struct router *r, const struct redis_reply *entries)
 		n += put_command(c, e.id, argv + n, exp[r->batch_n], sizeof(exp[0]));
 		r->batch_n++;
 	}
+	r->trim_busy_until_ms = loop_now_ms(r->loop) + TRIM_BUSY_FOR_MS;
 	CRASH_POINT("router.before_route");
 	r->step = ROUTING;
 	if (eval(r, SCRIPT_route, route_answered, n, argv) < 0)
@@ -553,6 +556,8 @@ static void trim_answered(struct router *r, const struct redis_reply *reply)
 				.detail = redis_str(redis_at(reply, 1)).p),
 			 "a consumer group is missing; its stream is not trimmed");
 	r->trim_missing[r->trim_at] = missing;
+	if (redis_int(redis_at(reply, 1)) > 0)
+		r->trim_busy_until_ms = loop_now_ms(r->loop) + TRIM_BUSY_FOR_MS;
 	if (span_eq(word, "trimmed"))
 		metric_add(metrics_get(r->metrics, M_trimmed, t->stream, NULL),
 			   (uint64_t)redis_int(redis_at(reply, 1)));
@@ -576,7 +581,9 @@ static void trim_next(struct router *r)
 		r->trimming = eval(r, SCRIPT_trim, trim_answered, n, argv) == 0;
 	}
 	if (!r->trimming)
-		loop_timer_start(r->trim, r->batch_n ? TRIM_BUSY_MS : TRIM_IDLE_MS, 0);
+		loop_timer_start(
+		    r->trim,
+		    loop_now_ms(r->loop) < r->trim_busy_until_ms ? TRIM_BUSY_MS : TRIM_IDLE_MS, 0);
 }
 
 static void on_trim_timer(void *arg)
@@ -587,7 +594,6 @@ static void on_trim_timer(void *arg)
 		return;
 	r->trim_at = 0;
 	trim_next(r);
-	r->batch_n = r->step == ROUTING ? r->batch_n : 0;
 }
 
 /* ---- life ---- */

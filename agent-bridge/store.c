@@ -594,6 +594,17 @@ static void on_info(void *arg, const struct redis_reply *reply)
 			 "Redis keeps no AOF: set appendonly yes, or a restart loses commands");
 }
 
+/* So that even the last call before a stop, which nobody waits for, finds its script. */
+static void load_scripts(struct store *s)
+{
+	struct span argv[3] = {SPAN("SCRIPT"), SPAN("LOAD")};
+
+	for (int i = 0; i < SCRIPT_NONE; i++) {
+		argv[2] = span_of(script_get((enum script)i)->body);
+		(void)!redis_cmd(s->redis, NULL, NULL, 3, argv);
+	}
+}
+
 static void on_redis_up(void *arg)
 {
 	struct store *s = arg;
@@ -601,6 +612,7 @@ static void on_redis_up(void *arg)
 	s->up = true;
 	s->impaired = false;
 	loop_timer_stop(s->probe);
+	load_scripts(s);
 	renew_lease(s);
 	if (!s->first_up_done) {
 		s->first_up_done = true;

@@ -20,6 +20,7 @@ class Bridge:
         full.update({f"AGENT_BRIDGE_{k}": str(v) for k, v in env.items()})
         self.proc = start("agent-bridge", env=full)
         self.proc.wait_log("listening")
+        self.proc.wait_log("redis_up")
 
     @property
     def url(self):

@@ -1,0 +1,314 @@
+"""Chapter 04: bridges side by side, killed, frozen, cut off; Redis lost, full, read-only, forgetful."""
+import json
+import os
+import subprocess
+import time
+
+import pytest
+import viwtest
+from bridges import SECRET, Bridge, leftovers, result, results, wait_result
+from viwtest import wait_for
+
+
+def leads(bridge):
+    return len(bridge.proc.find_logs("router_leads")) > len(bridge.proc.find_logs("router_follows"))
+
+
+@pytest.fixture
+def two(start, redis, connect):
+    """b1 is the router, b2 follows."""
+    b1 = Bridge(start, redis, connect, "b1", LOG_LEVEL="debug")
+    b1.proc.wait_log("router_leads")
+    return b1, Bridge(start, redis, connect, "b2", LOG_LEVEL="debug")
+
+
+def no_frame(agent, type="COMMAND", timeout=0.7):
+    with pytest.raises(AssertionError, match=f"no {type}"):
+        agent.expect(type, timeout=timeout)
+
+
+def finish(agent, cid, **fields):
+    agent.send(result(cid, agent.agent_id, **fields))
+    assert agent.expect("RESULT_ACK")["correlation_id"] == cid
+
+
+# ---------------------------------------------------------------- side by side
+
+
+def test_commands_reach_the_agent_wherever_it_is_connected(two, redis):
+    agents = [bridge.agent(f"a{i}") for i, bridge in enumerate(two)]
+    for agent in agents:
+        began = time.monotonic()
+        cid = redis.xadd_command(agent.agent_id, "ECHO")
+        assert agent.expect("COMMAND")["correlation_id"] == cid
+        assert time.monotonic() - began < 1.5  # by a hint, not by the periodic look
+        finish(agent, cid)
+    assert [r["bridge_id"] for r in results(redis)] == ["b1", "b2"] and leftovers(redis) == []
+
+
+def test_a_lost_hint_is_made_up_for(two, redis):
+    agent = two[1].agent("a1")
+    redis.client.delete("viw.bridge.b2")  # no lease: no hint is sent
+    cid = redis.xadd_command("a1", "ECHO")
+    assert agent.expect("COMMAND", timeout=8)["correlation_id"] == cid
+
+
+def test_an_agent_that_moves_is_fenced_out_of_the_old_bridge(two, redis):
+    old = two[0].agent("a1", journal_id="J")
+    first = redis.xadd_command("a1", "ECHO")
+    old.expect("COMMAND")
+    new = two[1].agent("a1", journal_id="J")
+    assert old.wait_closed(3) == 4000
+    assert new.expect("COMMAND")["correlation_id"] == first  # unanswered: offered again, here
+    second = redis.xadd_command("a1", "ECHO")
+    assert new.expect("COMMAND")["correlation_id"] == second
+    assert int(new.ack["epoch"]) > int(old.ack["epoch"])
+    finish(new, first)
+    finish(new, second)
+    assert len(results(redis)) == 2 and leftovers(redis) == []
+
+
+def test_the_newer_of_two_connections_on_one_bridge_wins(two, redis):
+    old = two[0].agent("a1")
+    new = two[0].agent("a1")
+    assert old.wait_closed(3) == 4000
+    cid = redis.xadd_command("a1", "ECHO")
+    assert new.expect("COMMAND")["correlation_id"] == cid
+
+
+def test_a_nonce_used_at_another_bridge_is_4001(two):
+    headers = viwtest.handshake_headers("a1", SECRET)
+    first = two[0].connect(two[0].url, headers=headers)
+    first.expect("HELLO_ACK")
+    again = two[1].connect(two[1].url, headers=headers)
+    assert again.wait_closed(3) == 4001
+
+
+def test_decommissioned_while_connected(two, redis):
+    agent = two[1].agent("a1")
+    redis.client.sadd("viw.decommissioned", "a1")
+    assert agent.wait_closed(12) == 4003
+    cid = redis.xadd_command("a1", "ECHO")
+    assert wait_result(redis, cid)["error_code"] == "decommissioned"
+
+
+def test_stopping_the_router_hands_over_at_once(two, redis):
+    agent = two[1].agent("a1")
+    two[0].proc.stop()
+    began = time.monotonic()
+    cid = redis.xadd_command("a1", "ECHO")
+    assert agent.expect("COMMAND")["correlation_id"] == cid
+    assert time.monotonic() - began < 2.5
+
+
+def test_a_killed_router_is_replaced_within_five_seconds(two, redis):
+    agent = two[1].agent("a1")
+    two[0].proc.kill()
+    began = time.monotonic()
+    cids = [redis.xadd_command("a1", "ECHO") for _ in range(3)]
+    got = [agent.expect("COMMAND", timeout=8)["correlation_id"] for _ in cids]
+    assert got == cids and time.monotonic() - began < 5.5
+    for cid in cids:
+        finish(agent, cid)
+    assert len(results(redis)) == 3 and leftovers(redis) == []
+
+
+def test_entries_read_and_not_routed_are_taken_over(two, redis):
+    """The router dies between reading and routing: what it read is pending, and comes first."""
+    agent = two[1].agent("a1")
+    two[0].proc.freeze()
+    cids = [redis.xadd_command("a1", "ECHO") for _ in range(3)]
+    redis.client.xreadgroup("agent-bridge", "router", {"viw.commands": ">"}, count=2)
+    two[0].proc.kill()
+    assert [agent.expect("COMMAND", timeout=8)["correlation_id"] for _ in cids] == cids
+
+
+def test_a_frozen_router_does_nothing_stale(two, redis):
+    agent = two[1].agent("a1")
+    two[0].proc.freeze()
+    cids = [redis.xadd_command("a1", "ECHO") for _ in range(3)]
+    assert [agent.expect("COMMAND", timeout=8)["correlation_id"] for _ in cids] == cids
+    two[0].proc.thaw()
+    two[0].proc.wait_log("router_follows", timeout=10)
+    assert leads(two[1]) and not leads(two[0])
+    more = [redis.xadd_command("a1", "ECHO") for _ in range(4)]
+    assert agent.expect("COMMAND")["correlation_id"] == more[0]  # the window of four
+    no_frame(agent)
+    for cid in cids + more:
+        agent.send(result(cid, "a1"))
+    assert sorted(wait_for(lambda: len(results(redis)) == 7 and [r["correlation_id"] for r in results(redis)])) == sorted(cids + more)
+    assert redis.client.xpending("viw.commands", "agent-bridge")["pending"] == 0
+
+
+def test_a_bridge_frozen_while_its_agent_moves_delivers_nothing_stale(two, redis):
+    old = two[0].agent("a1", journal_id="J")
+    two[0].proc.freeze()
+    cid = redis.xadd_command("a1", "ECHO", ttl_s="60")
+    new = two[1].agent("a1", journal_id="J")
+    assert new.expect("COMMAND", timeout=8)["correlation_id"] == cid
+    finish(new, cid)
+    two[0].proc.thaw()
+    seen = []
+    try:
+        while True:
+            seen.append(old.recv(6)["type"])
+    except Exception:  # closed, as it must be
+        pass
+    assert "COMMAND" not in seen and old.wait_closed(1) == 4000
+    assert len(results(redis)) == 1
+
+
+def test_an_offer_that_was_overtaken_during_a_freeze_is_not_sent(start, redis, connect):
+    """The answer of OFFER lies unread in the frozen bridge's socket; meanwhile the command is done."""
+    b1, b2 = (Bridge(start, redis, connect, b) for b in ("b1", "b2"))
+    old = b1.agent("a1", journal_id="J")
+    redis.freeze()
+    redis.client.connection_pool.disconnect()
+    redis.thaw()
+    b1.proc.freeze()
+    b2.proc.wait_log("router_leads", timeout=10)
+    cid = redis.xadd_command("a1", "ECHO")
+    new = b2.agent("a1", journal_id="J")
+    new.expect("COMMAND", timeout=8)
+    finish(new, cid)
+    b1.proc.thaw()
+    assert old.wait_closed(8) == 4000
+    assert len(results(redis)) == 1
+
+
+def test_a_bridge_cut_off_from_redis_is_not_ready_and_delivers_nothing(two, redis):
+    agent = two[1].agent("a1")
+    redis.freeze()
+    two[1].proc.wait_log("redis_down", timeout=15)
+    no_frame(agent, timeout=0.3)
+    redis.thaw()
+    cid = redis.xadd_command("a1", "ECHO")
+    assert agent.expect("COMMAND", timeout=10)["correlation_id"] == cid
+
+
+# ---------------------------------------------------------------- Redis away and back
+
+
+def test_redis_killed_and_back_keeps_sockets_and_commands(two, redis):
+    agent = two[1].agent("a1")
+    cid = redis.xadd_command("a1", "ECHO")
+    agent.expect("COMMAND")
+    wait_for(lambda: redis.client.info("persistence")["aof_pending_bio_fsync"] == 0)
+    time.sleep(1.1)  # everysec: what is older than a second is on disk
+    redis.kill()
+    two[1].proc.wait_log("redis_down")
+    agent.send(result(cid, "a1", stdout="kept"))
+    no_frame(agent, "RESULT_ACK")  # stored before it is acknowledged
+    redis.start()
+    began = time.monotonic()
+    assert agent.expect("RESULT_ACK", timeout=8)["correlation_id"] == cid
+    assert time.monotonic() - began < 3
+    assert wait_result(redis, cid)["frame"]["stdout"] == "kept"
+    more = redis.xadd_command("a1", "ECHO")
+    assert agent.expect("COMMAND", timeout=10)["correlation_id"] == more
+
+
+def test_flushall_sessions_are_claimed_again_and_work_goes_on(two, redis):
+    agents = [b.agent(f"a{i}") for i, b in enumerate(two)]
+    epochs = [a.ack["epoch"] for a in agents]
+    redis.client.flushall()
+    wait_for(lambda: redis.client.hlen("viw.owner") == 2, 12, "both agents owned again")
+    assert {v.split("|")[1] for v in redis.client.hvals("viw.owner")} == {str(e) for e in epochs}
+    for agent in agents:
+        cid = redis.xadd_command(agent.agent_id, "ECHO")
+        assert agent.expect("COMMAND", timeout=12)["correlation_id"] == cid
+        finish(agent, cid)
+
+
+def test_a_result_of_a_command_redis_lost_is_acknowledged_and_a_requeue_asks_again(two, redis):
+    agent = two[0].agent("a1")
+    cid = redis.xadd_command("a1", "ECHO", params={"n": 1})
+    command = agent.expect("COMMAND")
+    redis.client.flushall()
+    agent.send(result(cid, "a1", stdout="secret?"))
+    agent.expect("RESULT_ACK")
+    assert results(redis) == []
+    redis.xadd_command("a1", "ECHO", cid, params={"n": 1}, expires_at=command["expires_at"], requeued="offered")
+    assert agent.expect("COMMAND", timeout=12)["correlation_id"] == cid
+    finish(agent, cid, stdout="again")
+    assert len(results(redis, cid)) == 1
+
+
+def test_group_destroyed_is_made_anew_and_known_ids_stay_done(two, redis):
+    agent = two[0].agent("a1")
+    cid = redis.xadd_command("a1", "ECHO")
+    agent.expect("COMMAND")
+    finish(agent, cid)
+    redis.client.xgroup_destroy("viw.commands", "agent-bridge")
+    more = redis.xadd_command("a1", "ECHO")
+    assert agent.expect("COMMAND", timeout=10)["correlation_id"] == more
+    two[0].proc.wait_log("group_missing")
+    no_frame(agent)
+    assert len(results(redis, cid)) == 1
+
+
+def test_script_cache_lost(two, redis):
+    agent = two[1].agent("a1")
+    redis.client.script_flush()
+    cid = redis.xadd_command("a1", "ECHO")
+    assert agent.expect("COMMAND")["correlation_id"] == cid
+    redis.client.script_flush()
+    finish(agent, cid)
+
+
+def oom(redis):
+    redis.client.config_set("maxmemory", 1)
+    return lambda: redis.client.config_set("maxmemory", 0)
+
+
+def readonly(redis):
+    redis.client.replicaof("127.0.0.1", "1")
+    return lambda: redis.client.replicaof("NO", "ONE")
+
+
+def misconf(redis):
+    """RDB saving is on and its last attempt failed: Redis refuses writes."""
+    db = redis.client
+    db.config_set("save", "3600 1")
+    dir = db.config_get("dir")["dir"]
+    rdb = os.path.join(dir, "dump.rdb")
+    os.mkdir(rdb)  # rename over a directory fails
+    db.bgsave()
+    wait_for(lambda: db.info("persistence")["rdb_last_bgsave_status"] == "err", 5)
+
+    def undo():
+        os.rmdir(rdb)
+        db.config_set("save", "")
+        db.config_set("stop-writes-on-bgsave-error", "no")
+    return undo
+
+
+@pytest.mark.parametrize("fault,word", [(oom, "OOM"), (readonly, "READONLY"), (misconf, "MISCONF")])
+def test_redis_refuses_writes_for_a_while(start, redis, connect, fault, word):
+    """Not acknowledged, not lost, not ready with the reason; recovers alone."""
+    bridge = Bridge(start, redis, connect)
+    agent = bridge.agent("a1")
+    cid = redis.xadd_command("a1", "ECHO")
+    agent.expect("COMMAND")
+    undo = fault(redis)
+    agent.send(result(cid, "a1", stdout="kept"))
+    no_frame(agent, "RESULT_ACK")
+    ready = subprocess.run(["curl", "-s", f"http://127.0.0.1:{bridge.port}/internal/agent/_readyz"],
+                           capture_output=True, text=True, timeout=5).stdout
+    assert word in ready, ready
+    for seq in range(20):
+        agent.send({"type": "TELEMETRY", "agent_id": "a1", "ts": viwtest.rfc3339(), "seq": seq, "metrics": {"cpu_pct": 1}})
+    undo()
+    assert agent.expect("RESULT_ACK", timeout=5)["correlation_id"] == cid
+    assert wait_result(redis, cid)["frame"]["stdout"] == "kept"
+    more = redis.xadd_command("a1", "ECHO")
+    assert agent.expect("COMMAND", timeout=5)["correlation_id"] == more
+    wait_for(lambda: redis.client.xlen("viw.telemetry") >= 20, 5)  # they waited in the ring
+    seqs = [json.loads(f["frame"])["seq"] for _, f in redis.client.xrange("viw.telemetry")]
+    assert seqs == list(range(20))
+
+
+def test_two_bridges_with_one_name_say_so(start, redis, connect):
+    Bridge(start, redis, connect, "same")
+    second = Bridge(start, redis, connect, "same")
+    second.proc.wait_log("bridge_id_shared")
