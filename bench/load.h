@@ -23,7 +23,7 @@ struct load_options {
 	enum load_target target;
 	enum load_mode mode;
 	const char *host, *path, *secret, *id_prefix;
-	unsigned port, conns, sources, concurrency, window, frames_per_conn;
+	unsigned port, conns, sources, concurrency, window, frames_per_conn, burst;
 	uint64_t frames, rate;
 	double seconds;
 	size_t frame_bytes;

@@ -123,7 +123,7 @@ void load_on_writable(struct load *l, struct load_conn *c)
 		return;
 	}
 	bool fast = l->sending && l->o.rate == 0 && frames_left() > 0;
-	if (fast && load_conn_send(l, c, (unsigned)(frames_left() > 4 ? 4 : frames_left())) == 0 &&
+	if (fast && load_conn_send(l, c, (unsigned)(frames_left() > load.o.burst ? load.o.burst : frames_left())) == 0 &&
 	    c->fd >= 0 && !c->out)
 		fast = false; /* MQTT: its window is full */
 	load_conn_want_out(l, c, (fast && frames_left() > 0) || c->out);
@@ -279,7 +279,7 @@ static void run(void)
 enum { OPT_NUMBER, OPT_TEXT, OPT_FLAG, OPT_TARGET, OPT_MODE };
 static uint64_t number_port, number_conns, number_sources = 8, number_concurrency = 200,
 					   number_window = 20, number_frames, number_rate,
-					   number_bytes = 400, number_each = 3, number_seconds;
+					   number_bytes = 400, number_each = 3, number_seconds, number_burst = 1;
 static const char *no_hello_unused;
 static const struct {
 	const char *name;
@@ -303,6 +303,7 @@ static const struct {
     {"bytes", OPT_NUMBER, &number_bytes, "size of a TELEMETRY frame (400)"},
     {"window", OPT_NUMBER, &number_window, "mqtt: unacknowledged frames a connection (20)"},
     {"each", OPT_NUMBER, &number_each, "churn: frames a connection (3)"},
+    {"burst", OPT_NUMBER, &number_burst, "fanin without --rate: frames written at once (1)"},
     {"tls", OPT_FLAG, &load.o.tls, "TLS"},
     {"ca-cert", OPT_TEXT, &load.o.ca_cert, "CA that signs the agents' certificates"},
     {"ca-key", OPT_TEXT, &load.o.ca_key, "its key"},
@@ -381,6 +382,7 @@ static bool parse(int argc, char **argv)
 	load.o.seconds = (double)number_seconds;
 	load.o.frame_bytes = number_bytes;
 	load.o.frames_per_conn = (unsigned)number_each;
+	load.o.burst = (unsigned)number_burst;
 	return optind == argc && load.o.port && load.o.conns && load.o.conns < 100000 &&
 	       number_bytes < LOAD_FRAME_MAX - 512;
 }
