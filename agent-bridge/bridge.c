@@ -1,6 +1,7 @@
 #include "bridge.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,6 +18,8 @@
 #include "transport.h"
 
 #define TICK_MS	      1000
+#define TRIM_SESSIONS 500
+#define TRIM_AFTER_S  2
 #define SPARE_SOCKETS 256 /* HTTP requests and handshakes beside MAX_CONN */
 
 struct bridge_event { /* a disconnect that waits for room in the store */
@@ -331,10 +334,31 @@ static const struct dispatch_ops dispatch_ops = {
 
 /* ---- time ---- */
 
+/* glibc keeps what thousands of closed sessions freed unless it is told. A walk over the heap takes
+ * a millisecond per 10 MiB or so: only once a quarter of many agents has left and for the next
+ * seconds no more do. */
+static void give_back_memory(struct bridge *b)
+{
+	size_t now = b->sessions.all;
+	bool falling = now < b->last_sessions;
+
+	b->last_sessions = now;
+	if (now > b->most_sessions)
+		b->most_sessions = now;
+	if (b->most_sessions - now < TRIM_SESSIONS || now > b->most_sessions / 4 * 3)
+		return;
+	b->trim_in_s = falling || !b->trim_in_s ? TRIM_AFTER_S : b->trim_in_s - 1;
+	if (b->trim_in_s)
+		return;
+	b->most_sessions = now;
+	(void)malloc_trim(0);
+}
+
 static void on_tick(void *arg)
 {
 	struct bridge *b = arg;
 
+	give_back_memory(b);
 	heartbeat_tick(&b->sessions, b->metrics, loop_now_ms(b->loop));
 }
 

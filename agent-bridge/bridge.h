@@ -42,6 +42,8 @@ struct bridge {
 	struct http_server *internal; /* with INTERNAL_BIND */
 	struct loop_timer *tick;      /* every second */
 	bool pressed;
+	size_t most_sessions, last_sessions; /* since memory was given back; a second ago */
+	unsigned trim_in_s;
 	struct bridge_event *unsent; /* disconnects the store had no room for */
 	struct tls_watch *tls_watch; /* with native TLS */
 	/* lifecycle.c */

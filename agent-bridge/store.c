@@ -30,7 +30,8 @@
 #define LEASE_EVERY_MS	 5000
 #define WAKE_BLOCK_S	 10
 #define DRAIN_LOOK_MS	 20
-#define SAMPLE_EVERY	 64 /* telemetry replies whose time is measured */
+#define TRIM_EVERY	 100 /* telemetry entries; each MAXLEN costs Redis a tenth of an XADD */
+#define SAMPLE_EVERY	 64  /* telemetry replies whose time is measured */
 
 struct ring_entry {
 	struct ring_entry *next;
@@ -54,8 +55,11 @@ struct store {
 	void *drained_arg;
 	int64_t drain_until_ms;
 
-	char *head; /* telemetry's XADD up to the agent's id */
-	size_t head_n;
+	struct head { /* telemetry's XADD up to the agent's id */
+		char text[256];
+		size_t n;
+	} head, head_trim; /* the second with MAXLEN */
+	uint64_t heads_put;
 	char telemetry_key[96];
 	struct ring_entry *ring_first, *ring_last;
 	size_t ring_bytes;
@@ -299,14 +303,15 @@ static size_t put_u64(char *out, uint64_t v)
 
 static size_t telemetry_room(const struct store *s, const struct store_conn *c, struct span frame)
 {
-	return s->head_n + frame.n + strlen(c->agent_id) + strlen(c->conn_id) + strlen(c->ip) +
-	       strlen(s->bridge_id) + 400; /* names, lengths, epoch, time */
+	return sizeof(s->head_trim.text) + frame.n + strlen(c->agent_id) + strlen(c->conn_id) +
+	       strlen(c->ip) + strlen(s->bridge_id) + 400; /* names, lengths, epoch, time */
 }
 
 static size_t put_telemetry(struct store *s, char *out, const struct store_conn *c,
 			    struct span frame)
 {
-	char *at = put_bytes(out, s->head, s->head_n), epoch[24];
+	const struct head *head = s->heads_put++ % TRIM_EVERY ? &s->head : &s->head_trim;
+	char *at = put_bytes(out, head->text, head->n), epoch[24];
 	struct span now = store_now_text(s);
 
 	at = put_bulk(at, c->agent_id, strlen(c->agent_id));
@@ -697,23 +702,20 @@ void store_drain(struct store *s, int64_t wait_ms, void (*done)(void *arg), void
 static const struct redis_ops data_ops = {on_redis_up, on_redis_down};
 static const struct redis_ops wake_ops = {on_wake_up, NULL};
 
-static int make_head(struct store *s, int64_t maxlen)
+static void make_head(struct head *h, const char *prefix, int64_t maxlen)
 {
 	char key[96], number[24];
-	size_t number_n = put_u64(number, maxlen > 0 ? (uint64_t)maxlen : 1000000);
-	char *at;
+	char *at = maxlen ? PUT_LITERAL(h->text, "*20\r\n$4\r\nXADD\r\n")
+			  : PUT_LITERAL(h->text, "*17\r\n$4\r\nXADD\r\n");
 
-	(void)snprintf(key, sizeof(key), "%s.telemetry", s->prefix);
-	s->head = malloc(256);
-	if (!s->head)
-		return -ENOMEM;
-	at = PUT_LITERAL(s->head, "*20\r\n$4\r\nXADD\r\n");
+	(void)snprintf(key, sizeof(key), "%s.telemetry", prefix);
 	at = put_bulk(at, key, strlen(key));
-	at = PUT_LITERAL(at, "$6\r\nMAXLEN\r\n$1\r\n~\r\n");
-	at = put_bulk(at, number, number_n);
+	if (maxlen) {
+		at = PUT_LITERAL(at, "$6\r\nMAXLEN\r\n$1\r\n~\r\n");
+		at = put_bulk(at, number, put_u64(number, (uint64_t)maxlen));
+	}
 	at = PUT_LITERAL(at, "$1\r\n*\r\n$8\r\nagent_id\r\n");
-	s->head_n = (size_t)(at - s->head);
-	return 0;
+	h->n = (size_t)(at - h->text);
 }
 
 static int open_connections(struct store *s, const char *url)
@@ -731,7 +733,7 @@ int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg
 	       const struct store_ops *ops, void *arg, struct store **ret)
 {
 	struct store *s = calloc(1, sizeof(*s));
-	int r;
+	int r = 0;
 
 	if (!s)
 		return -ENOMEM;
@@ -750,7 +752,9 @@ int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg
 	s->ops.on_answer = on_op_answer;
 	s->ops.on_passing = on_op_passing;
 	s->ops.arg = s;
-	r = make_head(s, cfg->telemetry_maxlen);
+	make_head(&s->head, s->prefix, 0);
+	make_head(&s->head_trim, s->prefix,
+		  cfg->telemetry_maxlen > 0 ? cfg->telemetry_maxlen : 1000000);
 	if (r == 0)
 		r = loop_timer_new(l, on_probe, s, &s->probe);
 	if (r == 0)
@@ -784,6 +788,5 @@ void store_close(struct store *s)
 	ops_fini(&s->ops);
 	while (s->ring_first)
 		ring_drop_oldest(s);
-	free(s->head);
 	free(s);
 }

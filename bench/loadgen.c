@@ -123,7 +123,10 @@ void load_on_writable(struct load *l, struct load_conn *c)
 		return;
 	}
 	bool fast = l->sending && l->o.rate == 0 && frames_left() > 0;
-	if (fast && load_conn_send(l, c, (unsigned)(frames_left() > load.o.burst ? load.o.burst : frames_left())) == 0 &&
+	if (fast &&
+	    load_conn_send(
+		l, c, (unsigned)(frames_left() > load.o.burst ? load.o.burst : frames_left())) ==
+		0 &&
 	    c->fd >= 0 && !c->out)
 		fast = false; /* MQTT: its window is full */
 	load_conn_want_out(l, c, (fast && frames_left() > 0) || c->out);
@@ -277,9 +280,9 @@ static void run(void)
 /* ---- options ---- */
 
 enum { OPT_NUMBER, OPT_TEXT, OPT_FLAG, OPT_TARGET, OPT_MODE };
-static uint64_t number_port, number_conns, number_sources = 8, number_concurrency = 200,
-					   number_window = 20, number_frames, number_rate,
-					   number_bytes = 400, number_each = 3, number_seconds, number_burst = 1;
+static uint64_t number_port, number_conns,
+    number_sources = 8, number_concurrency = 200, number_window = 20, number_frames, number_rate,
+    number_bytes = 400, number_each = 3, number_seconds, number_burst = 1;
 static const char *no_hello_unused;
 static const struct {
 	const char *name;

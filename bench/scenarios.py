@@ -97,8 +97,8 @@ def fanin_once(peer, conns, rate, frames, seconds=60):
 
 
 def fanin(o):
-    for conns in (200, 5000):
-        for rate in (0, 10000, 30000):
+    for conns in o.conns or (200, 5000):
+        for rate in o.rates or (0, 10000, 30000):
             for peer in o.peers or PEERS:
                 frames = int(rate * o.seconds) if rate else {"node": 100000}.get(peer, 250000)
                 try:
@@ -108,7 +108,7 @@ def fanin(o):
 
 
 def growth(o):
-    for conns in (100, 1000, 10000, 18000):
+    for conns in o.conns or (100, 1000, 10000, 18000):
         yield fanin_once("bridge", conns, 10000, int(10000 * o.seconds * o.scale))
 
 
@@ -136,13 +136,13 @@ def idle_once(peer, conns, tls):
                "rss_kib_each": (rss_bytes(server.pid) - rss) / 1024 / conns,
                "kernel_kib_each_both_ends": (kernel_bytes() - kernel) / 1024 / conns}
         load.quit()
-        time.sleep(3)
+        time.sleep(5)
         row["rss_mib_before"], row["rss_mib_after_they_left"] = rss / 2**20, rss_bytes(server.pid) / 2**20
         return row
 
 
 def idle(o):
-    for conns in (10000, 18000):
+    for conns in o.conns or (10000, 18000):
         for tls in (False, True):
             yield idle_once("bridge", conns, tls)
     for peer in ("node", "nats", "mosquitto"):
@@ -170,12 +170,13 @@ def handshakes(o):
 
 
 def storm(o):
+    clients = (o.conns or [8000])[0]
     with Bench() as b:
         b.redis()
         b.bridge(tls=True)
-        load = b.load("bridge", "storm", 8000, tls=True)
+        load = b.load("bridge", "storm", clients, tls=True)
         ready = load.event("ready", 90)
-        yield {"clients": 8000, "connected": ready["connected"], "failures": ready["failures"],
+        yield {"clients": clients, "connected": ready["connected"], "failures": ready["failures"],
                "all_up_s": ready["at_s"], "p50_ms": ready["handshake"]["p50_us"] / 1000,
                "p99_ms": ready["handshake"]["p99_us"] / 1000}
         load.quit()
@@ -183,16 +184,17 @@ def storm(o):
 
 def back(o):
     """All agents connected, the bridge killed and started again at once: until the last is back."""
+    agents = (o.conns or [10000])[0]
     for sig in (signal.SIGKILL, signal.SIGTERM):
         with Bench() as b:
             b.redis()
             server = b.bridge(tls=True)
-            load = b.load("bridge", "hold", 10000, "--reconnect", tls=True)
+            load = b.load("bridge", "hold", agents, "--reconnect", tls=True)
             load.event("ready", 90)
             server.stop(sig)
             b.bridge(tls=True, port=b.port)
             done = load.event("back", 120)
-            yield {"agents": 10000, "signal": sig.name, "back_after_s": done["down_s"], "failures": done["failures"]}
+            yield {"agents": agents, "signal": sig.name, "back_after_s": done["down_s"], "failures": done["failures"]}
             load.quit()
 
 
