@@ -100,8 +100,9 @@ int sandbox_deny_network(void)
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
 	if (!ctx)
 		return -ENOMEM;
-	int r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(socket), 1,
-				 SCMP_A0(SCMP_CMP_NE, AF_UNIX));
+	const struct scmp_arg_cmp not_unix = {
+	    .arg = 0, .op = SCMP_CMP_NE, .datum_a = AF_UNIX, .datum_b = 0};
+	int r = seccomp_rule_add_array(ctx, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1, &not_unix);
 	if (r == 0)
 		r = seccomp_load(ctx);
 	seccomp_release(ctx);

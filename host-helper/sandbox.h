@@ -12,7 +12,7 @@ int sandbox_enter(void) MUST_CHECK;
 /* The list, as Markdown rows with reasons. */
 int sandbox_markdown(struct buf *out) MUST_CHECK;
 
-/* Sockets other than AF_UNIX answer EACCES from here on, in every process below. */
+/* Sockets other than AF_UNIX answer EAFNOSUPPORT from here on, in every process below. */
 int sandbox_deny_network(void) MUST_CHECK;
 
 /* Keeps only these capabilities (names, NULL-terminated) of those held. -EINVAL: unknown name. */

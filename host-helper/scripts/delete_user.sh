@@ -1,0 +1,18 @@
+#!/bin/bash
+# delete_user: the panel login, the VPN user and its access stanza, whichever exist. argv: username.
+. "${0%/*}/common.sh"
+user=$1
+args=()
+[ -z "$ROOT" ] || args=(-R "$ROOT")
+found=0
+# Only users that create_panel_user made: never a system account.
+if grep -q "^${user//./\\.}:[^:]*:[0-9]*:[0-9]*:viworks panel:" "$ROOT/etc/passwd"; then
+	userdel "${args[@]}" -- "$user"
+	found=1
+fi
+for f in "$OPENVPN_DIR/users/$user" "$OPENVPN_DIR/ccd/$user" "$FWKNOP_DIR/$user.conf"; do
+	[ ! -e "$f" ] || { rm -f -- "$f"; found=1; }
+done
+[ -z "$FWKNOP_RELOAD" ] || $FWKNOP_RELOAD
+[ $found = 1 ] || fail "no user $user" 2
+echo "deleted $user"
