@@ -11,11 +11,10 @@ import pytest
 
 import peers
 import viwtest
+from helperlib import END, KEY, MARK, Helper
 from test_01_agent_uplink import bridge  # noqa: F401 (fixture)
 from viwtest import wait_for
 
-helperlib = pytest.importorskip("helperlib")  # comes with host-helper
-END, KEY, MARK, Helper = helperlib.END, helperlib.KEY, helperlib.MARK, helperlib.Helper
 
 
 class Site:

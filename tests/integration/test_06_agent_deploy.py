@@ -12,12 +12,11 @@ import pytest
 
 import peers
 import viwtest
+from helperlib import KEY, MARK, Helper
 from realhost import Podman, Systemd
 from test_01_agent_uplink import bridge  # noqa: F401 (fixture)
 from viwtest import ROOT, rfc3339, wait_for
 
-helperlib = pytest.importorskip("helperlib")  # comes with host-helper
-KEY, MARK, Helper = helperlib.KEY, helperlib.MARK, helperlib.Helper
 
 RELEASE = Path(os.environ.get("VIW_RELEASE_BIN", ROOT / "build" / "release" / "bin"))
 UNIT = ROOT / "compose" / "systemd" / "viworks-gateway-agent.service"
