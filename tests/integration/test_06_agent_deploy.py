@@ -17,7 +17,6 @@ from realhost import Podman, Systemd
 from test_01_agent_uplink import bridge  # noqa: F401 (fixture)
 from viwtest import ROOT, rfc3339, wait_for
 
-
 RELEASE = Path(os.environ.get("VIW_RELEASE_BIN", ROOT / "build" / "release" / "bin"))
 UNIT = ROOT / "compose" / "systemd" / "viworks-gateway-agent.service"
 
@@ -91,7 +90,7 @@ def test_unit_is_tight():
 @pytest.mark.timeout(120)
 def test_unit_runs_under_a_real_systemd(tmp):
     with Systemd(tmp) as s:
-        s.put("/usr/lib/sysusers.d/viworks.conf", ROOT / "compose" / "systemd" / "viworks.sysusers.conf")
+        s.put("/usr/lib/sysusers.d/viworks.conf", ROOT / "debian" / "viworks-gateway-agent.sysusers")
         s.run("systemd-sysusers")
         s.put("/usr/bin/gateway-agent", RELEASE / "gateway-agent", mode=0o755)
         s.put("/etc/systemd/system/viworks-gateway-agent.service", UNIT)

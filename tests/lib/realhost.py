@@ -147,7 +147,7 @@ class Systemd:
             self.shell.wait()
         self.log.close()
         for g in self.groups:
-            for path, _, _ in sorted(os.walk(g, topdown=False)):
+            for path, _, _ in list(os.walk(g, topdown=False)):
                 for _ in range(40):
                     try:
                         os.rmdir(path)
