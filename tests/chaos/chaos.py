@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -147,7 +148,7 @@ def settle(world):
     want = {h.agent_id for h in world.hosts} | {a.agent_id for a in world.plain}
 
     def connected():
-        return want <= set(world.redis.client.hkeys("viw.owner"))
+        return want <= set(world.backend.hkeys("viw.owner"))
     viwtest.wait_for(connected, 30, lambda: "all agents connect")
 
 
@@ -181,6 +182,7 @@ def main(argv=None):
 
     def log(text):
         print(text, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started is ended
     totals = Totals()
     until = time.monotonic() + args.minutes * 60 if args.minutes else None
     log(f"seed {seed}, {len(crash_points())} crash points in the sources" + (f", {args.off} OFF" if args.off else ""))

@@ -136,16 +136,16 @@ def bridge_without_redis(world, rng):
 def fill(path, leave=0):
     """A file that takes all space that is left."""
     ballast = path / "ballast"
-    with open(ballast, "wb") as f:
-        size = os.statvfs(path)
-        left = size.f_bavail * size.f_frsize - leave
+    size = os.statvfs(path)
+    left = max(0, size.f_bavail * size.f_frsize - leave)
+    fd = os.open(ballast, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
         while left > 0:
-            try:
-                f.write(b"\0" * min(left, 65536))
-                f.flush()
-            except OSError:
-                break
-            left -= 65536
+            left -= os.write(fd, b"\0" * min(left, 1 << 20))
+    except OSError:  # full: that is the point
+        pass
+    finally:
+        os.close(fd)
     return ballast
 
 
@@ -178,7 +178,7 @@ def redis_killed(world, rng):
 
 
 def flushall(world, rng):
-    world.lost_data(lambda: world.redis.client.flushall())
+    world.lost_data(lambda: world.backend.flushall())
     return "FLUSHALL", None
 
 
@@ -186,7 +186,7 @@ def xgroup_destroy(world, rng):
     stream, group = rng.choice((("commands", "agent-bridge"), ("commands", "results-writer"),
                                 ("command_results", "results-writer"), ("command_events", "results-writer"),
                                 ("agent_events", "telemetry-writer"), ("telemetry", "telemetry-writer")))
-    world.redis.client.xgroup_destroy(f"viw.{stream}", group)
+    world.backend.xgroup_destroy(f"viw.{stream}", group)
     return f"XGROUP DESTROY viw.{stream} {group}", None
 
 

@@ -26,7 +26,7 @@ class Load:
 
     def _xadd(self, fields):
         try:
-            self.world.redis.client.xadd("viw.commands", fields)
+            self.world.backend.xadd("viw.commands", fields)
             return True
         except redis_py.exceptions.RedisError:
             self.errors += 1

@@ -23,7 +23,7 @@ def excused(world, s, rows):
 
 def leftovers(world):
     """What Redis still holds of commands that should be over."""
-    r, left = world.redis.client, []
+    r, left = world.backend, []
     for stream, group in GROUPS:
         key = f"viw.{stream}"
         if not r.exists(key):
@@ -66,7 +66,7 @@ def describe(world, load, cid):
     row = {k: str(v) for k, v in rows[0].items() if v is not None} if rows else "no row"
     s = load.sent.get(cid)
     try:
-        marker = world.redis.client.hgetall(f"viw.cid.{cid}")
+        marker = world.backend.hgetall(f"viw.cid.{cid}")
     except Exception as e:
         marker = repr(e)
     return (f"{cid} (kind {s.kind}, agent {s.agent}): not terminal. row {row} marker {marker} "
@@ -114,7 +114,7 @@ def check(world, load, healed_at):
                 say(f"{p.name}: memory grew from {p.first_size[1]} to {now[1]} KiB")
     states = {}
     for s in load.sent.values():
-        state = rows[s.cid]["status"] if s.cid in rows else "lost with Redis, excused"
+        state = rows[s.cid]["status"] if s.cid in rows else "lost with Redis" if s.sure else "XADD refused"
         states[state] = states.get(state, 0) + 1
     after = sorted(max(0.0, rows[c]["completed_at"].timestamp() - healed_at) for c in load.sent
                    if c in rows and rows[c]["completed_at"] and rows[c]["completed_at"].timestamp() > healed_at)

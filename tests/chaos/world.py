@@ -158,7 +158,7 @@ class Host:
 class World:
     def __init__(self, seed, *, bridges=3, hosts=4, plain=8, off="", keep=False, log=print):
         self.seed, self.rng, self.off, self.keep, self.log = seed, random.Random(seed), off, keep, log
-        self.mounts, self.programs = [], []
+        self.mounts, self.programs, self._backend = [], [], None
         self.dir = viwtest.make_tmp()
         self.root_dir = viwtest.make_root_dir()
         self.crash_log = self.dir / "crash.log"
@@ -182,8 +182,16 @@ class World:
         self.all_sent, self.data_losses = {}, []
         self.prepare_redis()
 
+    @property
+    def backend(self):
+        """The backend's own way to Redis; it does not wait for ever."""
+        if self._backend is None:
+            import redis
+            self._backend = redis.Redis(unix_socket_path=self.redis.socket, decode_responses=True, socket_timeout=1.0)
+        return self._backend
+
     def prepare_redis(self):
-        self.redis.client.sadd("viw.decommissioned", "gone-1")
+        self.backend.sadd("viw.decommissioned", "gone-1")
 
     def lost_data(self, how):
         """Redis loses what it knew; ids it had not shown to anybody may be gone without a row."""
