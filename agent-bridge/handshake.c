@@ -305,11 +305,12 @@ static bool check_identity_headers(struct judging *j)
 static bool check_subprotocol(struct judging *j)
 {
 	struct span s = j->q->header[HANDSHAKE_PROTOCOL];
-	const char *p = s.p, *end = s.p + s.n;
+	const char *p = s.p, *end;
 	const size_t want = sizeof(HANDSHAKE_SUBPROTOCOL) - 1;
 
 	if (!s.p)
 		return true;
+	end = s.p + s.n;
 	while (p < end) {
 		const char *comma = memchr(p, ',', (size_t)(end - p));
 		const char *stop = comma ? comma : end;

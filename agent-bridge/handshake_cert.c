@@ -101,7 +101,7 @@ enum named { NAMED_NOTHING, NAMED_OTHER, NAMED_AGENT };
 static enum named san_names(struct span san, const char *agent_id)
 {
 	enum named uri = NAMED_NOTHING, dns = NAMED_NOTHING;
-	const char *p = san.p, *end = san.p + san.n;
+	const char *p = san.p, *end = san.p ? san.p + san.n : NULL;
 
 	while (p && p < end) {
 		const char *comma = memchr(p, ',', (size_t)(end - p));

@@ -1,6 +1,8 @@
 # viw_fuzz(target DEPS lib …), sorted by target
 viw_fuzz(frame DEPS wire LINKS PkgConfig::jansson)
+viw_fuzz(handshake DEPS bridge_logic crypto)
 viw_fuzz(helper_msg DEPS wire)
+viw_fuzz(http_head DEPS http)
 viw_fuzz(json_diff DEPS wire LINKS PkgConfig::jansson)
 viw_fuzz(manifest DEPS verbs)
 viw_fuzz(redact DEPS verbs)
