@@ -18,21 +18,27 @@
 static char armed[128];
 static long armed_passing = 1;
 static _Atomic long passings_alone, *passings = &passings_alone; /* shared with children */
+struct arm {							 /* VIW_CRASH_ARM */
+	_Atomic int64_t to_go;
+	char name[120];
+};
+static struct arm *arm;
 static int log_fd = -1;
 static const char *off_words;
 static const _Atomic int64_t *clock_shift;
 static _Atomic(const char *) passed[POINTS_MAX];
 
-static void open_clock(const char *path)
+/* NULL when there is no such file. */
+static void *map_file(const char *path, size_t n, bool writable)
 {
-	int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	void *p =
-	    fd >= 0 ? mmap(NULL, sizeof *clock_shift, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+	int fd = path ? open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC) : -1;
+	void *p = MAP_FAILED;
 
-	if (p != MAP_FAILED)
-		clock_shift = p;
-	if (fd >= 0)
+	if (fd >= 0) {
+		p = mmap(NULL, n, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
 		close(fd);
+	}
+	return p == MAP_FAILED ? NULL : p;
 }
 
 __attribute__((constructor)) static void crash_open(void)
@@ -59,7 +65,8 @@ __attribute__((constructor)) static void crash_open(void)
 			passings = p;
 	}
 	off_words = getenv("VIW_CRASH_OFF");
-	open_clock(getenv("VIW_CLOCK_FILE"));
+	clock_shift = map_file(getenv("VIW_CLOCK_FILE"), sizeof *clock_shift, false);
+	arm = map_file(getenv("VIW_CRASH_ARM"), sizeof *arm, true);
 }
 
 static void tell(const char *what, const char *name)
@@ -87,14 +94,21 @@ static bool first_passing(const char *name)
 	return false;
 }
 
+static bool is_my_turn(const char *name)
+{
+	if (armed[0] && !strcmp(armed, name) && atomic_fetch_add(passings, 1) + 1 == armed_passing)
+		return true;
+	return arm && atomic_load(&arm->to_go) > 0 && !strncmp(arm->name, name, sizeof arm->name) &&
+	       atomic_fetch_sub(&arm->to_go, 1) == 1;
+}
+
 void crash_point(const char *name)
 {
 	int saved = errno;
 
 	if (first_passing(name))
 		tell("pass", name);
-	if (armed[0] && !strcmp(armed, name) &&
-	    atomic_fetch_add(passings, 1) + 1 == armed_passing) {
+	if (is_my_turn(name)) {
 		tell("crash", name);
 		(void)kill(getpid(), SIGKILL);
 	}

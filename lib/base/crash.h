@@ -6,6 +6,8 @@
  *
  * Environment of such a build:
  *   VIW_CRASH_POINT  "name" or "name:n": SIGKILL to itself at the n-th passing of that point
+ *   VIW_CRASH_ARM    the same at run time: a file of 128 bytes, shared: int64 passings to go (host
+ *                    order, 0: not armed), then the name; who takes it from 1 to 0 dies
  *   VIW_CRASH_LOG    file; "pass <name> <pid>" is appended at the first passing of every point,
  *                    "crash <name> <pid>" before dying
  *   VIW_CRASH_OFF    words, comma-separated: promises kept no more, so that the chaos harness can

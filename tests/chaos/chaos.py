@@ -34,7 +34,7 @@ class Totals:
     def __init__(self):
         self.commands = self.faults = self.rounds = self.duplicates = self.excused = 0
         self.states, self.by_fault, self.after_heal, self.violations = {}, {}, [], []
-        self.crashed, self.seeds = set(), []
+        self.crashed, self.passed, self.seeds = {}, set(), []
 
     def add(self, load, faults, figures, wrong):
         self.rounds += 1
@@ -55,7 +55,8 @@ class Totals:
             return round(after[min(len(after) - 1, int(q * len(after)))], 2) if after else None
         return {"seeds": self.seeds, "rounds": self.rounds, "commands": self.commands,
                 "duplicate_xadds": self.duplicates, "faults": self.faults, "by_fault": self.by_fault,
-                "crash_points_fired": len(self.crashed), "crash_points": sorted(self.crashed),
+                "crash_points_fired": len(self.crashed), "crash_points": dict(sorted(self.crashed.items())),
+                "crash_points_never_passed": sorted(set(crash_points()) - self.passed),
                 "states": self.states, "violations": len(self.violations),
                 "bound_95_per_command": f"{3 / max(1, self.commands):.2e}",
                 "unknown_share": round(self.states.get("unknown", 0) / max(1, self.commands), 6),
@@ -101,7 +102,6 @@ def run_round(world, args, number, totals, log):
     wrong, figures = verdict.check(world, load, healed_at)
     wrong = [f"not converged within {args.bound} s: {s}" for s in stuck] + wrong
     totals.add(load, faults, figures, wrong)
-    totals.crashed |= world.crashed
     log(json.dumps({"seed": world.seed, "round": number, "commands": len(load.sent),
                     "faults": sum(faults.done.values()), "converged_s": round(time.time() - healed_at, 1),
                     "states": figures["states"], "violations": len(wrong)}))
@@ -137,8 +137,10 @@ def run_seed(seed, args, totals, log, until):
                 if args.keep:
                     log(f"  kept: {world.dir} {world.root_dir}")
                 break
-        return world
     finally:
+        totals.passed |= world.passed
+        for name in world.crashed:
+            totals.crashed[name] = totals.crashed.get(name, 0) + world.crash_count(name)
         world.close()
 
 

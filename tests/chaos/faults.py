@@ -33,16 +33,16 @@ def programs_of(world, kind):
 
 
 def hurts(program):
-    """Supervisors that die take outcomes with them: `unknown` is the truth there."""
-    host = getattr(program, "host", None)
-    if host:
-        host.hurt.append(time.time())
+    """A helper or supervisor that dies may take an outcome with it: `unknown` is the truth there."""
+    if program.binary == "host-helper":
+        program.host.hurt.append(time.time())
 
 
 # ---- processes
 
 def kill_any(world, rng):
     p = rng.choice(world.programs)
+    hurts(p)
     p.kill(restart_after=rng.random() * 2)
     return f"kill {p.name}", None
 
@@ -69,21 +69,18 @@ def kill_supervisor(world, rng):
 
 def crash_at_point(world, rng):
     points = crash_points()
-    if not points:
-        return None, None
     cold = [n for n in points if n not in world.crashed]
-    name = rng.choice(sorted(cold or points))
+    name = rng.choice(sorted(cold if cold and rng.random() < 0.5 else points))
     p = rng.choice(programs_of(world, points[name]))
-    if name.startswith("supervisor") or name.startswith("run"):
-        hurts(p)
-    p.restart(VIW_CRASH_POINT=f"{name}:{rng.choice((1, 1, 2, 5))}")
+    before = world.crash_count(name)
+    p.arm.set(name, rng.choice((1, 1, 2, 5, 20)))
 
     def undo():
-        if name.startswith("supervisor") or name.startswith("run"):
+        p.arm.clear()
+        if world.crash_count(name) > before:
             hurts(p)
-        if p.armed and p.proc.alive:
-            p.restart()
-    return f"arm {name} in {p.name}", undo
+    hurts(p)
+    return f"arm {name} for {p.name}", undo
 
 
 def freeze(world, rng):
@@ -228,7 +225,7 @@ def clock_jump(world, rng):
 TABLE = {
     "kill_any": (kill_any, 8, False), "kill_bridge": (kill_bridge, 6, False),
     "kill_supervisor": (kill_supervisor, 2, False), "crash_at_point": (crash_at_point, 14, False),
-    "freeze": (freeze, 6, False), "freeze_redis": (freeze_redis, 1, False), "twin": (twin, 2, False),
+    "freeze": (freeze, 6, False), "freeze_redis": (freeze_redis, 1, False), "twin": (twin, 1, False),
     "bad_link": (bad_link, 14, False), "bridge_without_redis": (bridge_without_redis, 3, False),
     "journal_disk_full": (journal_disk_full, 2, False), "aof_disk_full": (aof_disk_full, 1, False),
     "wal_disk_full": (wal_disk_full, 1, False), "redis_killed": (redis_killed, 2, False),

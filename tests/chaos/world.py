@@ -59,24 +59,48 @@ class Clock:
             f.write(struct.pack("=q", ms))
 
 
+class Arm:
+    """The file behind VIW_CRASH_ARM: which crash point kills, at which passing."""
+
+    def __init__(self, path):
+        self.path = path
+        if not path.exists():
+            path.write_bytes(bytes(128))
+
+    def _put(self, at, data):
+        with open(self.path, "r+b") as f:
+            f.seek(at)
+            f.write(data)
+
+    def set(self, name, passings):
+        self._put(0, struct.pack("=q", 0))
+        self._put(8, name.encode().ljust(120, b"\0"))
+        self._put(0, struct.pack("=q", passings))
+
+    def clear(self):
+        self._put(0, struct.pack("=q", 0))
+
+
 class Program:
     """One of our programs, and how to start it again."""
 
     def __init__(self, world, name, binary, env, args=(), user=None):
         self.world, self.name, self.binary, self.args, self.user = world, name, binary, args, user
         self.clock = Clock(world.dir / f"clock.{name}")
-        self.env = {**env, "VIW_CLOCK_FILE": self.clock.path, "VIW_CRASH_LOG": world.crash_log,
+        self.arm = Arm(world.dir / f"arm.{binary if binary == 'agent-bridge' else name}")  # bridges share one
+        self.env = {**env, "VIW_CLOCK_FILE": self.clock.path, "VIW_CRASH_ARM": self.arm.path,
+                    "VIW_CRASH_LOG": world.crash_log,
                     "VIW_CRASH_OFF": world.off}
         self.proc, self.wanted, self.frozen, self.start_after = None, True, False, 0.0
         self.starts, self.first_size, self.unexpected = 0, None, []
 
-    def start(self, **env):
+    def start(self):
         dir = self.world.dir / "logs" / self.name
         dir.mkdir(parents=True, exist_ok=True)
         self.proc = viwtest.Proc([viwtest.BIN / self.binary, *self.args], name=self.name, dir=dir,
-                                 env={**self.env, **env}, user=self.user)
+                                 env=self.env, user=self.user)
         self.starts += 1
-        self.started, self.first_size, self.armed = time.monotonic(), None, bool(env)
+        self.started, self.first_size = time.monotonic(), None
         return self
 
     def kill(self, restart_after=0.0):
@@ -84,10 +108,6 @@ class Program:
         if self.proc:
             self.proc.kill()
         self.start_after = time.monotonic() + restart_after
-
-    def restart(self, **env):
-        self.kill()
-        self.start(**env)
 
     def freeze(self):
         self.frozen = True
@@ -205,6 +225,9 @@ class World:
         """Crash points that killed a process so far."""
         return {line.split()[1] for line in self.crash_log.read_text().splitlines() if line.startswith("crash ")}
 
+    def crash_count(self, name):
+        return self.crash_log.read_text().count(f"crash {name} ")
+
     @property
     def passed(self):
         return {line.split()[1] for line in self.crash_log.read_text().splitlines()}
@@ -299,8 +322,7 @@ class World:
             p.thaw()
             p.clock.jump(0)
             p.wanted, p.start_after = True, 0.0
-            if p.armed and p.proc.alive:
-                p.kill()
+            p.arm.clear()
         for h in self.hosts:
             if h.twin:
                 h.twin.kill()
