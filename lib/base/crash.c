@@ -23,7 +23,7 @@ struct arm {							 /* VIW_CRASH_ARM */
 	char name[120];
 };
 static struct arm *arm;
-static int log_fd = -1;
+static const char *log_path;
 static const char *off_words;
 static const _Atomic int64_t *clock_shift;
 static _Atomic(const char *) passed[POINTS_MAX];
@@ -43,7 +43,9 @@ static void *map_file(const char *path, size_t n, bool writable)
 
 __attribute__((constructor)) static void crash_open(void)
 {
-	const char *point = getenv("VIW_CRASH_POINT"), *log = getenv("VIW_CRASH_LOG");
+	const char *point = getenv("VIW_CRASH_POINT");
+
+	log_path = getenv("VIW_CRASH_LOG");
 
 	if (point) {
 		char *colon;
@@ -55,8 +57,6 @@ __attribute__((constructor)) static void crash_open(void)
 			armed_passing = strtol(colon + 1, NULL, 10);
 		}
 	}
-	if (log)
-		log_fd = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
 	if (point) {
 		void *p = mmap(NULL, sizeof *passings, PROT_READ | PROT_WRITE,
 			       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -69,13 +69,19 @@ __attribute__((constructor)) static void crash_open(void)
 	arm = map_file(getenv("VIW_CRASH_ARM"), sizeof *arm, true);
 }
 
+/* Opened anew each time: a supervisor closes what it did not open, and its numbers are used again.
+ */
 static void tell(const char *what, const char *name)
 {
 	char line[192];
 	int n = snprintf(line, sizeof line, "%s %s %d\n", what, name, (int)getpid());
+	int fd = log_path ? open(log_path, O_WRONLY | O_APPEND | O_CLOEXEC) : -1;
 
-	if (log_fd >= 0 && n > 0 && write(log_fd, line, (size_t)n) < 0)
-		log_fd = -1;
+	if (fd < 0)
+		return;
+	if (n > 0 && write(fd, line, (size_t)n) < 0)
+		errno = 0; /* a lost line is no harm */
+	close(fd);
 }
 
 /* True at the first passing of this point. Points are literals, told apart by address. */

@@ -8,10 +8,9 @@
  *   VIW_CRASH_POINT  "name" or "name:n": SIGKILL to itself at the n-th passing of that point
  *   VIW_CRASH_ARM    the same at run time: a file of 128 bytes, shared: int64 passings to go (host
  *                    order, 0: not armed), then the name; who takes it from 1 to 0 dies
- *   VIW_CRASH_LOG    file; "pass <name> <pid>" is appended at the first passing of every point,
- *                    "crash <name> <pid>" before dying
- *   VIW_CRASH_OFF    words, comma-separated: promises kept no more, so that the chaos harness can
- *                    prove that it notices: CRASH_OFF("journal")
+ *   VIW_CRASH_LOG    a file that exists; "pass <name> <pid>" is appended at the first passing of
+ * every point, "crash <name> <pid>" before dying VIW_CRASH_OFF    words, comma-separated: promises
+ * kept no more, so that the chaos harness can prove that it notices: CRASH_OFF("journal")
  *   VIW_CLOCK_FILE   a file of 8 bytes (int64, host order) that is added, in ms, to the wall clock;
  *                    shared, so it can jump while the process runs
  */
