@@ -11,6 +11,14 @@ import viwtest
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as ./viw up does"),
               pytest.mark.timeout(180)]
 
+README = (viwtest.ROOT / "README.md").read_text()
+
+
+def test_the_two_commands_of_readme_are_the_ones_that_are_tested():
+    """`./viw up` below, `./viw test` by continuous integration."""
+    assert re.findall(r"^```sh\n(.*?)```", README, re.M | re.S) == ["./viw up\n", "./viw test\n"]
+    assert re.search(r"^\./viw test$", (viwtest.ROOT / ".ci" / "run").read_text(), re.M)
+
 
 @pytest.fixture
 def viw(root_dir):
@@ -68,6 +76,11 @@ def test_second_terminal_and_interrupt(viw):
             tried = subprocess.run(["bash", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             assert tried.returncode == 0 and tried.stdout.strip(), f"{line}\n{tried.stdout}"
             assert "error" not in tried.stdout.lower(), f"{line}\n{tried.stdout}"
+        # What README says to try.
+        for line in re.search(r"```sh try\n(.*?)```", README, re.S)[1].splitlines():
+            tried = subprocess.run(["bash", "-c", line], env=viw.env, cwd=viwtest.ROOT, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            assert tried.returncode == 0 and tried.stdout.strip() and "rror" not in tried.stdout, f"{line}\n{tried.stdout}"
         viwtest.wait_for(lambda: re.search(r"result row note-\S* *leave_note +done", text()), 15,
                          "the hand-made command shows in the first terminal")
         assert "leave_note" in viw("psql", "-c", "SELECT command FROM agent_commands").stdout

@@ -45,3 +45,26 @@ def test_every_word_of_viw_is_in_help_and_every_quoted_word_exists():
     for page in PAGES:
         for word in re.findall(r"\./viw ([a-z-]+)", page.read_text()):
             assert word in words, f"{page.name}: ./viw {word}"
+
+
+def walk_steps():
+    """(file, function) pairs of ARCHITECTURE.md's walks: a function belongs to the file named last
+    before it, unless it is one of another file's (then that file is searched too)."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    walks = text[text.index("## The walk of one TELEMETRY"):text.index("## Why a command is exact")]
+    names = []
+    for step in re.split(r"^\d+\. |^\n", walks, flags=re.M):
+        files = [w for w in re.findall(r"`([\w./-]+\.(?:c|lua))`", step)]
+        for name in re.findall(r"`([a-z]\w*_\w+|route|take|judge|step|start|ack|finish|supervise)`", step):
+            if not name.startswith(("os_gateway", "agent_command")):  # tables
+                names.append((tuple(files), name))
+    return names
+
+
+def test_the_walks_lead_through_functions_that_exist():
+    lost = []
+    for files, name in walk_steps():
+        here = [f for f in files if "/" in f]
+        if not any(re.search(rf"\b{name}\b", (ROOT / f).read_text()) for f in here):
+            lost.append(f"{name} is in none of {here}")
+    assert len(walk_steps()) > 60 and not lost, "\n".join(lost)
