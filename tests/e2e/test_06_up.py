@@ -20,19 +20,27 @@ def test_the_two_commands_of_readme_are_the_ones_that_are_tested():
     assert re.search(r"^\./viw test$", (viwtest.ROOT / ".ci" / "run").read_text(), re.M)
 
 
-@pytest.fixture
-def viw(root_dir):
-    """Runs ./viw with its data in a directory of the test's own and the build under test."""
-    env = {"PATH": os.environ["PATH"], "HOME": "/root", "TERM": "dumb", "VIW_UP_DIR": str(root_dir / "up"),
-           "VIW_PRESET": viwtest.BIN.parent.name}
+class Viw:
+    """Runs ./viw with its data in a directory of its own and the build under test."""
 
-    def run(*words, **kwargs):
-        return subprocess.run([viwtest.ROOT / "viw", *words], env={**env, **kwargs.pop("env", {})}, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, **kwargs)
-    run.env = env
-    run.up_dir = root_dir / "up"
+    def __init__(self, dir):
+        self.up_dir = dir / "up"
+        self.env = {"PATH": os.environ["PATH"], "HOME": "/root", "TERM": "dumb", "VIW_UP_DIR": str(self.up_dir),
+                    "VIW_PRESET": viwtest.BIN.parent.name}
+
+    def __call__(self, *words, env={}):
+        return subprocess.run([viwtest.ROOT / "viw", *words], env={**self.env, **env}, text=True, timeout=120,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture(scope="module")
+def viw():
+    """One directory for the module, as a newcomer has one: tests go from a first `up` to the wipe."""
+    dir = viwtest.make_root_dir()
+    run = Viw(dir)
     yield run
     run("down")
+    shutil.rmtree(dir, ignore_errors=True)
 
 
 def programs_of(up_dir):
@@ -95,24 +103,27 @@ def test_second_terminal_and_interrupt(viw):
 
 
 def test_it_says_why_when_a_program_cannot_start(viw):
-    assert viw("up", "--once").returncode == 0
-    (viw.up_dir / "verbs.d" / "broken.json").write_text("{")
-    done = viw("up", "--once")
+    broken = viw.up_dir / "verbs.d" / "broken.json"
+    broken.write_text("{")
+    try:
+        done = viw("up", "--once")
+    finally:
+        broken.unlink()
     assert done.returncode != 0
     assert "broken.json" in done.stdout, done.stdout
 
 
-def test_given_servers_are_used_and_left_alone(viw, redis, pg):
+def test_given_servers_are_used_and_left_alone(root_dir, redis, pg):
+    viw = Viw(root_dir)
     done = viw("up", "--once", env={"VIW_REDIS_URL": redis.url, "VIW_DATABASE_URL": pg.uri})
     assert done.returncode == 0, done.stdout
     assert redis.client.xinfo_groups("viw.commands")[0]["entries-read"] == 2
     assert len(pg.query("SELECT 1 FROM agent_command_results WHERE status = 'done'")) == 2
     assert not (viw.up_dir / "redis" / "appendonlydir").exists()
     assert not (viw.up_dir / "pg" / "data").exists()
+    assert redis.proc.alive
 
 
 def test_down_wipe_forgets(viw):
-    assert viw("up", "--once").returncode == 0
     assert viw("down", "--wipe").returncode == 0
     assert not viw.up_dir.exists()
-    shutil.rmtree(viw.up_dir, ignore_errors=True)
