@@ -198,7 +198,7 @@ static void drain(int *fd, struct buf *raw, bool *cut)
 			return;
 		}
 		size_t room = raw->max - raw->len, take = (size_t)n < room ? (size_t)n : room;
-		if (take < (size_t)n || (take && buf_append(raw, chunk, take) < 0))
+		if (buf_append(raw, chunk, take) < 0 || take < (size_t)n)
 			*cut = true;
 	}
 }
