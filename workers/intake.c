@@ -17,10 +17,14 @@ enum {
 
 struct intake {
 	struct intake_config c;
-	char *name[INTAKE_STREAMS_MAX], *group, *consumer;
+	char *name[INTAKE_STREAMS_MAX], *group, *consumer, *url;
 	size_t streams;
-	struct redis_sync *reader, *control;
+	struct redis_sync *reader[2]; /* the batch's entries live in reader[at]'s last reply */
+	unsigned at;
+	bool ahead; /* the other reader was asked for the next batch and has not been read */
+	struct redis_sync *control;
 	bool ready;			      /* groups exist */
+	bool fresh;			      /* the batch is of new entries */
 	bool own_pending[INTAKE_STREAMS_MAX]; /* id 0 is still to be read */
 	char claim_cursor_text[INTAKE_STREAMS_MAX][48];
 	int64_t claim_at_ms;
@@ -40,7 +44,8 @@ static int intake_copy_names(struct intake *in, const struct intake_config *c)
 {
 	in->group = strdup(c->group);
 	in->consumer = strdup(c->consumer);
-	if (!in->group || !in->consumer)
+	in->url = strdup(c->redis_url);
+	if (!in->group || !in->consumer || !in->url)
 		return -ENOMEM;
 	for (; in->streams < INTAKE_STREAMS_MAX && c->stream[in->streams]; in->streams++) {
 		in->name[in->streams] = strdup(c->stream[in->streams]);
@@ -59,8 +64,8 @@ int intake_new(const struct intake_config *c, struct intake **ret)
 	in->c = *c;
 	in->count = COUNT_FIRST < c->batch_max ? COUNT_FIRST : c->batch_max;
 	int r = intake_copy_names(in, c);
-	if (r == 0)
-		r = redis_sync_new(c->redis_url, TIMEOUT_MS, &in->reader);
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(in->reader); i++)
+		r = redis_sync_new(c->redis_url, TIMEOUT_MS, &in->reader[i]);
 	if (r == 0)
 		r = redis_sync_new(c->redis_url, TIMEOUT_MS, &in->control);
 	if (r < 0) {
@@ -75,7 +80,9 @@ void intake_free(struct intake *in)
 {
 	if (!in)
 		return;
-	redis_sync_free(in->reader);
+	redis_sync_free(in->reader[0]);
+	redis_sync_free(in->reader[1]);
+	free(in->url);
 	redis_sync_free(in->control);
 	for (size_t i = 0; i < in->streams; i++)
 		free(in->name[i]);
@@ -158,8 +165,14 @@ static int intake_make_group(struct intake *in, unsigned i)
 	return c == REDIS_E_NONE || c == REDIS_E_BUSYGROUP ? 0 : intake_refused(in, reply);
 }
 
+static int intake_drop_ahead(struct intake *in);
+
 static int intake_prepare(struct intake *in)
 {
+	int dropped = intake_drop_ahead(in);
+
+	if (dropped < 0)
+		return dropped;
 	for (unsigned i = 0; i < in->streams; i++) {
 		int r = intake_make_group(in, i);
 		if (r < 0)
@@ -259,35 +272,88 @@ static void intake_adapt(struct intake *in, bool full)
 		in->count = in->c.batch_max;
 }
 
+enum { READ_WORDS = 9 + 2 * INTAKE_STREAMS_MAX };
+struct read_command {
+	struct span argv[READ_WORDS];
+	size_t n;
+	char count[24], block[24];
+};
+
+/* id "0": the consumer's own pending entries, ">": new ones. block_ms 0: do not wait. */
+static void intake_read_command(const struct intake *in, struct span id, int64_t block_ms,
+				struct read_command *c)
+{
+	snprintf(c->count, sizeof c->count, "%zu", in->count);
+	snprintf(c->block, sizeof c->block, "%lld", (long long)block_ms);
+	c->n = 0;
+	c->argv[c->n++] = SPAN("XREADGROUP");
+	c->argv[c->n++] = SPAN("GROUP");
+	c->argv[c->n++] = span_of(in->group);
+	c->argv[c->n++] = span_of(in->consumer);
+	c->argv[c->n++] = SPAN("COUNT");
+	c->argv[c->n++] = span_of(c->count);
+	if (block_ms > 0) {
+		c->argv[c->n++] = SPAN("BLOCK");
+		c->argv[c->n++] = span_of(c->block);
+	}
+	c->argv[c->n++] = SPAN("STREAMS");
+	for (size_t i = 0; i < in->streams; i++)
+		c->argv[c->n++] = span_of(in->name[i]);
+	for (size_t i = 0; i < in->streams; i++)
+		c->argv[c->n++] = id;
+}
+
+/* Under load the next batch is asked for while this one is written. */
+static void intake_ask_ahead(struct intake *in)
+{
+	struct redis_sync *r = in->reader[!in->at];
+	struct read_command c;
+
+	intake_read_command(in, SPAN(">"), 0, &c);
+	redis_sync_set_timeout(r, TIMEOUT_MS);
+	/* A failure shows when it is asked again. */
+	in->ahead = redis_sync_send(r, c.n, c.argv) == 0;
+}
+
+/* An answer nobody will read must not be taken for the next one. */
+static int intake_drop_ahead(struct intake *in)
+{
+	if (!in->ahead)
+		return 0;
+	redis_sync_free(in->reader[!in->at]);
+	in->reader[!in->at] = NULL;
+	int r = redis_sync_new(in->url, TIMEOUT_MS, &in->reader[!in->at]);
+	in->ahead = r < 0; /* tried again before anything is read */
+	return r;
+}
+
+static const struct redis_reply *intake_ask(struct intake *in, bool own, int64_t block_ms,
+					    int *ret_error)
+{
+	struct read_command c;
+
+	if (!own && in->ahead) {
+		in->at = !in->at;
+		in->ahead = false;
+		return redis_sync_receive(in->reader[in->at], ret_error);
+	}
+	intake_read_command(in, own ? SPAN("0") : SPAN(">"),
+			    own		   ? 0
+			    : block_ms > 0 ? block_ms
+					   : 1,
+			    &c);
+	redis_sync_set_timeout(in->reader[in->at], TIMEOUT_MS + block_ms);
+	return redis_sync_cmd(in->reader[in->at], ret_error, c.n, c.argv);
+}
+
 static int intake_read_group(struct intake *in, bool own, int64_t block_ms)
 {
-	struct span argv[9 + 2 * INTAKE_STREAMS_MAX];
-	char count[24], block[24];
-	size_t n = 0;
-	int error;
 	bool seen[INTAKE_STREAMS_MAX] = {0};
+	int error;
+	const struct redis_reply *reply = intake_ask(in, own, block_ms, &error);
 
-	snprintf(count, sizeof count, "%zu", in->count);
-	snprintf(block, sizeof block, "%lld", (long long)(block_ms > 0 ? block_ms : 1));
-	argv[n++] = SPAN("XREADGROUP");
-	argv[n++] = SPAN("GROUP");
-	argv[n++] = span_of(in->group);
-	argv[n++] = span_of(in->consumer);
-	argv[n++] = SPAN("COUNT");
-	argv[n++] = span_of(count);
-	if (!own) {
-		argv[n++] = SPAN("BLOCK");
-		argv[n++] = span_of(block);
-	}
-	argv[n++] = SPAN("STREAMS");
-	for (size_t i = 0; i < in->streams; i++)
-		argv[n++] = span_of(in->name[i]);
-	for (size_t i = 0; i < in->streams; i++)
-		argv[n++] = own ? SPAN("0") : SPAN(">");
-	redis_sync_set_timeout(in->reader, TIMEOUT_MS + block_ms);
-	const struct redis_reply *reply = redis_sync_cmd(in->reader, &error, n, argv);
 	if (!reply)
-		return intake_fail(in, in->reader, error);
+		return intake_fail(in, in->reader[in->at], error);
 	if (redis_type(reply) == REDIS_ERR)
 		return intake_refused(in, reply);
 	int r = intake_take_streams(in, reply, seen);
@@ -295,6 +361,7 @@ static int intake_read_group(struct intake *in, bool own, int64_t block_ms)
 		return r;
 	for (size_t i = 0; own && i < in->streams; i++)
 		in->own_pending[i] = seen[i];
+	in->fresh = !own;
 	return 0;
 }
 
@@ -317,10 +384,11 @@ static int intake_claim(struct intake *in, unsigned i)
 				    span_of(in->group), span_of(in->consumer),
 				    span_of(idle),	span_of(in->claim_cursor_text[i]),
 				    SPAN("COUNT"),	span_of(count)};
-	redis_sync_set_timeout(in->reader, 0);
-	const struct redis_reply *reply = redis_sync_cmd(in->reader, &error, ARRAY_LEN(argv), argv);
+	redis_sync_set_timeout(in->reader[in->at], 0);
+	const struct redis_reply *reply =
+	    redis_sync_cmd(in->reader[in->at], &error, ARRAY_LEN(argv), argv);
 	if (!reply)
-		return intake_fail(in, in->reader, error);
+		return intake_fail(in, in->reader[in->at], error);
 	if (redis_type(reply) == REDIS_ERR)
 		return intake_refused(in, reply);
 	if (span_copy(redis_str(redis_at(reply, 0)), in->claim_cursor_text[i],
@@ -363,6 +431,7 @@ int intake_read(struct intake *in, int64_t block_ms, struct intake_batch *ret)
 {
 	in->n = 0;
 	in->bytes = 0;
+	in->fresh = false;
 	int r = intake_fill(in, block_ms);
 	if (r < 0) {
 		in->n = 0;
@@ -375,6 +444,8 @@ int intake_read(struct intake *in, int64_t block_ms, struct intake_batch *ret)
 	    (struct intake_batch){.item = in->item, .n = in->n, .bytes = in->bytes, .full = full};
 	if (in->n)
 		intake_adapt(in, full);
+	if (full && in->fresh && !in->ahead)
+		intake_ask_ahead(in);
 	in->kept_at_ms = clock_boot_ms();
 	return 0;
 }

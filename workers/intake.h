@@ -1,10 +1,11 @@
 /*
  * A worker's side of Redis: one consumer of one group on several streams.
  *
- * Two connections: one reads (a batch's entries live in its last reply), one acknowledges, keeps
- * alive and asks. After a start and after every trouble with Redis the consumer's own pending
- * entries (id 0) come first, then those a dead consumer left (XAUTOCLAIM), then new ones. So an
- * entry whose acknowledgement was lost is read again: what is made of it must be idempotent.
+ * Connections: two that read by turns (a batch's entries live in its reader's last reply; under
+ * load the other is asked for the next batch meanwhile), one that acknowledges, keeps alive and
+ * asks. After a start and after every trouble with Redis the consumer's own pending entries (id 0)
+ * come first, then those a dead consumer left (XAUTOCLAIM), then new ones. So an entry whose
+ * acknowledgement was lost is read again: what is made of it must be idempotent.
  */
 #pragma once
 

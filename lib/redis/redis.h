@@ -89,6 +89,10 @@ void redis_sync_free(struct redis_sync *r);
  * dropped and made anew by the next call). The reply lives until the next call. */
 const struct redis_reply *redis_sync_cmd(struct redis_sync *r, int *ret_error, size_t argc,
 					 const struct span *argv);
+/* The same in two halves, so that the caller works while the server does: every successful send is
+ * followed by one receive before any other call. */
+int redis_sync_send(struct redis_sync *r, size_t argc, const struct span *argv) MUST_CHECK;
+const struct redis_reply *redis_sync_receive(struct redis_sync *r, int *ret_error);
 const struct redis_reply *redis_sync_cmdf(struct redis_sync *r, int *ret_error, const char *fmt, ...);
 /* Longer wait for one blocking command (XREADGROUP BLOCK). 0: back to the default. */
 void redis_sync_set_timeout(struct redis_sync *r, int64_t timeout_ms);

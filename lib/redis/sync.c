@@ -242,26 +242,28 @@ static int ensure_connected(struct redis_sync *r)
 	return error < 0 ? error : greet(r, deadline);
 }
 
+int redis_sync_send(struct redis_sync *r, size_t argc, const struct span *argv)
+{
+	int error = ensure_connected(r);
+
+	if (error == 0)
+		error = resp_append(&r->out, argc, argv);
+	return error < 0 ? error : write_out(r, clock_boot_ms() + r->timeout_ms);
+}
+
+const struct redis_reply *redis_sync_receive(struct redis_sync *r, int *ret_error)
+{
+	const struct redis_reply *reply = NULL;
+
+	*ret_error = read_reply(r, clock_boot_ms() + r->timeout_ms, &reply);
+	return *ret_error < 0 ? NULL : reply;
+}
+
 const struct redis_reply *redis_sync_cmd(struct redis_sync *r, int *ret_error, size_t argc,
 					 const struct span *argv)
 {
-	const struct redis_reply *reply = NULL;
-	int64_t deadline;
-	int error = ensure_connected(r);
-
-	deadline = clock_boot_ms() + r->timeout_ms;
-	if (error == 0)
-		error = resp_append(&r->out, argc, argv);
-	if (error == 0)
-		error = write_out(r, deadline);
-	if (error == 0)
-		error = read_reply(r, deadline, &reply);
-	if (error < 0) {
-		*ret_error = error;
-		return NULL;
-	}
-	*ret_error = 0;
-	return reply;
+	*ret_error = redis_sync_send(r, argc, argv);
+	return *ret_error < 0 ? NULL : redis_sync_receive(r, ret_error);
 }
 
 const struct redis_reply *redis_sync_cmdf(struct redis_sync *r, int *ret_error, const char *fmt,
