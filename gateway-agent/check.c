@@ -17,6 +17,7 @@
 #include "helper_client.h"
 #include "loop/loop.h"
 #include "redial.h"
+#include "status.h"
 #include "trust.h"
 #include "uplink.h"
 #include "wire/wire.h"
@@ -36,7 +37,7 @@ struct check {
 	struct uplink *uplink;
 	struct loop_timer *timer;
 	const struct redial_backend *backend;
-	bool json, hello_ack, answered;
+	bool json, dial, hello_ack, answered;
 	unsigned bad;
 	struct buf report; /* JSON array's members */
 	struct jsonw w;
@@ -235,13 +236,24 @@ static int check_backend(struct check *c, const struct redial_backend *b)
 
 static int check_backends(struct check *c)
 {
+	char connected[512] = "";
 	struct redial l;
 	char why[512];
 	size_t i;
 	int r = redial_init(c->cfg->backend_url, &l, why, sizeof why);
 
-	for (i = 0; r == 0 && i < l.n; i++)
-		r = check_backend(c, &l.backend[i]);
+	(void)status_is_connected(c->cfg, connected, sizeof connected);
+	for (i = 0; r == 0 && i < l.n; i++) {
+		/* A second connection would take the running agent's place for a minute (4000). */
+		if (connected[0] && !c->dial)
+			say(c, GOOD, "backend", "%s: not tried, %s", l.backend[i].url,
+			    strcmp(connected, l.backend[i].url) == 0
+				? "the running agent is connected to it"
+				: "the running agent is connected; `check --dial` tries it all the "
+				  "same");
+		else
+			r = check_backend(c, &l.backend[i]);
+	}
 	if (c->uplink)
 		uplink_close(TAKE(c->uplink));
 	if (r == 0 || l.n)
@@ -323,9 +335,9 @@ static int check_all(struct check *c)
 	return r;
 }
 
-int check_run(struct agent_settings *cfg, bool json)
+int check_run(struct agent_settings *cfg, bool json, bool dial)
 {
-	struct check c = {.cfg = cfg, .json = json};
+	struct check c = {.cfg = cfg, .json = json, .dial = dial};
 	int r;
 
 	buf_init(&c.report, 65536);

@@ -13,13 +13,33 @@
 #include "loop/loop.h"
 #include "status.h"
 
+/* Takes the known options off words; -1 when one is not known. */
+static int take_options(char **words, const char *const *known, bool *ret, size_t n)
+{
+	size_t i;
+
+	for (; words && *words; words++) {
+		for (i = 0; i < n && strcmp(*words, known[i]) != 0; i++)
+			;
+		if (i == n) {
+			fprintf(stderr,
+				"gateway-agent: unknown word `%s`; see gateway-agent --help\n",
+				*words);
+			return -1;
+		}
+		ret[i] = true;
+	}
+	return 0;
+}
+
 static int cmd_run(struct agent_settings *cfg, char **words)
 {
 	struct loop *l = NULL;
 	struct agent *a = NULL;
 	int r;
 
-	(void)words;
+	if (take_options(words, NULL, NULL, 0) < 0)
+		return PROGRAM_CONFIG;
 	program_harden();
 	r = loop_new(&l);
 	if (r == 0)
@@ -41,12 +61,20 @@ static int cmd_run(struct agent_settings *cfg, char **words)
 
 static int cmd_status(struct agent_settings *cfg, char **words)
 {
-	return status_show(cfg, words[0] && strcmp(words[0], "--json") == 0);
+	static const char *const known[] = {"--json"};
+	bool on[ARRAY_LEN(known)] = {false};
+
+	return take_options(words, known, on, ARRAY_LEN(known)) < 0 ? PROGRAM_CONFIG
+								    : status_show(cfg, on[0]);
 }
 
 static int cmd_check(struct agent_settings *cfg, char **words)
 {
-	return check_run(cfg, words[0] && strcmp(words[0], "--json") == 0);
+	static const char *const known[] = {"--json", "--dial"};
+	bool on[ARRAY_LEN(known)] = {false};
+
+	return take_options(words, known, on, ARRAY_LEN(known)) < 0 ? PROGRAM_CONFIG
+								    : check_run(cfg, on[0], on[1]);
 }
 
 static const struct {

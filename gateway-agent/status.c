@@ -13,6 +13,8 @@
 #include "base/jsonw.h"
 #include "base/program.h"
 
+#define STATUS_MAX_BYTES 262144
+
 static void put_time(struct jsonw *w, const char *key, int64_t wall_ms)
 {
 	char text[CLOCK_RFC3339_LEN + 1];
@@ -165,9 +167,41 @@ static const char *staleness(struct span doc)
 	return NULL;
 }
 
-int status_show(const struct agent_settings *cfg, bool json)
+/* 0; -errno, or -EBADMSG when it is not JSON. */
+static int read_status(const struct agent_settings *cfg, struct buf *out, char *path, size_t cap)
 {
 	struct json_fault fault;
+	int r;
+
+	(void)snprintf(path, cap, "%s/status.json", cfg->state_dir);
+	r = file_read(path, out);
+	if (r == 0 && json_validate(out->data ? out->data : "", out->len, 16, &fault) < 0)
+		r = -EBADMSG;
+	return r;
+}
+
+bool status_is_connected(const struct agent_settings *cfg, char *url, size_t cap)
+{
+	struct json_member m;
+	struct span doc;
+	char path[512];
+	bool yes = false;
+	struct buf b;
+
+	buf_init(&b, STATUS_MAX_BYTES);
+	if (read_status(cfg, &b, path, sizeof path) == 0) {
+		doc = (struct span){b.data, b.len};
+		yes = !staleness(doc) && lookup(doc, NULL, "agent_id", &m) &&
+		      span_eq(m.raw, cfg->id) && lookup(doc, "link", "state", &m) &&
+		      span_eq(m.raw, "ready") && lookup(doc, "link", "url", &m) &&
+		      span_copy(m.raw, url, cap) == 0;
+	}
+	buf_fini(&b);
+	return yes;
+}
+
+int status_show(const struct agent_settings *cfg, bool json)
+{
 	struct json_member m;
 	const char *stale;
 	char path[512];
@@ -175,14 +209,13 @@ int status_show(const struct agent_settings *cfg, bool json)
 	size_t i;
 	int r;
 
-	buf_init(&b, 262144);
-	(void)snprintf(path, sizeof path, "%s/status.json", cfg->state_dir);
-	r = file_read(path, &b);
-	if (r < 0 || json_validate(b.data, b.len, 16, &fault) < 0) {
+	buf_init(&b, STATUS_MAX_BYTES);
+	r = read_status(cfg, &b, path, sizeof path);
+	if (r < 0) {
 		fprintf(stderr,
 			"gateway-agent: %s: %s. Is the agent running, with the same "
 			"VIW_AGENT_STATE_DIR?\n",
-			path, r < 0 ? strerror(-r) : "not JSON");
+			path, r != -EBADMSG ? strerror(-r) : "not JSON");
 		buf_fini(&b);
 		return PROGRAM_UNAVAILABLE;
 	}

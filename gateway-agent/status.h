@@ -24,3 +24,5 @@ struct status_input {
 int status_compose(const struct status_input *in, struct buf *out) MUST_CHECK;
 /* The subcommand: reads status.json. Exit code. */
 int status_show(const struct agent_settings *cfg, bool json);
+/* True when the agent of these settings runs and is connected; url then names the bridge. */
+bool status_is_connected(const struct agent_settings *cfg, char *url, size_t cap);

@@ -102,7 +102,7 @@ static void ended(struct uplink *u)
 	loop_timer_stop(u->open_timer);
 	loop_timer_stop(u->address_timer);
 	drop_queue(u);
-	buf_clear(&u->rx);
+	buf_wipe(&u->rx);
 	buf_trim(&u->rx, 4096);
 	loop_later_ask(u->later);
 }
@@ -404,7 +404,7 @@ static int on_receive(struct uplink *u, struct lws *wsi, const char *in, size_t 
 	if (!lws_is_final_fragment(wsi) || lws_remaining_packet_payload(wsi))
 		return 0;
 	u->ops->on_text(u->arg, u->rx.data ? u->rx.data : "", u->rx.len);
-	buf_clear(&u->rx);
+	buf_wipe(&u->rx); /* a COMMAND may have held secrets */
 	buf_trim(&u->rx, 16384);
 	return u->want_close ? -1 : 0;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "crypto/crypto.h"
 
 #define LEARNED_MAX 512
 
@@ -14,6 +15,7 @@ struct verbset {
 	struct verbs *builtin;
 	struct verb **learned; /* NULL: the helper has not told yet */
 	size_t n;
+	uint8_t digest[SHA256_BYTES]; /* of what it told: mostly the same again */
 };
 
 int verbset_new(struct verbset **ret)
@@ -107,9 +109,14 @@ int verbset_learn(struct verbset *v, struct span verbs)
 {
 	struct json_iter it;
 	struct json_member m;
-	struct verb **learned = calloc(LEARNED_MAX, sizeof *learned);
+	uint8_t digest[SHA256_BYTES];
+	struct verb **learned;
 	size_t n = 0;
 
+	crypto_sha256(verbs.p, verbs.n, digest);
+	if (v->learned && memcmp(digest, v->digest, sizeof digest) == 0)
+		return 0;
+	learned = calloc(LEARNED_MAX, sizeof(*learned));
 	if (!learned)
 		return -ENOMEM;
 	json_iter_init(&it, verbs);
@@ -120,6 +127,7 @@ int verbset_learn(struct verbset *v, struct span verbs)
 	free_learned(v->learned, v->n);
 	v->learned = learned;
 	v->n = n;
+	memcpy(v->digest, digest, sizeof digest);
 	return 0;
 }
 

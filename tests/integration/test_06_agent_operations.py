@@ -159,6 +159,19 @@ def test_check_good(bridge, tmp, pki):
     assert "FAIL" not in done.stdout
 
 
+def test_check_does_not_take_the_running_agents_place(bridge, start, tmp, pki):
+    b = bridge(ssl=server_context(pki))
+    env = check_env(tmp, pki, b.port)
+    start("gateway-agent", env=env)
+    b.wait_frame("TELEMETRY", n=2)
+    wait_for(lambda: "ready" in run(["status"], env).stdout, 5)
+    done = run(["check"], env)
+    assert done.returncode == 0 and "the running agent is connected to it" in done.stdout
+    assert len(b.conns) == 1
+    assert "accepts this agent" in run(["check", "--dial"], env).stdout and len(b.conns) == 2
+    assert run(["check", "--nonsense"], env).returncode == 78
+
+
 def broken_no_dns(tmp, pki, b):
     return check_env(tmp, pki, b.port, host="nowhere.invalid"), "does not resolve", "DNS"
 
