@@ -397,7 +397,8 @@ void bridge_configure(struct bridge *b)
 {
 	struct handshake_config c = handshake_config_of(b);
 
-	if (handshake_configure(b->handshake, &c) < 0)
+	if (handshake_configure(b->handshake, &c) < 0 ||
+	    router_set_allowed(b->router, b->settings->allowed_agent_ids) < 0)
 		LOG_ERROR(FIELDS(.event = "reload_failed"), "out of memory: old settings stay");
 	if (b->ws)
 		ws_server_set_token(b->ws, b->settings->admin_token);

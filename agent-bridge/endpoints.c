@@ -10,16 +10,14 @@
 #include "base/program.h"
 #include "bridge.h"
 #include "bridge_metrics.h"
+#include "order.h"
 #include "ratelimit.h"
 
-#define ANSWER_MAX    (64u * 1024 * 1024)
-#define PAGE_DEFAULT  100
-#define PAGE_MAX      1000
-#define RATE_AGENTS   16384
-#define TTL_DEFAULT_S 60
-#define TTL_MAX_S     86400
-#define VERB_MAX      128
-#define FULL_RETRY_S  5
+#define ANSWER_MAX   (64u * 1024 * 1024)
+#define PAGE_DEFAULT 100
+#define PAGE_MAX     1000
+#define RATE_AGENTS  16384
+#define FULL_RETRY_S 5
 
 struct endpoints {
 	struct bridge *bridge;
@@ -269,113 +267,11 @@ static void get_last_result(void *arg, const struct http_request *q, struct http
 
 /* ---- commands ---- */
 
-/* What a POST asks for, as C strings. */
-struct order {
-	char agent_id[AGENT_ID_MAX + 1], correlation_id[CORRELATION_ID_MAX + 1];
-	char command[VERB_MAX + 1], issued_by[129];
-	char *params;
-	int64_t ttl_s;
-};
-
 struct waiting_post {
 	struct http_response *response;
 	struct endpoints *endpoints;
 	char correlation_id[CORRELATION_ID_MAX + 1];
 };
-
-/* A string member: 1 there, 0 absent, -1 not a string or too long. */
-static int member_text(struct span body, const char *key, char *out, size_t cap)
-{
-	struct json_member m;
-	struct buf text;
-	int r = -1;
-
-	out[0] = '\0';
-	if (!json_find(body, key, &m))
-		return 0;
-	buf_init(&text, cap - 1);
-	if (m.type == JSON_T_STR && json_unescape(m.raw, &text) == 0) {
-		if (text.len)
-			memcpy(out, text.data, text.len);
-		out[text.len] = '\0';
-		r = 1;
-	}
-	buf_fini(&text);
-	return r;
-}
-
-static bool is_verb(const char *s)
-{
-	static const char allowed[] =
-	    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
-
-	return *s && *s != '-' && *s != '.' && !s[strspn(s, allowed)];
-}
-
-static const char *read_command(struct span body, struct order *o)
-{
-	char other[VERB_MAX + 1];
-	int command = member_text(body, "command", o->command, sizeof(o->command)),
-	    type = member_text(body, "type", other, sizeof(other));
-
-	if (command < 0 || type < 0)
-		return "command must be a string of at most 128 bytes";
-	if (!command)
-		memcpy(o->command, other, sizeof(other));
-	else if (type && strcmp(o->command, other) != 0)
-		return "command and type differ: send one of them";
-	return is_verb(o->command) ? NULL : "command must be a verb like tail_logs";
-}
-
-static const char *read_params(struct span body, struct order *o)
-{
-	struct json_member m, other;
-	bool params = json_find(body, "params", &m), payload = json_find(body, "payload", &other);
-
-	if (params && payload)
-		return "params and payload are the same: send one of them";
-	if (payload)
-		m = other;
-	if ((params || payload) && m.type != JSON_T_OBJ)
-		return "params must be an object";
-	o->params = params || payload ? span_dup(m.raw) : strdup("{}");
-	return o->params ? NULL : "out of memory";
-}
-
-static const char *read_ttl(struct span body, struct order *o)
-{
-	struct json_member m;
-
-	o->ttl_s = TTL_DEFAULT_S;
-	if (!json_find(body, "ttl_s", &m))
-		return NULL;
-	if (m.type != JSON_T_INT || json_int(m.raw, &o->ttl_s) < 0 || o->ttl_s < 1 ||
-	    o->ttl_s > TTL_MAX_S)
-		return "ttl_s must be a whole number from 1 to 86400";
-	return NULL;
-}
-
-/* NULL, or what is wrong. o->params is the caller's to free. */
-static const char *order_read(const struct http_request *q, struct order *o)
-{
-	const char *fault;
-
-	memset(o, 0, sizeof(*o));
-	if (!ident_is_agent_id(q->param[0], strlen(q->param[0])))
-		return "the path names no valid agent id";
-	memcpy(o->agent_id, q->param[0], strlen(q->param[0]) + 1);
-	if (member_text(q->body, "correlation_id", o->correlation_id, sizeof(o->correlation_id)) <=
-		0 ||
-	    !ident_is_correlation_id(o->correlation_id, strlen(o->correlation_id)))
-		return "correlation_id is missing or does not fit "
-		       "[A-Za-z0-9][A-Za-z0-9._:-]{0,127}";
-	if (member_text(q->body, "issued_by_admin_id", o->issued_by, sizeof(o->issued_by)) < 0)
-		return "issued_by_admin_id must be a string of at most 128 bytes";
-	fault = read_command(q->body, o);
-	if (!fault)
-		fault = read_ttl(q->body, o);
-	return fault ? fault : read_params(q->body, o);
-}
 
 static void count_post(struct endpoints *e, const char *code)
 {
@@ -467,7 +363,7 @@ static void post_command(struct endpoints *e, const struct http_request *q, stru
 			 bool connected)
 {
 	struct order o;
-	const char *fault = order_read(q, &o);
+	const char *fault = order_read(q->param[0], q->body, &o);
 	int wait_s = 0;
 
 	if (!fault)
@@ -482,7 +378,7 @@ static void post_command(struct endpoints *e, const struct http_request *q, stru
 	} else {
 		post(e, &o, "run", connected, r);
 	}
-	free(o.params);
+	order_fini(&o);
 }
 
 static void post_to_connected(void *arg, const struct http_request *q, struct http_response *r)

@@ -714,6 +714,26 @@ void router_close(struct router *r)
 	release(r);
 }
 
+int router_set_allowed(struct router *r, const char *csv)
+{
+	char **old = r->allowed;
+	size_t old_n = r->allowed_n;
+	int error;
+
+	r->allowed = NULL;
+	r->allowed_n = 0;
+	error = parse_allowed(r, csv);
+	if (error < 0) {
+		r->allowed = old;
+		r->allowed_n = old_n;
+		return error;
+	}
+	for (size_t i = 0; i < old_n; i++)
+		free(old[i]);
+	free((void *)old);
+	return 0;
+}
+
 bool router_is_leader(const struct router *r)
 {
 	return r->leader;

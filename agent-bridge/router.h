@@ -19,4 +19,6 @@ int router_open(struct loop *l, struct metrics *m, struct store *s, const struct
 		struct router **ret) MUST_CHECK;
 /* Gives the lease back at once, so that another takes over without waiting. */
 void router_close(struct router *r); /* before dispatch_close and store_close */
+/* The allowlist was reloaded. -ENOMEM: the old one stays. */
+int router_set_allowed(struct router *r, const char *csv) MUST_CHECK;
 bool router_is_leader(const struct router *r);

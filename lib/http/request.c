@@ -36,7 +36,7 @@ struct http_exchange {
 	int status; /* refusal decided from the head; 0: none */
 	const char *code, *msg;
 	char allow[32];
-	bool head, close, ready, ws_path;
+	bool head, close, ready, ws_path, deferred;
 };
 
 static const struct {
@@ -106,6 +106,8 @@ static void exchange_answer(struct http_exchange *x, int status, const char *typ
 			buf_clear(&x->out); /* no memory: the socket just closes */
 	}
 	x->ready = true;
+	if (x->deferred)
+		lws_rx_flow_control(x->wsi, 1);
 	lws_callback_on_writable(x->wsi);
 }
 
@@ -355,6 +357,18 @@ static void handle(struct http_exchange *x)
 	x->route->handler(t->arg, &x->q, x->response);
 }
 
+static void handle_now(struct http_exchange *x)
+{
+	handle(x);
+	lws_set_timeout(x->wsi, PENDING_TIMEOUT_HTTP_CONTENT, ANSWER_TIMEOUT_S);
+	if (x->ready)
+		return;
+	/* lws does not read while a request is being served; bytes or an end that wait in the
+	 * socket would wake it over and over. */
+	x->deferred = true;
+	lws_rx_flow_control(x->wsi, 0);
+}
+
 int http_on_request(struct http_lws *h, struct lws *wsi, struct http_conn *c, const char *uri)
 {
 	struct http_exchange *x;
@@ -390,8 +404,7 @@ int http_on_request(struct http_lws *h, struct lws *wsi, struct http_conn *c, co
 	 */
 	if (n > 0 || (n == 0 && posted))
 		return 0;
-	handle(x);
-	lws_set_timeout(wsi, PENDING_TIMEOUT_HTTP_CONTENT, ANSWER_TIMEOUT_S);
+	handle_now(x);
 	return 0;
 }
 
@@ -410,8 +423,7 @@ int http_on_body_end(struct http_conn *c)
 
 	if (!x || x->ready)
 		return 0;
-	handle(x);
-	lws_set_timeout(x->wsi, PENDING_TIMEOUT_HTTP_CONTENT, ANSWER_TIMEOUT_S);
+	handle_now(x);
 	return 0;
 }
 

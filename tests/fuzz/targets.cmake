@@ -2,6 +2,7 @@
 viw_fuzz(frame DEPS wire LINKS PkgConfig::jansson)
 viw_fuzz(handshake DEPS bridge_logic crypto)
 viw_fuzz(helper_msg DEPS wire)
+viw_fuzz(http_body DEPS bridge_logic wire)
 viw_fuzz(http_head DEPS http)
 viw_fuzz(json_diff DEPS wire LINKS PkgConfig::jansson)
 viw_fuzz(manifest DEPS verbs)

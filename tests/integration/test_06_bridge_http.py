@@ -334,3 +334,28 @@ def test_many_requests_at_once(bridge):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda i: b.http("GET", "/internal/agent/_healthz")[0], range(400)))
     assert set(answers) == {200}
+
+
+def cpu_s(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def test_a_client_that_leaves_a_waiting_answer_costs_nothing(bridge):
+    """Redis hangs, so the answer waits; meanwhile the client sends more, or is gone."""
+    b = bridge()
+    body = json.dumps({"correlation_id": "c-1", "command": "ECHO"})
+    text = f"POST /agent/commands/gw-1 HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    b.redis.freeze()
+    gone = socket.create_connection(("127.0.0.1", b.port), timeout=5)
+    gone.sendall(text)
+    gone.close()
+    more = socket.create_connection(("127.0.0.1", b.port), timeout=10)
+    more.sendall(text + b"GET /agent/_health HTTP/1.1\r\nHost: x\r\n\r\n")
+    before = cpu_s(b.proc.pid)
+    time.sleep(1.5)
+    assert cpu_s(b.proc.pid) - before < 0.5
+    b.redis.thaw()
+    assert more.recv(4096).startswith((b"HTTP/1.1 202 ", b"HTTP/1.1 503 "))
+    more.close()

@@ -209,6 +209,41 @@ def test_frozen_redis_does_not_grow_memory_and_loses_no_result(bridge):
     b.wait_ready()
 
 
+def test_pausing_over_tls_does_not_spin(bridge, pki):
+    """libwebsockets 4.1.6 spins for ever when a TLS socket is paused in its receive callback."""
+    from test_06_bridge_http import cpu_s
+    b = bridge(tls_cert=pki.server[0], tls_key=pki.server[1], internal_bind=f"127.0.0.1:{viwtest.free_port()}")
+    clients = [b.connect(f"gw-{i}", ssl=pki.client_context()) for i in range(4)]
+    b.redis.freeze()
+    stop = threading.Event()
+
+    def pump(i, client):
+        frame = json.dumps(telemetry(f"gw-{i}", pad="x" * 20000))
+        while not stop.is_set():
+            try:
+                client.send(frame)
+            except Exception:  # paused: the send blocks until its own timeout
+                return
+    threads = [threading.Thread(target=pump, args=(i, c), daemon=True) for i, c in enumerate(clients)]
+    for t in threads:
+        t.start()
+    b.proc.wait_log("reading_paused", timeout=20)
+    viwtest.wait_for(lambda: b.metric("viw_paused_sockets") >= 4)
+    time.sleep(0.5)
+    before = cpu_s(b.proc.pid)
+    time.sleep(1)
+    assert cpu_s(b.proc.pid) - before < 0.4
+    stop.set()
+    b.redis.thaw()
+    b.proc.wait_log("reading_resumed", timeout=20)
+    viwtest.wait_for(lambda: b.metric("viw_paused_sockets") == 0)
+    for t in threads:
+        t.join(20)
+    late = b.connect("gw-late", ssl=pki.client_context())
+    late.send(telemetry("gw-late", seq=77))
+    b.entries("telemetry", agent_id="gw-late", timeout=10)
+
+
 @pytest.mark.parametrize("fault", ["oom", "readonly", "nogroup"])
 def test_unwilling_redis_is_waited_out(bridge, fault):
     b = bridge()
