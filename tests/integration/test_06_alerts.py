@@ -1,4 +1,5 @@
 """Alert rules and runbooks agree with each other, with the metrics, and with promtool."""
+import json
 import re
 import subprocess
 
@@ -35,3 +36,19 @@ def test_rules_use_metrics_that_exist():
     known = set(re.findall(r"`(viw_\w+)", (viwtest.ROOT / "docs" / "metrics.md").read_text()))
     used = {re.sub(r"_bucket$", "", m) for m in re.findall(r"\b(viw_\w+)", TEXT)}
     assert used <= known, used - known
+
+
+def test_the_dashboard_asks_for_metrics_and_records_that_exist(tmp):
+    board = json.loads((viwtest.ROOT / "compose" / "grafana" / "viworks.json").read_text())
+    asked = [t["expr"] for p in board["panels"] for t in p.get("targets", [])]
+    known = set(re.findall(r"`(viw_\w+)", (viwtest.ROOT / "docs" / "metrics.md").read_text()))
+    records = set(re.findall(r"record: (\S+)", TEXT))
+    for expr in asked:
+        names = re.findall(r"\bviw[_:][\w:]+", expr)
+        assert names and all(re.sub(r"_bucket$", "", n) in known | records for n in names), expr
+    # Prometheus itself parses every one of them.
+    rules = {"groups": [{"name": "x", "rules": [{"record": f"r{i}", "expr": e} for i, e in enumerate(asked)]}]}
+    (tmp / "rules.json").write_text(json.dumps(rules))
+    done = subprocess.run(["promtool", "check", "rules", tmp / "rules.json"], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert len(asked) > 15 and done.returncode == 0, done.stdout
