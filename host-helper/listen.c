@@ -37,14 +37,18 @@ static int add_uid(struct helper *h, uid_t uid)
 
 int listen_load_uids(struct helper *h)
 {
+	static const char *const users[] = {"viworks-agent", "viworks"};
 	const char *p = h->cfg->allowed_uids;
 	int r = 0;
 
 	h->uids = 0;
 	if (!p) {
-		struct passwd *pw = getpwnam("viworks");
 		r = add_uid(h, 0);
-		return r == 0 && pw ? add_uid(h, pw->pw_uid) : r;
+		for (size_t i = 0; r == 0 && i < ARRAY_LEN(users); i++) {
+			struct passwd *pw = getpwnam(users[i]);
+			r = pw ? add_uid(h, pw->pw_uid) : 0;
+		}
+		return r;
 	}
 	while (r == 0 && *p) {
 		r = add_uid(h, (uid_t)strtoul(p, NULL, 10));

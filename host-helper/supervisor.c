@@ -22,6 +22,7 @@
 #include "child.h"
 #include "crypto/crypto.h"
 #include "tree.h"
+#include "wire/wire.h"
 
 #define SLACK_BYTES   4096 /* the longest secret: what is cut is cut after masking */
 #define TERM_GRACE_MS 2000 /* between TERM and KILL at a timeout */
@@ -283,7 +284,7 @@ static void judge_builtin(struct run *x)
 	char *nl = refused && o->err.data ? strchr(o->err.data, '\n') : NULL;
 
 	o->data = true;
-	if (WIFEXITED(x->status) && WEXITSTATUS(x->status) == 0 && !o->out_cut) {
+	if (WIFEXITED(x->status) && WEXITSTATUS(x->status) == 0 && o->out.len) {
 		o->has_rc = true;
 		o->rc = 0;
 	} else if (nl) {
@@ -298,6 +299,27 @@ static void judge_builtin(struct run *x)
 		buf_clear(&o->out);
 }
 
+static int clean_stream(struct run *x, const struct buf *raw, bool was_cut, struct buf *out,
+			bool *cut)
+{
+	return supervisor_clean_output(&x->job->secrets, raw->data, raw->len, was_cut,
+				       (size_t)x->job->verb->max_output_bytes, out, cut);
+}
+
+/* The answer of a built-in verb is JSON whose texts it masked itself: masking the document would
+ * break it. It is taken whole or not at all. */
+static int take_data(struct run *x)
+{
+	struct json_fault fault;
+	struct buf *raw = &x->raw_out;
+
+	x->outcome.out_cut = x->cut_out;
+	if (x->cut_out || raw->len < 2 || raw->data[0] != '{' ||
+	    json_validate(raw->data, raw->len, WIRE_MAX_DEPTH - 1, &fault) < 0)
+		return 0;
+	return buf_append(&x->outcome.out, raw->data, raw->len);
+}
+
 static void judge(struct run *x)
 {
 	struct outcome *o = &x->outcome;
@@ -308,12 +330,11 @@ static void judge(struct run *x)
 		outcome_fail(o, "not_executable", "%s: %s", fault.step, strerror(fault.error));
 		return;
 	}
-	size_t cap = (size_t)x->job->verb->max_output_bytes;
-	int r = supervisor_clean_output(&x->job->secrets, x->raw_out.data, x->raw_out.len,
-					x->cut_out, cap, &o->out, &o->out_cut);
+	int r = x->job->verb->builtin
+		    ? take_data(x)
+		    : clean_stream(x, &x->raw_out, x->cut_out, &o->out, &o->out_cut);
 	if (r == 0)
-		r = supervisor_clean_output(&x->job->secrets, x->raw_err.data, x->raw_err.len,
-					    x->cut_err, cap, &o->err, &o->err_cut);
+		r = clean_stream(x, &x->raw_err, x->cut_err, &o->err, &o->err_cut);
 	if (r < 0) { /* output that could not be masked is not shown */
 		buf_clear(&o->out);
 		buf_clear(&o->err);

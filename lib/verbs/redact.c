@@ -246,9 +246,17 @@ static size_t skip_blank(const struct marks *m, size_t i)
 	return i;
 }
 
+/* The quote that ends a string within JSON: what follows it is not the string's any more, and
+ * masking it would break the document. */
+static bool ends_json_string(const struct marks *m, size_t i)
+{
+	return m->s[i] == '"' && i > 0 && m->s[i - 1] != '\\' &&
+	       (i + 1 == m->n || memchr(",}]:", m->s[i + 1], 4));
+}
+
 static size_t line_end(const struct marks *m, size_t i)
 {
-	while (i < m->n && m->s[i] != '\n' && m->s[i] != '\r')
+	while (i < m->n && m->s[i] != '\n' && m->s[i] != '\r' && !ends_json_string(m, i))
 		i++;
 	return i;
 }
@@ -264,7 +272,7 @@ static size_t value_end(const struct marks *m, size_t i)
 	char quote = i < m->n ? m->s[i] : 0;
 
 	if (quote != '"' && quote != '\'') {
-		while (i < m->n && !is_space(m->s[i]))
+		while (i < m->n && !is_space(m->s[i]) && !ends_json_string(m, i))
 			i++;
 		return i;
 	}
@@ -308,9 +316,11 @@ static size_t mark_pem(struct marks *m, size_t i)
 	size_t head = nl ? (size_t)(nl - m->s) - i : m->n - i < 80 ? m->n - i : 80;
 	if (!contains(m->s + i, head, "PRIVATE KEY") && !contains(m->s + i, head, "Static key"))
 		return 0;
-	size_t eol = i + head;
-	const char *end = memmem(m->s + eol, m->n - eol, "-----END", 8);
-	size_t to = end ? line_end(m, (size_t)(end - m->s)) : m->n;
+	size_t from = i + 11;
+	const char *end = memmem(m->s + from, m->n - from, "-----END", 8);
+	const char *tail =
+	    end ? memmem(end + 8, m->n - (size_t)(end + 8 - m->s), "-----", 5) : NULL;
+	size_t to = tail ? (size_t)(tail - m->s) + 5 : m->n;
 	mark(m, i, to);
 	return to;
 }

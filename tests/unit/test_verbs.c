@@ -478,6 +478,13 @@ static void test_redact_text_patterns(void **state UNUSED)
 	expect_text(NULL, "-----BEGIN PRIVATE KEY-----\nMII never ends", "***");
 	expect_text(NULL, "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----",
 		    "-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----");
+	/* Within JSON the document stays whole. */
+	expect_text(NULL, "{\"m\":\"two password=abc\",\"n\":1}",
+		    "{\"m\":\"two password=***\",\"n\":1}");
+	expect_text(NULL, "[\"Authorization: Basic x\"]", "[\"Authorization: ***\"]");
+	expect_text(NULL,
+		    "{\"k\":\"-----BEGIN PRIVATE KEY-----\\nMII\\n-----END PRIVATE KEY-----\\n\"}",
+		    "{\"k\":\"***\\n\"}");
 	expect_text(NULL, "the password is known", "the password is known");
 }
 
