@@ -1,4 +1,5 @@
 # viw_fuzz(target DEPS lib …), sorted by target
+viw_fuzz(agent DEPS gateway-agent_objs)
 viw_fuzz(frame DEPS wire LINKS PkgConfig::jansson)
 viw_fuzz(handshake DEPS bridge_logic crypto)
 viw_fuzz(helper_msg DEPS wire)
