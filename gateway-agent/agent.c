@@ -55,6 +55,7 @@ struct agent {
 	char telemetry_id[UUID_LEN + 16];
 	bool telemetry_asked, stopping, state_dir_bad;
 	int64_t started_wall_ms, started_boot_ms, last_audit_ms;
+	int64_t warned[3];	 /* days of the last expiry warning: client, bundle, backend */
 	struct buf audit;	 /* the helper's last checkpoint, a JSON object */
 	struct buf last_metrics; /* for /metrics of the inbound feature and status */
 };
@@ -81,13 +82,16 @@ static void cert_days(struct agent *a, int64_t *cert, int64_t *bundle, int64_t *
 	*backend = days_left(v.peer->not_after_ms);
 }
 
-static void warn_expiry(struct agent *a, const char *which, const char *setting, int64_t days)
+/* Said once a day at most, however often the agent connects. */
+static void warn_expiry(struct agent *a, const char *which, const char *setting, int64_t days,
+			int64_t *last)
 {
 	if (days == INT64_MIN)
 		return;
 	metric_set(metrics_get(a->metrics, M_cert_days, which, NULL), (double)days);
-	if (days >= CERT_WARN_DAYS)
+	if (days >= CERT_WARN_DAYS || days == *last)
 		return;
+	*last = days;
 	LOG_WARN(FIELDS(.event = "cert_expiry", .agent_id = a->cfg->id, .setting = setting,
 			.has_count = true, .count = days),
 		 days < 0
@@ -102,9 +106,9 @@ static void check_expiry(void *arg)
 	int64_t cert, bundle, backend;
 
 	cert_days(a, &cert, &bundle, &backend);
-	warn_expiry(a, "client", "VIW_AGENT_CERT_PATH", cert);
-	warn_expiry(a, "trust_bundle", "VIW_AGENT_TRUST_BUNDLE", bundle);
-	warn_expiry(a, "backend", NULL, backend);
+	warn_expiry(a, "client", "VIW_AGENT_CERT_PATH", cert, &a->warned[0]);
+	warn_expiry(a, "trust_bundle", "VIW_AGENT_TRUST_BUNDLE", bundle, &a->warned[1]);
+	warn_expiry(a, "backend", NULL, backend, &a->warned[2]);
 }
 
 /* ---- status.json ---- */
@@ -781,6 +785,7 @@ int agent_open(struct loop *l, struct agent_settings *cfg, struct agent **ret)
 			    .cfg = cfg,
 			    .started_wall_ms = clock_wall_ms(),
 			    .started_boot_ms = clock_boot_ms()};
+	a->warned[0] = a->warned[1] = a->warned[2] = INT64_MIN;
 	buf_init(&a->last_metrics, 200000);
 	buf_init(&a->audit, 8192);
 	(void)!telemetry_read_cpu(&telemetry_host, &a->cpu);

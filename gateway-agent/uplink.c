@@ -348,7 +348,7 @@ static int64_t read_retry_after(struct lws *wsi)
 /* Why did it fail? What lws tells is a text; what we saw ourselves is better. */
 static void classify(struct uplink *u, struct lws *wsi, const char *text)
 {
-	char detail[160];
+	char detail[160], ip[NETADDR_TEXT_MAX];
 	unsigned status = u->phase == REQUESTED ? lws_http_client_http_response(wsi) : 0;
 
 	if (u->peer.pin_mismatch) {
@@ -372,7 +372,12 @@ static void classify(struct uplink *u, struct lws *wsi, const char *text)
 	} else if (u->phase == REQUESTED) {
 		note_end(u, REDIAL_LOST, 0, "closed before it answered");
 	} else {
-		note_end(u, REDIAL_CONNECT, 0, text ? text : "cannot connect");
+		/* lws says no more than "closed before established" */
+		netaddr_format_ip(&u->address[u->next_address ? u->next_address - 1 : 0], ip);
+		(void)snprintf(detail, sizeof detail,
+			       "%s port %u refuses the connection or cannot be reached", ip,
+			       (unsigned)u->backend->port);
+		note_end(u, REDIAL_CONNECT, 0, detail);
 	}
 }
 
