@@ -9,7 +9,7 @@ from viwtest import wait_for
 
 
 @pytest.fixture
-def bridge(start, redis, connect):
+def bridge(redis, start, connect):
     return Bridge(start, redis, connect)
 
 
@@ -179,7 +179,7 @@ def test_without_an_id_it_is_a_dead_letter_without_its_parameters(bridge, redis)
     assert "hush" not in str(letters) and '"command":"ECHO"' in letters[0][1]["payload"]
 
 
-def test_only_allowed_agents(start, redis, connect):
+def test_only_allowed_agents(redis, start, connect):
     bridge = Bridge(start, redis, connect, ALLOWED_AGENT_IDS="a1,a3")
     agent = bridge.agent("a3")
     cid = redis.xadd_command("a2", "ECHO")

@@ -15,7 +15,7 @@ def leads(bridge):
 
 
 @pytest.fixture
-def two(start, redis, connect):
+def two(redis, start, connect):
     """b1 is the router, b2 follows."""
     b1 = Bridge(start, redis, connect, "b1", LOG_LEVEL="debug")
     b1.proc.wait_log("router_leads")
@@ -158,7 +158,7 @@ def test_a_bridge_frozen_while_its_agent_moves_delivers_nothing_stale(two, redis
     assert len(results(redis)) == 1
 
 
-def test_an_offer_that_was_overtaken_during_a_freeze_is_not_sent(start, redis, connect):
+def test_an_offer_that_was_overtaken_during_a_freeze_is_not_sent(redis, start, connect):
     """The answer of OFFER lies unread in the frozen bridge's socket; meanwhile the command is done."""
     b1, b2 = (Bridge(start, redis, connect, b) for b in ("b1", "b2"))
     old = b1.agent("a1", journal_id="J")
@@ -284,7 +284,7 @@ def misconf(redis):
 
 
 @pytest.mark.parametrize("fault,word", [(oom, "OOM"), (readonly, "READONLY"), (misconf, "MISCONF")])
-def test_redis_refuses_writes_for_a_while(start, redis, connect, fault, word):
+def test_redis_refuses_writes_for_a_while(redis, start, connect, fault, word):
     """Not acknowledged, not lost, not ready with the reason; recovers alone."""
     bridge = Bridge(start, redis, connect)
     agent = bridge.agent("a1")
@@ -308,7 +308,7 @@ def test_redis_refuses_writes_for_a_while(start, redis, connect, fault, word):
     assert seqs == list(range(20))
 
 
-def test_two_bridges_with_one_name_say_so(start, redis, connect):
+def test_two_bridges_with_one_name_say_so(redis, start, connect):
     Bridge(start, redis, connect, "same")
     second = Bridge(start, redis, connect, "same")
     second.proc.wait_log("bridge_id_shared")
