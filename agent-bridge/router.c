@@ -435,6 +435,8 @@ static void route(struct router *r, const struct redis_reply *entries)
 		n += put_command(c, e.id, argv + n, exp[r->batch_n], sizeof(exp[0]));
 		r->batch_n++;
 	}
+	if (loop_now_ms(r->loop) >= r->trim_busy_until_ms && !r->trimming)
+		loop_timer_start(r->trim, TRIM_BUSY_MS, 0);
 	r->trim_busy_until_ms = loop_now_ms(r->loop) + TRIM_BUSY_FOR_MS;
 	CRASH_POINT("router.before_route");
 	r->step = ROUTING;
@@ -458,6 +460,9 @@ static void read_answered(struct router *r, const struct redis_reply *reply)
 		store_note_passing(r->store, redis_error_class(reply));
 		pause_then_read(r);
 	} else if (redis_len(entries)) {
+		if (!r->pending &&
+		    span_copy(redis_str(redis_at(reply, 0)), r->last_id, sizeof(r->last_id)) < 0)
+			r->last_id[0] = '\0';
 		route(r, entries);
 	} else if (r->pending) {
 		r->pending = false;

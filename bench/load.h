@@ -101,6 +101,9 @@ size_t load_frames_upgrade(const struct load_options *o, uint32_t index, char *o
 /* What opens the protocol after the upgrade (CONNECT of NATS, MQTT); 0: nothing. */
 size_t load_frames_open(const struct load_options *o, uint32_t index, char *out);
 size_t load_frames_hello(const struct load_options *o, uint32_t index, char *out);
+/* COMMAND_ACK and RESULT for one command. */
+size_t load_frames_answer(const struct load_options *o, uint32_t index, const char *id, size_t id_n,
+			  char *out);
 size_t load_frames_data(const struct load_options *o, struct load_conn *c, char *out);
 /* A client frame around n payload bytes. */
 size_t load_frames_wrap(unsigned opcode, const char *payload, size_t n, char *out);

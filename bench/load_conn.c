@@ -259,10 +259,29 @@ static void on_mqtt(struct load *l, struct load_conn *c, const unsigned char *p,
 		load_conn_want_out(l, c, true);
 }
 
+/* Every command is answered as an agent without a helper answers ECHO. */
+static void on_command(struct load *l, struct load_conn *c, const char *p, size_t n)
+{
+	static const char mark[] = "\"correlation_id\":\"";
+	const char *id = memmem(p, n, mark, sizeof mark - 1), *end;
+	if (!id)
+		return;
+	id += sizeof mark - 1;
+	end = memchr(id, '"', n - (size_t)(id - p));
+	if (end)
+		(void)write_or_keep(
+		    l, c, shared_out,
+		    load_frames_answer(&l->o, c->index, id, (size_t)(end - id), shared_out));
+}
+
 static void on_payload(struct load *l, struct load_conn *c, const char *p, size_t n)
 {
+	static const char command[] = "{\"type\":\"COMMAND\"";
 	if (l->o.target == LOAD_MQTT)
 		on_mqtt(l, c, (const unsigned char *)p, n);
+	else if (c->state == LOAD_UP && n > sizeof command &&
+		 !memcmp(p, command, sizeof command - 1))
+		on_command(l, c, p, n);
 	else if (c->state != LOAD_OPENING)
 		return;
 	else if (memmem(p, n, l->o.target == LOAD_NATS ? "PONG" : "HELLO_ACK",

@@ -171,6 +171,22 @@ size_t load_frames_hello(const struct load_options *o, uint32_t index, char *out
 	return load_frames_wrap(1, p, (size_t)n, out);
 }
 
+size_t load_frames_answer(const struct load_options *o, uint32_t index, const char *id, size_t id_n,
+			  char *out)
+{
+	char p[LOAD_FRAME_MAX];
+	int n = snprintf(p, sizeof p,
+			 "{\"type\":\"COMMAND_ACK\",\"agent_id\":\"%s%05u\","
+			 "\"correlation_id\":\"%.*s\"}",
+			 o->id_prefix, index, (int)id_n, id);
+	size_t len = load_frames_wrap(1, p, (size_t)n, out);
+	n = snprintf(p, sizeof p,
+		     "{\"type\":\"RESULT\",\"agent_id\":\"%s%05u\",\"correlation_id\":\"%.*s\","
+		     "\"status\":\"success\",\"rc\":0,\"stdout\":\"hello\"}",
+		     o->id_prefix, index, (int)id_n, id);
+	return len + load_frames_wrap(1, p, (size_t)n, out + len);
+}
+
 static const char *now_text(int64_t ms)
 {
 	static int64_t last = -1;

@@ -1,7 +1,7 @@
 #!lua
 -- ROUTER READ: the next commands for the router, fenced: a router that was frozen takes nothing.
 --   in:  prefix, lease text, '>' for new entries or '0' for those read and not yet routed, count
---   out: 'FENCED', or the group's last delivered id and the entries as XRANGE gives them
+--   out: 'FENCED', or the last id delivered and the entries as XRANGE gives them
 -- @include lib/keys.lua
 local _, lease, from, count = unpack(ARGV)
 if redis.call('GET', key('lease.router')) ~= lease then
@@ -9,6 +9,11 @@ if redis.call('GET', key('lease.router')) ~= lease then
 end
 local got = redis.call('XREADGROUP', 'GROUP', 'agent-bridge', 'router', 'COUNT', count,
   'STREAMS', key('commands'), from)
+if got and got[1] then
+  local entries = got[1][2]
+  return {#entries > 0 and entries[#entries][1] or '0-0', entries}
+end
+-- Nothing new: from where to wait.
 local last = '0-0'
 for _, raw in ipairs(redis.call('XINFO', 'GROUPS', key('commands'))) do
   local g = {}
@@ -19,4 +24,4 @@ for _, raw in ipairs(redis.call('XINFO', 'GROUPS', key('commands'))) do
     last = g['last-delivered-id']
   end
 end
-return {last, got and got[1] and got[1][2] or {}}
+return {last, {}}
