@@ -15,13 +15,19 @@
 extern const char script_lost_check[];
 extern const char script_close[];
 
-enum { EVERY_MS = 30000, AFTER_CONNECT_MS = 10000, PAGE = 200, KEEP_DAYS = 8 };
+enum {
+	EVERY_MS = 30000,
+	LOST_EVERY_MS = 10000,
+	AFTER_CONNECT_MS = 10000,
+	PAGE = 200,
+	KEEP_DAYS = 8
+};
 
 struct requeue {
 	char *prefix, *stream;
 	int64_t lost_after_s;
 	uint64_t generation;
-	int64_t next_ms;
+	int64_t next_ms, next_lost_ms;
 };
 
 static const struct pg_stmt try_lock = {"requeue_lock", "SELECT pg_try_advisory_lock(7760631, 2)"};
@@ -307,29 +313,41 @@ static enum pg_verdict close_lost(const struct requeue *q, struct worker *w)
 
 /* ---- when ---- */
 
+/* Runs `does` while this writer alone holds the lock. */
+static enum pg_verdict requeue_alone(struct requeue *q, struct worker *w,
+				     enum pg_verdict (*does)(const struct requeue *,
+							     struct worker *))
+{
+	struct pg_rows *rows = NULL;
+	enum pg_verdict v = pg_exec(worker_pg(w), &try_lock, 0, NULL, &rows);
+	bool ours = v == PG_OK && span_eq(pg_rows_text(rows, 0, 0), "t");
+
+	pg_rows_free(rows);
+	if (!ours)
+		return v;
+	v = does(q, w);
+	/* A lost connection has given the lock back already. */
+	if (pg_is_connected(worker_pg(w)) && pg_exec(worker_pg(w), &unlock, 0, NULL, NULL) != PG_OK)
+		pg_disconnect(worker_pg(w));
+	return v;
+}
+
 void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms)
 {
 	uint64_t generation = intake_generation(worker_intake(w));
-	struct pg_rows *rows = NULL;
+	enum pg_verdict v = PG_OK;
 
 	if (generation != q->generation) {
 		q->generation = generation;
 		q->next_ms = now_ms + AFTER_CONNECT_MS;
 	}
-	if (now_ms < q->next_ms)
-		return;
-	q->next_ms = now_ms + EVERY_MS;
-	enum pg_verdict v = pg_exec(worker_pg(w), &try_lock, 0, NULL, &rows);
-	bool ours = v == PG_OK && span_eq(pg_rows_text(rows, 0, 0), "t");
-	pg_rows_free(rows);
-	if (ours) {
-		v = close_lost(q, w);
-		if (v == PG_OK)
-			v = requeue_lost(q, w);
-		/* A lost connection has given the lock back already. */
-		if (pg_is_connected(worker_pg(w)) &&
-		    pg_exec(worker_pg(w), &unlock, 0, NULL, NULL) != PG_OK)
-			pg_disconnect(worker_pg(w));
+	if (now_ms >= q->next_lost_ms) {
+		q->next_lost_ms = now_ms + LOST_EVERY_MS;
+		v = requeue_alone(q, w, close_lost);
+	}
+	if (v == PG_OK && now_ms >= q->next_ms) {
+		q->next_ms = now_ms + EVERY_MS;
+		v = requeue_alone(q, w, requeue_lost);
 	}
 	if (v != PG_OK)
 		worker_pg_failed(w, "requeue", v);

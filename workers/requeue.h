@@ -17,5 +17,5 @@
 struct requeue;
 int requeue_new(const char *prefix, int64_t lost_after_s, struct requeue **ret) MUST_CHECK;
 void requeue_free(struct requeue *q);
-/* 10 s after Redis was reached anew, then every 30 s. */
+/* What Redis lost: 10 s after it was reached anew, then every 30 s. The others: every 10 s. */
 void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms);
