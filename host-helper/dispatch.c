@@ -61,6 +61,8 @@ void dispatch_answer(struct helper *h, const struct reply_to *to, const struct j
 		answer_run(h, to, e);
 	else if (e->state == JOURNAL_DONE)
 		reply_outcome(h, to, &e->outcome, true, "done");
+	else if (e->state == JOURNAL_ABSENT && strcmp(to->op, "void") == 0)
+		reply_error(h, to, "internal", "the journal refused it: it is not void");
 	else
 		data_state(h, to, e->state);
 }

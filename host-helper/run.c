@@ -163,7 +163,7 @@ static bool end_by_report(struct run *r)
 	if (record_next(&rest, &rec) != 1 || !span_eq(rec.kind, "done"))
 		return false;
 	outcome_init(&o, REPORT_MAX_BYTES);
-	bool good = outcome_decode(rec.payload, &o) == 0;
+	bool good = outcome_decode(rec.payload, &o) == 0 && strcmp(o.code, SUPERVISOR_TAKEN) != 0;
 	if (good)
 		answer_outcome(r, &o);
 	outcome_fini(&o);
@@ -340,7 +340,8 @@ static void start_settle(struct run *r, const struct journal_entry *e)
 	pid_t pid = fork_watched(r, &report);
 	if (pid == 0)
 		_exit(!tree_kill_run(e->intent.run_id, e->child, e->child_start));
-	/* pid < 0: the tick tries again */
+	if (pid < 0)
+		r->kind = ADOPTED; /* the tick tries again */
 }
 
 static struct run *take_up(struct helper *h, enum run_kind kind, const struct journal_entry *e,

@@ -45,6 +45,8 @@ static const struct {
     DENY(mount, "changes what paths mean"),
     DENY(umount2, "as mount"),
     DENY(pivot_root, "as mount"),
+    DENY(unshare, "namespaces hide processes and change what paths mean"),
+    DENY(setns, "as unshare"),
     DENY(move_mount, "as mount"),
     DENY(open_tree, "as mount"),
     DENY(fsopen, "as mount"),
@@ -102,7 +104,8 @@ int sandbox_deny_network(void)
 		return -ENOMEM;
 	const struct scmp_arg_cmp not_unix = {
 	    .arg = 0, .op = SCMP_CMP_NE, .datum_a = AF_UNIX, .datum_b = 0};
-	int r = seccomp_rule_add_array(ctx, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1, &not_unix);
+	int r = seccomp_rule_add_array(ctx, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
+				       &not_unix);
 	if (r == 0)
 		r = seccomp_load(ctx);
 	seccomp_release(ctx);

@@ -448,7 +448,9 @@ _Noreturn void supervisor_main(struct job *job)
 	if (job->verb->effects)
 		r = journal_begin(job->journal, &job->intent, supervisor_reserve_bytes(job->verb),
 				  &fd);
-	if (r < 0)
+	if (r == -EEXIST)
+		outcome_fail(&x.outcome, SUPERVISOR_TAKEN, "there is a journal file");
+	else if (r < 0)
 		outcome_fail(&x.outcome, "internal",
 			     "the journal refused it, nothing was started: %s", strerror(-r));
 	else if (fd >= 0 && clock_wall_ms() > job->intent.deadline_ms)

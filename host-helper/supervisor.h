@@ -24,6 +24,10 @@ struct job {
 	int report; /* write end */
 };
 
+/* Code reported when there is a journal file already: a supervisor of an earlier helper was
+ * quicker. Never sent to a peer; the journal has the answer. */
+#define SUPERVISOR_TAKEN "taken"
+
 _Noreturn void supervisor_main(struct job *job);
 
 /* Room that the start and done records of a verb need at most. */
