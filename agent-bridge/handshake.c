@@ -138,6 +138,7 @@ int handshake_configure(struct handshake *h, const struct handshake_config *cfg)
 
 int handshake_new(const struct handshake_config *cfg, struct handshake **ret)
 {
+	const size_t rate_keys = cfg->rate_keys ? cfg->rate_keys : RATE_KEYS;
 	struct handshake *h = calloc(1, sizeof(*h));
 	int r;
 
@@ -148,9 +149,9 @@ int handshake_new(const struct handshake_config *cfg, struct handshake **ret)
 		r = nonces_new(cfg->nonce_capacity ? cfg->nonce_capacity : NONCE_CAPACITY,
 			       &h->nonces);
 	if (r == 0)
-		r = ratelimit_new(RATE_KEYS, &h->by_ip);
+		r = ratelimit_new(rate_keys, &h->by_ip);
 	if (r == 0)
-		r = ratelimit_new(RATE_KEYS, &h->by_agent);
+		r = ratelimit_new(rate_keys, &h->by_agent);
 	if (r < 0) {
 		handshake_free(h);
 		return r;

@@ -77,6 +77,7 @@ struct handshake_config {
 	int64_t max_skew_s, rate_per_ip, rate_per_agent;
 	bool cert_required;    /* native TLS with a client CA */
 	size_t nonce_capacity; /* 0: a million */
+	size_t rate_keys;      /* addresses, and agents, remembered; 0: 65536 */
 };
 
 struct handshake;

@@ -67,8 +67,11 @@ static void sign(struct handshake_request *q, char *hex)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
-	struct handshake_config cfg = {
-	    .max_skew_s = 300, .rate_per_ip = 1000, .rate_per_agent = 1000, .nonce_capacity = 100};
+	struct handshake_config cfg = {.max_skew_s = 300,
+				       .rate_per_ip = 1000,
+				       .rate_per_agent = 1000,
+				       .nonce_capacity = 100,
+				       .rate_keys = 16};
 	struct handshake_world w = {.now_ms = NOW_MS,
 				    .uptime_ms = 1,
 				    .max_conn = 10,
