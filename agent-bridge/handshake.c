@@ -282,6 +282,11 @@ static bool check_ip_rate(struct judging *j)
 	       refuse(j, 429, "rate_limited_ip", "too many handshakes from this address");
 }
 
+static bool check_upgrade(struct judging *j)
+{
+	return !j->q->fault || refuse(j, 400, "bad_upgrade", "%s", j->q->fault);
+}
+
 static bool check_duplicates(struct judging *j)
 {
 	for (int i = 0; i < HANDSHAKE_HEADERS; i++)
@@ -473,10 +478,21 @@ void handshake_judge(struct handshake *h, const struct handshake_request *q,
 		     const struct handshake_world *w, struct handshake_verdict *ret)
 {
 	static bool (*const steps[])(struct judging *) = {
-	    check_ip_rate,     check_open,     check_duplicates, check_identity_headers,
-	    check_subprotocol, check_form,     check_skew,	 check_mac,
-	    read_identity,     check_identity, check_agent_rate, check_lists,
-	    check_room,	       check_nonce,
+	    check_open,
+	    check_ip_rate,
+	    check_upgrade,
+	    check_duplicates,
+	    check_identity_headers,
+	    check_subprotocol,
+	    check_form,
+	    check_skew,
+	    check_mac,
+	    read_identity,
+	    check_identity,
+	    check_agent_rate,
+	    check_lists,
+	    check_room,
+	    check_nonce,
 	};
 	struct judging j = {.h = h, .q = q, .w = w, .v = ret};
 	struct span id = q->header[HANDSHAKE_AGENT_ID];

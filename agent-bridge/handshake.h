@@ -41,6 +41,7 @@ struct handshake_request {
 	const char *path;
 	struct span header[HANDSHAKE_HEADERS]; /* p NULL: absent */
 	bool duplicate[HANDSHAKE_HEADERS];     /* sent more than once, as far as can be known */
+	const char *fault; /* what is wrong with the upgrade itself (static text), or NULL */
 	struct netaddr peer;
 	struct x509_st *cert; /* native TLS client certificate, chain verified; or NULL */
 };

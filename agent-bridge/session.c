@@ -129,7 +129,7 @@ void session_hold(struct session *s, const struct session_limits *l, const char 
 {
 	struct session_held *h = malloc(sizeof(*h) + n);
 
-	if (!h || s->held.bytes + n > l->held_bytes) {
+	if (!h || s->held.bytes + n > l->held_bytes || *s->held.of_all + n > SESSION_HELD_ALL_MAX) {
 		free(h);
 		session_close(s, SESSION_CLOSE_REDIS, "overloaded");
 		return;
@@ -143,6 +143,7 @@ void session_hold(struct session *s, const struct session_limits *l, const char 
 		s->held.first = h;
 	s->held.last = h;
 	s->held.bytes += n;
+	*s->held.of_all += n;
 	s->pause |= SESSION_PAUSE_HELD;
 	transport_pause(s);
 }
@@ -157,6 +158,7 @@ struct session_held *session_unhold(struct session *s)
 	if (!s->held.first)
 		s->held.last = NULL;
 	s->held.bytes -= h->n;
+	*s->held.of_all -= h->n;
 	return h;
 }
 

@@ -22,7 +22,8 @@
 #include "store.h"
 #include "wire/wire.h"
 
-#define SESSION_HEADROOM 32 /* free bytes before a queued frame, for the WebSocket header */
+#define SESSION_HELD_ALL_MAX (256u * 1024 * 1024) /* bytes that all sessions may hold */
+#define SESSION_HEADROOM     32 /* free bytes before a queued frame, for the WebSocket header */
 
 enum session_state {
 	SESSION_CLAIMING,
@@ -86,6 +87,7 @@ struct session {
 	struct {
 		struct session_held *first, *last;
 		size_t bytes;
+		size_t *of_all; /* what all sessions hold */
 	} held;
 	int64_t connected_ms, seen_ms; /* wall clock */
 	int64_t rx_at_ms, ping_due_ms; /* boot clock */

@@ -85,6 +85,7 @@ int sessions_add(struct sessions *all, const char *agent_id, const char *ip, str
 		return -EINVAL;
 	}
 	ident_uuid4(s->conn_id);
+	s->held.of_all = &all->held_bytes;
 	s->sid = ++all->last_sid;
 	s->prev = all->last;
 	if (all->last)

@@ -10,6 +10,7 @@ struct sessions {
 	struct session *first, *last; /* in order of sid */
 	size_t all;		      /* how many, with those closing */
 	struct rings rings;
+	size_t held_bytes;
 	uint64_t last_sid;
 	struct session **by_sid, **by_agent; /* hash tables */
 	size_t buckets;

@@ -216,12 +216,9 @@ static int on_upgrade(void *arg, struct lws *wsi, const char *uri)
 	struct ws_server *w = arg;
 	struct handshake_request q = {.path = uri};
 	struct handshake_verdict v, *kept;
-	const char *fault = upgrade_fault(wsi);
 	char text[HEADER_MAX + 2048];
 	size_t used = 0;
 
-	if (fault)
-		return http_lws_refuse(wsi, 400, "bad_upgrade", fault, 0);
 	for (int h = 0; h < HANDSHAKE_HEADERS; h++)
 		copy_header(wsi, (enum handshake_header)h, text + used, sizeof(text) - used, &used,
 			    &q);
@@ -229,6 +226,7 @@ static int on_upgrade(void *arg, struct lws *wsi, const char *uri)
 		return -1;
 	for (int h = 0; h < HANDSHAKE_HEADERS; h++)
 		q.duplicate[h] = http_lws_repeated(w->http) >> h & 1;
+	q.fault = upgrade_fault(wsi);
 	q.cert = peer_certificate(wsi);
 	w->cfg.ops->judge(w->cfg.arg, &q, &v);
 	X509_free(q.cert);

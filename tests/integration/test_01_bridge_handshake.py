@@ -224,6 +224,8 @@ def test_redis_away_is_503(bridge):
 ])
 def test_malformed_upgrades_get_an_answer(shared_bridge, drop, extra, status):
     got = raw(shared_bridge.port, upgrade(shared_bridge.headers("gw-1"), drop=drop, extra=extra))
+    if "foo" not in extra:
+        assert shared_bridge.proc.wait_log("handshake_refused", error="bad_upgrade")["ip"] == "127.0.0.1"
     # libwebsockets answers an unknown Upgrade by itself, with 403 and HTTP/1.0
     assert got.startswith(f"HTTP/1.1 {status} ") or ("foo" in extra and " 403 " in got), got
 

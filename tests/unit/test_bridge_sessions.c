@@ -172,6 +172,18 @@ static void test_hold_is_capped_and_in_order(void **state)
 	for (int i = 0; i < 20 && session_is_open(s); i++)
 		session_hold(s, &limits, "0123456789", 10);
 	assert_int_equal(s->close_code, SESSION_CLOSE_REDIS);
+	size_t mine = all.held_bytes;
+
+	all.held_bytes = SESSION_HELD_ALL_MAX - 30; /* others hold nearly all there is */
+	s = add(&all, "b");
+	session_hold(s, &limits, "0123456789", 10);
+	assert_true(session_is_open(s));
+	session_hold(s, &limits, "0123456789012345678901234567890123456789", 40);
+	assert_int_equal(s->close_code, SESSION_CLOSE_REDIS);
+	all.held_bytes = mine + 10;
+	sessions_remove(&all, all.first);
+	sessions_remove(&all, all.first);
+	assert_int_equal(all.held_bytes, 0);
 	sessions_fini(&all);
 }
 
