@@ -509,8 +509,6 @@ static int context_open(struct http_lws *h)
 	    .retry_and_idle_policy = &no_validity,
 	    .vhost_name = "default",
 	    .alpn = "http/1.1",
-	    .uid = -1,
-	    .gid = -1,
 	};
 
 	if (h->cfg.tls) {
