@@ -15,7 +15,7 @@
  */
 static const struct {
 	int number;
-	const char *name, *why;
+	const char *why; /* README.md repeats it; a test compares */
 } denied[] = {
 #define DENY(call, why)                    \
 	{                                  \
@@ -68,15 +68,6 @@ static const struct {
     DENY(vhangup, "hangs up terminals"),
 #undef DENY
 };
-
-int sandbox_markdown(struct buf *out)
-{
-	int r = buf_append_str(out, "| system call | refused because |\n|---|---|\n");
-
-	for (size_t i = 0; r == 0 && i < ARRAY_LEN(denied); i++)
-		r = buf_appendf(out, "| `%s` | %s |\n", denied[i].name, denied[i].why);
-	return r;
-}
 
 int sandbox_enter(void)
 {

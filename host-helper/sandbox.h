@@ -3,14 +3,11 @@
 
 #include <stdbool.h>
 
-#include "base/buf.h"
 #include "base/macros.h"
 
 /* For the whole tree, scripts included: no new privileges, and a list of system calls that nothing
  * under the helper needs answers EPERM. */
 int sandbox_enter(void) MUST_CHECK;
-/* The list, as Markdown rows with reasons. */
-int sandbox_markdown(struct buf *out) MUST_CHECK;
 
 /* Sockets other than AF_UNIX answer EAFNOSUPPORT from here on, in every process below. */
 int sandbox_deny_network(void) MUST_CHECK;
