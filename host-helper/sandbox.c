@@ -17,9 +17,9 @@ static const struct {
 	int number;
 	const char *why; /* README.md repeats it; a test compares */
 } denied[] = {
-#define DENY(call, why)                    \
-	{                                  \
-		SCMP_SYS(call), #call, why \
+#define DENY(call, why)             \
+	{                           \
+		SCMP_SYS(call), why \
 	}
     DENY(kexec_load, "replaces the running kernel"),
     DENY(kexec_file_load, "replaces the running kernel"),
