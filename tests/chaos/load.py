@@ -22,6 +22,7 @@ class Load:
     def __init__(self, world, rng, tag):
         self.world, self.rng, self.tag, self.n = world, rng, tag, 0
         self.sent, self.errors, self.duplicates = {}, 0, 0
+        self.kinds = dict(self.KINDS)
         self.again = []  # (time, fields): duplicates and cancels to come
 
     def _xadd(self, fields):
@@ -33,8 +34,11 @@ class Load:
             return False
 
     def step(self, count):
+        errors = self.errors
         for _ in range(count):
             self._one()
+            if self.errors > errors:  # Redis is away or full: look after the faults first
+                return
         now = time.monotonic()
         due, self.again = ([a for a in self.again if a[0] <= now], [a for a in self.again if a[0] > now])
         for _, fields in due:
@@ -42,7 +46,7 @@ class Load:
 
     def _one(self):
         rng, w = self.rng, self.world
-        kind = rng.choices([k for k, _ in self.KINDS], [n for _, n in self.KINDS])[0]
+        kind = rng.choices(list(self.kinds), list(self.kinds.values()))[0]
         self.n += 1
         cid = f"{self.tag}-{self.n}"
         host = rng.choice(w.hosts)

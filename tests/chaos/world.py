@@ -207,7 +207,7 @@ class World:
         """The backend's own way to Redis; it does not wait for ever."""
         if self._backend is None:
             import redis
-            self._backend = redis.Redis(unix_socket_path=self.redis.socket, decode_responses=True, socket_timeout=1.0)
+            self._backend = redis.Redis(unix_socket_path=self.redis.socket, decode_responses=True, socket_timeout=0.5)
         return self._backend
 
     def prepare_redis(self):
