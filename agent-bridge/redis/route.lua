@@ -56,6 +56,8 @@ function kinds.run(e, m)
   if m.state == 'tombstone' then
     if m.agent ~= e.agent then
       return 'duplicate', ''
+    elseif e.extra == '1' then -- lost, then cancelled, then queued again: it may have run
+      return 'asked', put_in_mailbox(e, 'offered', true)
     end
     -- The result names the command although it never had a mailbox entry.
     write_result(e.cid, e.agent, {verb = e.verb, by = e.by, issued_at = e.issued_at,
@@ -79,7 +81,7 @@ function kinds.run(e, m)
 end
 
 function kinds.cancel(e, m)
-  if not m.state and e.extra == '1' then
+  if e.extra == '1' and (not m.state or m.state == 'tombstone') then
     return 'asked', put_in_mailbox(e, 'offered', true)
   elseif not m.state then
     redis.call('HSET', key('cid.' .. e.cid), 'agent', e.agent, 'state', 'tombstone')

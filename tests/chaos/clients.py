@@ -3,6 +3,7 @@ the RESULT of a command until RESULT_ACK and sends it again after each reconnect
 import asyncio
 import json
 import random
+import time
 
 import viwtest
 import websockets
@@ -16,12 +17,16 @@ class PlainAgent:
         self.results = {}               # correlation_id -> RESULT, until forgotten
         self.unacked = set()
         self.stopped = False
+        self.current, self.moved_at, self.paused = None, 0.0, False
+        self.stale = []                 # COMMANDs on a connection that was superseded for a while
         self.connections = self.received = 0
         self.hellos_refused = {}
         self.task = asyncio.run_coroutine_threadsafe(self._run(), loop.loop)
 
     async def _run(self):
         while not self.stopped:
+            while self.paused:
+                await asyncio.sleep(0.05)
             try:
                 await self._session(self.rng.choice(self.urls))
             except (OSError, websockets.WebSocketException, asyncio.TimeoutError, EOFError) as e:
@@ -41,6 +46,7 @@ class PlainAgent:
             self.connections += 1
             welcome = json.loads(await asyncio.wait_for(ws.recv(), 10))
             assert welcome["type"] == "WELCOME", welcome
+            self.current, self.moved_at = ws, time.monotonic()
             for cid in sorted(self.unacked):
                 await self._send(ws, self.results[cid])
             jobs = set()
@@ -69,6 +75,8 @@ class PlainAgent:
         kind, cid = frame["type"], frame.get("correlation_id")
         if kind == "COMMAND":
             self.received += 1
+            if ws is not self.current and time.monotonic() - self.moved_at > 1.0:
+                self.stale.append(cid)
             await self._on_command(ws, frame)
         elif kind == "CANCEL":
             if cid not in self.results:
@@ -99,6 +107,22 @@ class PlainAgent:
                              "stdout": "plain", "command": frame["verb"]})
         if self.results[cid] is not None:
             await self._try_send(ws, self.results[cid])
+
+    async def _second_face(self, url, seconds):
+        self.paused, old = True, self.current
+        try:
+            face = asyncio.ensure_future(asyncio.wait_for(self._session(url), seconds))
+            await asyncio.sleep(seconds * 0.8)
+            if old is not None and old.open and self.current is not old and time.monotonic() - self.moved_at > 2:
+                self.stale.append("(none yet, but it was not closed)")
+            await face
+        except (OSError, websockets.WebSocketException, asyncio.TimeoutError, EOFError):
+            pass
+        self.paused = False
+
+    def second_face(self, url, seconds):
+        """Opens a connection to another bridge and goes on reading the one it has."""
+        asyncio.run_coroutine_threadsafe(self._second_face(url, seconds), self.loop.loop)
 
     def stop(self):
         self.stopped = True

@@ -141,11 +141,13 @@ def bad_helper_link(world, rng):
     return f"{mode} on {link.name}", lambda: link.set_mode("pass")
 
 
-def stall_bridge_socket(world, rng):
-    """The agents' sockets of one bridge hang; they go elsewhere while it still thinks it has them."""
-    link = rng.choice(world.bridges).ws_link
-    link.set_mode("stall")
-    return f"stall on {link.name}", lambda: link.set_mode("pass")
+def two_faced(world, rng):
+    """A client that moves to another bridge and still listens to the old one."""
+    agent = rng.choice(world.plain)
+    if agent.paused:
+        return None, None
+    agent.second_face(rng.choice(agent.urls), 5)
+    return f"{agent.agent_id} moves and listens on", None
 
 
 def bridge_without_redis(world, rng):
@@ -252,7 +254,7 @@ TABLE = {
     "kill_any": (kill_any, 8, False), "kill_bridge": (kill_bridge, 6, False),
     "kill_supervisor": (kill_supervisor, 2, False), "crash_at_point": (crash_at_point, 14, False),
     "kill_agent": (kill_agent, 3, False), "freeze_bridge": (freeze_bridge, 2, False),
-    "bad_helper_link": (bad_helper_link, 3, False), "stall_bridge_socket": (stall_bridge_socket, 2, False),
+    "bad_helper_link": (bad_helper_link, 3, False), "two_faced": (two_faced, 2, False),
     "freeze": (freeze, 6, False), "freeze_redis": (freeze_redis, 1, False), "twin": (twin, 1, False),
     "bad_link": (bad_link, 14, False), "bridge_without_redis": (bridge_without_redis, 3, False),
     "journal_disk_full": (journal_disk_full, 2, False), "aof_disk_full": (aof_disk_full, 1, False),
@@ -262,7 +264,7 @@ TABLE = {
     "pg_lock": (pg_lock, 2, False), "clock_jump": (clock_jump, 3, False),
 }
 # How long a fault lasts, in seconds: past the router's lease (5 s) and a bridge's (15 s) at times.
-LASTS = {"freeze": (1, 7, 18), "freeze_bridge": (1, 7, 18), "stall_bridge_socket": (3, 20),
+LASTS = {"freeze": (1, 7, 18), "freeze_bridge": (1, 7, 18),
          "bad_helper_link": (1, 3), "bridge_without_redis": (2, 7, 18), "freeze_redis": (1, 3), "twin": (2, 6),
          "crash_at_point": (4,), "bad_link": (1, 3, 7), "pg_lock": (1, 4), "journal_disk_full": (2, 4),
          "aof_disk_full": (1, 3), "wal_disk_full": (2,), "redis_killed": (0, 1, 3),

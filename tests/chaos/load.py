@@ -23,6 +23,7 @@ class Load:
         self.world, self.rng, self.tag, self.n = world, rng, tag, 0
         self.sent, self.errors, self.duplicates = {}, 0, 0
         self.kinds = dict(self.KINDS)
+        self.waits_ms = (0, 0, 0, 0, 20, 300)
         self.again = []  # (time, fields): duplicates and cancels to come
 
     def _xadd(self, fields):
@@ -53,7 +54,7 @@ class Load:
         agent = {"plain": lambda: rng.choice(w.plain).agent_id, "offline": lambda: "nobody-here",
                  "decommissioned": lambda: "gone-1"}.get(kind, lambda: host.agent_id)()
         rc = rng.choice((0, 0, 0, 1, 7))
-        ms = rng.choice((0, 0, 0, 0, 20, 300)) if kind != "short" else 0
+        ms = rng.choice(self.waits_ms) if kind != "short" else 0
         s = Sent(cid, agent, kind, rc)
         fields = {"correlation_id": cid, "agent_id": agent, "command": "mark", "ttl_s": "120",
                   "params": json.dumps({"cid": cid, "rc": rc, "s": str(ms / 1000) if ms else "0"})}

@@ -31,8 +31,17 @@ def test_two_rounds_of_chaos_end_without_a_violation():
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.timeout(60)
+def test_nothing_comes_on_a_connection_that_was_superseded():
+    """The same as the fencing control below, with fencing on."""
+    done = chaos("--seed", "7", "--rounds", "1", "--seconds", "8", "--faults", "two_faced", "--bound", "20",
+                 timeout=55)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("promise", ["fencing", "journal", "dedupe"])
 def test_a_broken_promise_is_noticed(promise):
-    done = chaos("--seed", "7", "--rounds", "3", "--seconds", "8", "--off", promise, "--bound", "30", timeout=115)
+    done = chaos("--seed", "7", "--rounds", "1", "--seconds", "8", "--off", promise, "--bound", "20",
+                 timeout=115)
     assert done.returncode == 0, done.stdout

@@ -6,7 +6,9 @@ local answer = {}
 for i = 2, #ARGV, 2 do
   local id, entry = ARGV[i], ARGV[i + 1]
   local lost = 1
-  if redis.call('EXISTS', prefix .. '.cid.' .. id) == 1 then
+  local state = redis.call('HGET', prefix .. '.cid.' .. id, 'state')
+  -- A tombstone is of a cancel that found nothing: it knows no more of the command than we do.
+  if state and state ~= 'tombstone' then
     lost = 0
   elseif entry ~= '' and #redis.call('XRANGE', prefix .. '.commands', entry, entry) > 0 then
     lost = 0 -- not routed yet
