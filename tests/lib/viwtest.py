@@ -206,6 +206,10 @@ class Starter:
             path = Path(bin_dir or BIN) / program
         if not path.exists():
             raise AssertionError(f"{path} is not built (set VIW_BIN, or build the dev preset)")
+        if user not in (None, "root") and not all(p.stat().st_mode & stat.S_IXOTH for p in path.resolve().parents):
+            # The tree lies where only its owner may look (/root): the other user gets a copy.
+            (self.dir / "bin").mkdir(mode=0o755, exist_ok=True)
+            path = Path(shutil.copy2(path, self.dir / "bin" / path.name))
         proc = Proc([path, *args], name=path.name, dir=self.dir, env=env, user=user, cwd=cwd)
         self.procs.append(proc)
         return proc
