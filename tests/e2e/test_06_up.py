@@ -93,6 +93,8 @@ def test_second_terminal_and_interrupt(viw):
                          "the hand-made command shows in the first terminal")
         assert "leave_note" in viw("psql", "-c", "SELECT command FROM agent_commands").stdout
         assert viw("redis", "PING").stdout == "PONG\n"
+        viw("redis", "XADD", "viw.commands", "*", "nonsense", "1")
+        viwtest.wait_for(lambda: "viw.commands" in viw("dead-letters").stdout, 20, "nonsense is a dead letter")
 
         up.send_signal(signal.SIGINT)
         up.wait(30)
