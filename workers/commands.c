@@ -9,7 +9,18 @@
 #include "base/ident.h"
 #include "origin.h"
 
-enum { TTL_DEFAULT_S = 60, TTL_MAX_S = 86400, WORD_MAX = 256, FRAME_MAX = 16 << 20 };
+enum {
+	TTL_DEFAULT_S = 60,
+	TTL_MAX_S = 86400,
+	DAY_MS = 86400000,
+	VERB_MAX = 128,
+	ISSUER_MAX = 128,
+	SIGNATURE_MAX = 4096,
+	PARAMS_MAX_BYTES = 65536,
+	PARAMS_MAX_DEPTH = 14, /* inside a COMMAND frame of depth 16 */
+	WORD_MAX = 256,
+	FRAME_MAX = 16 << 20,
+};
 
 enum command_kind { COMMAND_LEDGER, COMMAND_OFFERED, COMMAND_ACCEPTED, COMMAND_RESULT };
 
@@ -18,7 +29,7 @@ struct command_fact {
 	size_t order; /* in the batch */
 	struct span id, agent_id, command, issued_by, entry_id;
 	struct span params;
-	bool params_masked, is_signed;
+	bool params_masked, is_signed, malformed;
 	int64_t at_ms; /* queued, offered, accepted, completed */
 	bool has_issued, has_expires;
 	int64_t issued_ms, expires_ms;
@@ -33,12 +44,13 @@ static const struct pg_stmt upsert_commands = {
     "signed, "
     "issued_by_admin_id, issued_at, expires_at, queued_at, entry_id, status, offered_at, "
     "accepted_at, "
-    "completed_at, result_entry) "
+    "completed_at, result_entry, malformed) "
     "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::boolean[], "
     "$6::boolean[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], "
     "$11::text[], "
-    "$12::text[], $13::timestamptz[], $14::timestamptz[], $15::timestamptz[], $16::text[]) "
-    "ON CONFLICT (correlation_id) DO UPDATE SET "
+    "$12::text[], $13::timestamptz[], $14::timestamptz[], $15::timestamptz[], $16::text[], "
+    "$17::boolean[]) ON CONFLICT (correlation_id) DO UPDATE SET "
+    "malformed = COALESCE(c.malformed, excluded.malformed), "
     "agent_id = CASE WHEN c.agent_id = '' THEN excluded.agent_id ELSE c.agent_id END, "
     "command = COALESCE(c.command, excluded.command), "
     "params = COALESCE(c.params, excluded.params), "
@@ -75,9 +87,10 @@ enum {
 	C_OFFERED,
 	C_ACCEPTED,
 	C_COMPLETED,
-	C_RESULT
+	C_RESULT,
+	C_MALFORMED
 };
-#define COMMAND_TYPES "tttjbbtzzzttzzzt"
+#define COMMAND_TYPES "tttjbbtzzzttzzztb"
 
 #define RESULT_COLUMNS                                                                      \
 	"correlation_id, agent_id, command, status, rc, stdout_redacted, stderr_redacted, " \
@@ -235,7 +248,42 @@ static bool is_object(struct span s)
 
 	while (i < s.n && strchr(" \t\r\n", s.p[i]))
 		i++;
-	return i < s.n && s.p[i] == '{' && json_validate(s.p, s.n, WIRE_MAX_DEPTH, &fault) == 0;
+	return s.n <= PARAMS_MAX_BYTES && i < s.n && s.p[i] == '{' &&
+	       json_validate(s.p, s.n, PARAMS_MAX_DEPTH, &fault) == 0;
+}
+
+static bool is_verb(struct span s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (s.p[i] <= ' ' || s.p[i] > '~' || s.p[i] == '"' || s.p[i] == '\\')
+			return false;
+	return s.n >= 1 && s.n <= VERB_MAX;
+}
+
+static bool is_text(struct span s, size_t max)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if ((unsigned char)s.p[i] < ' ')
+			return false;
+	return s.n <= max;
+}
+
+/* What a bridge rejects (contract section 2), so that it is rejected again after Redis lost it. */
+static bool ledger_is_malformed(const struct stream_entry *e, const struct command_fact *f)
+{
+	struct span op = stream_field(e, "op"), issued = stream_field(e, "issued_at");
+	struct span ttl = stream_field(e, "ttl_s"), expires = stream_field(e, "expires_at");
+	struct span params = stream_field(e, "params");
+	int64_t v;
+
+	return !f->agent_id.p || (op.n && !span_eq(op, "run")) ||
+	       !is_verb(stream_field(e, "command")) || (params.n && !is_object(params)) ||
+	       !is_text(stream_field(e, "issued_by_admin_id"), ISSUER_MAX) ||
+	       !is_text(stream_field(e, "signature"), SIGNATURE_MAX) ||
+	       (issued.n && !origin_time(issued, &v)) ||
+	       (ttl.n && (!origin_int(ttl, &v) || v < 1 || v > TTL_MAX_S)) ||
+	       (expires.n && !origin_time(expires, &v)) ||
+	       (f->has_expires && f->expires_ms - f->at_ms > DAY_MS);
 }
 
 static int ledger_params(struct commands *c, const struct stream_entry *e, struct command_fact *f)
@@ -274,7 +322,8 @@ static void ledger_times(const struct stream_entry *e, struct command_fact *f)
 	    (ttl.p && (!origin_int(ttl, &ttl_s) || ttl_s < 1 || ttl_s > TTL_MAX_S)))
 		return;
 	f->has_expires = true;
-	f->expires_ms = f->issued_ms + ttl_s * 1000;
+	/* A backend whose clock runs ahead must not win time by it. */
+	f->expires_ms = (f->issued_ms < f->at_ms ? f->issued_ms : f->at_ms) + ttl_s * 1000;
 }
 
 /* Text of a backend goes into the row only when it is of a sane length. */
@@ -306,6 +355,7 @@ const char *commands_stage_ledger(struct commands *c, const struct stream_entry 
 	f->issued_by = short_or_absent(stream_field(e, "issued_by_admin_id"));
 	f->is_signed = stream_field(e, "signature").n > 0;
 	ledger_times(e, f);
+	f->malformed = ledger_is_malformed(e, f);
 	return ledger_params(c, e, f) < 0 ? "no_memory" : NULL;
 }
 
@@ -535,6 +585,7 @@ static void commands_put_row(struct commands *c, struct span id, const struct co
 	columns_int_if(k, C_ACCEPTED, x->accepted, x->accepted ? x->accepted->at_ms : 0);
 	columns_int_if(k, C_COMPLETED, x->result, x->result ? x->result->at_ms : 0);
 	columns_text(k, C_RESULT, x->result ? x->result->entry_id : none);
+	columns_int_if(k, C_MALFORMED, x->ledger, x->ledger && x->ledger->malformed);
 }
 
 static void commands_fold(struct commands *c)

@@ -79,9 +79,10 @@ static const struct pg_stmt open_page = {
     "SELECT correlation_id, agent_id, command, params::text, COALESCE(params_masked, true), "
     "COALESCE(signed, false), issued_by_admin_id, "
     "to_char(issued_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), "
-    "to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), entry_id, status "
+    "to_char(expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), entry_id, "
+    "status, COALESCE(malformed, false) "
     "FROM agent_commands WHERE status IN ('queued', 'offered', 'accepted') AND correlation_id > $1 "
-    "AND agent_id <> '' AND (requeued_at IS NULL OR requeued_at < now() - interval '25 s') "
+    "AND (requeued_at IS NULL OR requeued_at < now() - interval '25 s') "
     "AND COALESCE(queued_at, offered_at, accepted_at, '-infinity') < now() - interval '3 s' "
     "ORDER BY correlation_id LIMIT 200"};
 enum {
@@ -95,7 +96,8 @@ enum {
 	P_ISSUED,
 	P_EXPIRES,
 	P_ENTRY,
-	P_STATUS
+	P_STATUS,
+	P_MALFORMED
 };
 
 static const struct pg_stmt mark_requeued = {
@@ -112,48 +114,70 @@ static size_t put(struct span *argv, size_t n, const char *field, struct span va
 	return n + 2;
 }
 
-static enum pg_verdict requeue_row(const struct requeue *q, struct worker *w,
-				   const struct pg_rows *rows, size_t i)
+enum requeue_form {
+	REQUEUE_WHOLE,	/* as it was sent */
+	REQUEUE_CANCEL, /* parameters or signature are not here */
+	REQUEUE_REJECT, /* it was malformed: something that is rejected for sure */
+};
+
+static enum requeue_form requeue_form_of(const struct pg_rows *rows, size_t i)
 {
-	struct span argv[32], command = pg_rows_text(rows, i, P_COMMAND),
-			      id = pg_rows_text(rows, i, P_ID);
-	bool whole = command.p && pg_rows_text(rows, i, P_PARAMS).p &&
+	if (span_eq(pg_rows_text(rows, i, P_MALFORMED), "t"))
+		return REQUEUE_REJECT;
+	bool whole = pg_rows_text(rows, i, P_COMMAND).p && pg_rows_text(rows, i, P_PARAMS).p &&
 		     span_eq(pg_rows_text(rows, i, P_MASKED), "f") &&
 		     span_eq(pg_rows_text(rows, i, P_SIGNED), "f");
+	return whole ? REQUEUE_WHOLE : REQUEUE_CANCEL;
+}
+
+/* The entry for viw.commands; argv holds 32 words. */
+static size_t requeue_entry(const struct requeue *q, const struct pg_rows *rows, size_t i,
+			    enum requeue_form form, struct span *argv)
+{
 	size_t n = 0;
 
 	argv[n++] = SPAN("XADD");
 	argv[n++] = span_of(q->stream);
 	argv[n++] = SPAN("*");
-	n = put(argv, n, "correlation_id", id);
+	n = put(argv, n, "correlation_id", pg_rows_text(rows, i, P_ID));
 	n = put(argv, n, "agent_id", pg_rows_text(rows, i, P_AGENT));
-	n = put(argv, n, "command", command);
+	n = put(argv, n, "command", pg_rows_text(rows, i, P_COMMAND));
 	n = put(argv, n, "issued_by_admin_id", pg_rows_text(rows, i, P_ISSUER));
+	if (form == REQUEUE_REJECT)
+		return put(argv, n, "ttl_s", SPAN("0"));
 	n = put(argv, n, "issued_at", pg_rows_text(rows, i, P_ISSUED));
 	n = put(argv, n, "expires_at", pg_rows_text(rows, i, P_EXPIRES));
-	if (whole) {
+	if (form == REQUEUE_WHOLE) {
 		n = put(argv, n, "params", pg_rows_text(rows, i, P_PARAMS));
-		n = put(argv, n, "requeued", pg_rows_text(rows, i, P_STATUS));
-	} else {
-		n = put(argv, n, "op", SPAN("cancel"));
-		n = put(argv, n, "reason", SPAN("redis_lost"));
+		return put(argv, n, "requeued", pg_rows_text(rows, i, P_STATUS));
 	}
+	n = put(argv, n, "op", SPAN("cancel"));
+	return put(argv, n, "reason", SPAN("redis_lost"));
+}
+
+static enum pg_verdict requeue_row(const struct requeue *q, struct worker *w,
+				   const struct pg_rows *rows, size_t i)
+{
+	enum requeue_form form = requeue_form_of(rows, i);
+	struct span argv[32], id = pg_rows_text(rows, i, P_ID);
+	size_t n = requeue_entry(q, rows, i, form, argv);
+	bool cancel = form == REQUEUE_CANCEL;
+
 	CRASH_POINT("results.before_requeue");
 	const struct redis_reply *r = ask(w, n, argv);
 	CRASH_POINT("results.after_requeue");
 	if (!r)
 		return PG_OK; /* Redis went again; the next round sees */
-	struct span entry = redis_str(r);
-	LOG_WARN(FIELDS(.event = whole ? "command_requeued" : "command_redis_lost",
+	LOG_WARN(FIELDS(.event = cancel ? "command_redis_lost" : "command_requeued",
 			.correlation_id = id.p),
-		 whole
-		     ? "Redis had lost a command; it is queued again"
-		     : "Redis had lost a command whose parameters are not stored; it is cancelled");
-	metric_add(metrics_get(worker_metrics_of(w), whole ? M_requeued : M_redis_lost, NULL, NULL),
-		   1);
+		 cancel
+		     ? "Redis had lost a command whose parameters are not stored; it is cancelled"
+		     : "Redis had lost a command; it is queued again");
+	metric_add(
+	    metrics_get(worker_metrics_of(w), cancel ? M_redis_lost : M_requeued, NULL, NULL), 1);
 	const struct pg_param param[] = {
 	    {.kind = PG_PARAM_TEXT, .text = id},
-	    {.kind = whole ? PG_PARAM_TEXT : PG_PARAM_NULL, .text = entry},
+	    {.kind = cancel ? PG_PARAM_NULL : PG_PARAM_TEXT, .text = redis_str(r)},
 	};
 	return pg_exec(worker_pg(w), &mark_requeued, ARRAY_LEN(param), param, NULL);
 }

@@ -32,6 +32,15 @@ def test_what_redis_lost_is_queued_again_or_cancelled(redis, pg, start):
     add_result(c, "c-done", rc=0)
     add_command(c, "c-kept", expires_at=expires)
     add_command_event(c, "c-onlyevent", "offered")
+    # Broken ones a bridge had not rejected yet: what is queued again must be rejected, never run.
+    broken = {"m-params": dict(params_raw="[]"), "m-json": dict(params_raw="[1"), "m-ttl": dict(ttl_s=0),
+              "m-far": dict(expires_at=viwtest.rfc3339(3 * 86400)), "m-verb": dict(command=""),
+              "m-agent": dict(agent="not an id"), "m-op": dict(op="jump"), "m-time": dict(issued_at="yesterday")}
+    for cid, extra in broken.items():
+        raw = extra.pop("params_raw", None)
+        c.xadd("viw.commands", {"correlation_id": cid, "agent_id": extra.pop("agent", "gw-1"),
+                                "command": extra.pop("command", "ECHO"),
+                                **({"params": raw} if raw else {}), **extra})
     wait_drained(c, "results")
     c.flushall()
     set_marker(c, "c-kept")
@@ -49,7 +58,10 @@ def test_what_redis_lost_is_queued_again_or_cancelled(redis, pg, start):
         assert (e["op"], e["reason"], e["agent_id"]) == ("cancel", "redis_lost", "gw-1") and "params" not in e
     for cid, n in {"c-plain": 1, "c-secret": 1, "c-done": 0, "c-kept": 0, "c-fresh": 1}.items():
         assert len(entries(c, cid)) == n, cid
-    assert w.metric("viw_commands_requeued_total") == 2 and w.metric("viw_commands_redis_lost_total") == 3
+    for cid in broken:
+        e = entries(c, cid)[0]
+        assert e["ttl_s"] == "0" and "params" not in e and "op" not in e, (cid, e)
+    assert w.metric("viw_commands_requeued_total") == 2 + len(broken) and w.metric("viw_commands_redis_lost_total") == 3
     # The row is the same one, and goes on.
     wait_drained(c, "results")
     row = pg.query("SELECT * FROM agent_commands WHERE correlation_id = 'c-plain'")[0]
