@@ -22,9 +22,11 @@
 #include "uplink.h"
 #include "wire/wire.h"
 
-#define CHECK_MS  20000 /* one backend, or the helper */
-#define DAY_MS	  86400000
-#define WARN_DAYS 30
+#define HELPER_MS      5000
+#define HELPER_LOOK_MS 100
+#define CHECK_MS       20000 /* one backend, or the helper */
+#define DAY_MS	       86400000
+#define WARN_DAYS      30
 
 enum verdict { GOOD, WARNING, BAD };
 static const char *const verdict_words[] = {"ok", "warn", "FAIL"};
@@ -35,6 +37,8 @@ struct check {
 	struct trust *trust;
 	struct wire_decoder *decoder;
 	struct uplink *uplink;
+	struct helper_client *helper;
+	int helper_looks;
 	struct loop_timer *timer;
 	const struct redial_backend *backend;
 	bool json, dial, hello_ack, answered;
@@ -200,9 +204,16 @@ static void on_check_timeout(void *arg)
 {
 	struct check *c = arg;
 
-	if (c->uplink)
-		uplink_hang_up(c->uplink, 1000, REDIAL_TIMEOUT, "connected, but no HELLO_ACK came");
-	else
+	uplink_hang_up(c->uplink, 1000, REDIAL_TIMEOUT, "connected, but no HELLO_ACK came");
+}
+
+/* Looks again and again: the first failure is enough, an answer may take a while. */
+static void on_helper_timer(void *arg)
+{
+	struct check *c = arg;
+
+	c->helper_looks++;
+	if (helper_client_why_down(c->helper)[0] || c->helper_looks * HELPER_LOOK_MS >= HELPER_MS)
 		loop_stop(c->loop);
 }
 
@@ -286,7 +297,7 @@ static const struct helper_client_ops helper_ops = {.on_up = on_helper_up,
 
 static int check_helper(struct check *c)
 {
-	struct helper_client *h = NULL;
+	struct loop_timer *look = NULL;
 	int r;
 
 	if (!c->cfg->helper_secret) {
@@ -299,19 +310,24 @@ static int check_helper(struct check *c)
 			       &(struct helper_client_config){.socket = c->cfg->helper_socket,
 							      .secret = c->cfg->helper_secret,
 							      .agent_id = c->cfg->id},
-			       &helper_ops, c, &h);
-	if (r < 0)
+			       &helper_ops, c, &c->helper);
+	if (r == 0)
+		r = loop_timer_new(c->loop, on_helper_timer, c, &look);
+	if (r < 0) {
+		helper_client_close(TAKE(c->helper));
 		return r;
-	loop_timer_start(c->timer, 3000, 0);
+	}
+	loop_timer_start(look, HELPER_LOOK_MS, HELPER_LOOK_MS);
 	loop_run(c->loop);
-	loop_timer_stop(c->timer);
+	loop_timer_close(look);
 	if (!c->answered)
 		say(c, BAD, "helper",
 		    "%s: %s; is host-helper running, may this user open the socket (group "
 		    "viworks), and is VIW_AGENT_HELPER_SECRET the helper's?",
 		    c->cfg->helper_socket,
-		    helper_client_why_down(h)[0] ? helper_client_why_down(h) : "no answer");
-	helper_client_close(h);
+		    helper_client_why_down(c->helper)[0] ? helper_client_why_down(c->helper)
+							 : "no answer");
+	helper_client_close(TAKE(c->helper));
 	return 0;
 }
 

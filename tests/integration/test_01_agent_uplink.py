@@ -229,19 +229,24 @@ def test_backend_that_refuses_our_certificate(bridge, start, tmp, pki, version):
 # ---------------------------------------------------------------- refusals and close codes
 
 
-@pytest.mark.parametrize("status,least", [(401, 0.3), (503, 0.3), (404, 0.3)])
-def test_refused_with_a_status_backs_off(bridge, start, tmp, status, least):
-    b = bridge()
-    b.refuse = (status, [])
-    p = start("gateway-agent", env=peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws"))
-    line = expect_end(p, "http", str(status))
-    wait_for(lambda: len(b.handshakes) >= 3, 20)
-    times = [t for t, _, _ in b.handshakes]
-    assert all(y - x >= least for x, y in zip(times, times[1:])), times
-    nonces = [h.get("X-Nonce") or h.get("x-nonce") for _, _, h in b.handshakes]
-    assert len(set(nonces)) == len(nonces), "each handshake has its own nonce"
-    b.refuse = None
-    b.wait_frame("HELLO", timeout=30)
+def test_refused_with_a_status_backs_off(bridge, start, tmp):
+    """Three agents at once, each refused in its own way."""
+    made = []
+    for i, status in enumerate((401, 404, 503)):
+        b = bridge()
+        b.refuse = (status, [])
+        made.append((status, b, start("gateway-agent", env=peers.agent_env(
+            tmp, f"ws://127.0.0.1:{b.port}/agent/ws", agent_id=f"gw-{i}"))))
+    for status, b, p in made:
+        expect_end(p, "http", str(status))
+        wait_for(lambda: len(b.handshakes) >= 3, 20)
+        times = [t for t, _, _ in b.handshakes]
+        assert all(y - x >= 0.3 for x, y in zip(times, times[1:])), times
+        nonces = [h.get("X-Nonce") or h.get("x-nonce") for _, _, h in b.handshakes]
+        assert len(set(nonces)) == len(nonces), "each handshake has its own nonce"
+        b.refuse = None
+    for _, b, _ in made:
+        b.wait_frame("HELLO", timeout=30)
 
 
 def test_retry_after_is_honoured(bridge, start, tmp):
@@ -290,38 +295,30 @@ def test_several_backends_in_order(bridge, start, tmp):
 # ---------------------------------------------------------------- silence
 
 
-def test_silent_backends_are_given_up_after_15_s(bridge, start, tmp, bare, pki):
-    """Three at once: no HTTP answer, no TLS answer, upgraded but no HELLO_ACK."""
-    hole = bare(lambda server, conn: time.sleep(40))
-    mute = bridge()
-    mute.silent = True
-    t = time.monotonic()
-    agents = [start("gateway-agent", env=env) for env in (
-        peers.agent_env(tmp, f"ws://127.0.0.1:{hole.port}/agent/ws"),
-        tls_env(tmp, pki, hole.port, host="127.0.0.1"),
-        peers.agent_env(tmp, f"ws://127.0.0.1:{mute.port}/agent/ws"))]
-    for p in agents:
-        p.wait_log("disconnected", timeout=25, error="timeout")
-        assert 14 <= time.monotonic() - t <= 18
-    assert mute.conns[0].frames == [], "nothing is sent before HELLO_ACK"
+STRANGE = {
+    "nothing": b"", "ssh": b"SSH-2.0-OpenSSH_9.2\r\n", "http200": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    "redirect": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+    "bad-accept": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                  b"Sec-WebSocket-Accept: nonsense\r\n\r\n",
+    "long-header": b"HTTP/1.1 101 Switching Protocols\r\n" + b"X: " + b"y" * 9000 + b"\r\n\r\n",
+    "noise": b"\x00\xff" * 600}
 
 
-@pytest.mark.parametrize("answer", [
-    b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
-    b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Accept: nonsense\r\n\r\n",
-    b"HTTP/1.1 101 Switching Protocols\r\n" + b"X: " + b"y" * 9000 + b"\r\n\r\n", b"\x00\xff" * 600],
-    ids=["nothing", "ssh", "http200", "redirect", "bad-accept", "long-header", "noise"])
-def test_strange_answers(start, tmp, bare, answer):
-    def handler(server, conn):
-        conn.recv(4096)
-        conn.sendall(answer)
-        select.select([conn], [], [], 1)
-    s = bare(handler)
-    p = start("gateway-agent", env=peers.agent_env(tmp, f"ws://127.0.0.1:{s.port}/agent/ws"))
-    p.wait_log("disconnected", timeout=25)
-    wait_for(lambda: s.accepted >= 2, 25, "it tries again")
+def test_strange_answers(start, tmp, bare):
+    """One agent for each; none connects, all try again."""
+    made = []
+    for name, answer in STRANGE.items():
+        def handler(server, conn, answer=answer):
+            conn.recv(4096)
+            conn.sendall(answer)
+            select.select([conn], [], [], 1)
+        s = bare(handler)
+        made.append((name, s, start("gateway-agent", env=peers.agent_env(
+            tmp, f"ws://127.0.0.1:{s.port}/agent/ws", agent_id=f"gw-{name}"))))
+    for name, s, p in made:
+        p.wait_log("disconnected", timeout=25)
+        wait_for(lambda: s.accepted >= 2, 25, f"{name}: it tries again")
+        assert not p.find_logs("connected")
 
 
 def test_bad_frames_are_dropped_and_ten_close(bridge, start, tmp):

@@ -12,7 +12,7 @@ import pytest
 import peers
 import viwtest
 from helperlib import END, KEY, MARK, Helper
-from test_01_agent_uplink import bridge  # noqa: F401 (fixture)
+from test_01_agent_uplink import bare, bridge, tls_env  # noqa: F401 (fixtures)
 from viwtest import wait_for
 
 
@@ -206,16 +206,28 @@ def test_helper_down_holds_effects_and_says_so(site):
     wait_for(lambda: any(f["metrics"]["helper"] == "up" for f in c.of("TELEMETRY")), 10)
 
 
-def test_frozen_helper_is_noticed(site):
+def test_patience_ends(site, start, tmp, bare, bridge, pki):
+    """What is silent is given up: a frozen helper after 15 s, a backend that accepts but says nothing
+    (no HTTP answer, no TLS answer, no HELLO_ACK) after 15 s. All at once, since it takes so long."""
+    hole, mute = bare(lambda server, conn: time.sleep(40)), bridge()
+    mute.silent = True
     site.helper.start()
     site.go()
     site.ready()
     site.helper.proc.freeze()
     t = time.monotonic()
     cid = site.command("look")
-    r = site.bridge.result(cid, timeout=40)
+    agents = [start("gateway-agent", env=env) for env in (
+        peers.agent_env(tmp, f"ws://127.0.0.1:{hole.port}/agent/ws", agent_id="gw-a"),
+        tls_env(tmp, pki, hole.port, host="127.0.0.1", VIW_AGENT_ID="gw-b"),
+        peers.agent_env(tmp, f"ws://127.0.0.1:{mute.port}/agent/ws", agent_id="gw-c"))]
+    for p in agents:
+        p.wait_log("disconnected", timeout=25, error="timeout")
+        assert 14 <= time.monotonic() - t <= 18
+    assert mute.conns[0].frames == [], "nothing is sent before HELLO_ACK"
+    r = site.bridge.result(cid, timeout=10)
     assert r["error"]["code"] in ("helper_unreachable", "timeout")
-    assert time.monotonic() - t < 32
+    assert time.monotonic() - t < 22
     site.helper.proc.thaw()
     wait_for(lambda: site.bridge.result(site.command("look"))["status"] == "success", 15)
 
