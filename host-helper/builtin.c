@@ -8,15 +8,24 @@
 static const struct {
 	const char *verb;
 	int (*run)(struct builtin_ctx *x);
+	bool quick;
 } table[] = {
-    {"get_system_health", builtin_system_health},
-    {"get_monitoring_data", builtin_monitoring_data},
-    {"get_service_status", builtin_service_status},
-    {"tail_logs", builtin_tail_logs},
-    {"list_containers", builtin_list_containers},
-    {"spawn_container", builtin_spawn_container},
-    {"stop_container", builtin_stop_container},
+    {"get_system_health", builtin_system_health, true},
+    {"get_monitoring_data", builtin_monitoring_data, false},
+    {"get_service_status", builtin_service_status, false},
+    {"tail_logs", builtin_tail_logs, false},
+    {"list_containers", builtin_list_containers, false},
+    {"spawn_container", builtin_spawn_container, false},
+    {"stop_container", builtin_stop_container, false},
 };
+
+bool builtin_is_quick(const char *verb)
+{
+	for (size_t i = 0; i < ARRAY_LEN(table); i++)
+		if (strcmp(table[i].verb, verb) == 0)
+			return table[i].quick;
+	return false;
+}
 
 int builtin_fail(struct builtin_ctx *x, const char *code, const char *fmt, ...)
 {

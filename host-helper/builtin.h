@@ -1,4 +1,5 @@
-/* Verbs that are the helper's own code. Each runs in a process of its own and may block. */
+/* Verbs that are the helper's own code. All but the quick ones run in a process of their own and
+ * may block. */
 #pragma once
 
 #include "base/buf.h"
@@ -22,6 +23,9 @@ struct builtin_ctx {
 
 /* 0 or -1 with code and msg. -1 when there is no such verb. */
 int builtin_run(struct builtin_ctx *x) MUST_CHECK;
+/* True for those that read a few files of /proc and never wait, when cpu_before is set: the
+ * dispatcher runs them itself. */
+bool builtin_is_quick(const char *verb);
 /* Sets code and msg; returns -1. */
 int builtin_fail(struct builtin_ctx *x, const char *code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* An argument's text or NULL. */
