@@ -1,5 +1,5 @@
 /*
- * Sessions: claimed on connect, checked every few seconds, released when gone. dispatch_offer.c
+ * Holdings: claimed on connect, checked every few seconds, released when gone. dispatch_offer.c
  * makes the offers, dispatch_result.c stores the results.
  */
 #include "dispatch_internal.h"
@@ -22,10 +22,10 @@
 
 /* ---- looking up ---- */
 
-struct session *dispatch_find(const struct dispatch *d, uint64_t sid)
+struct holding *dispatch_find(const struct dispatch *d, uint64_t sid)
 {
 	for (struct map_link *l = map_first(&d->by_sid, map_hash_u64(sid)); l; l = map_next(l)) {
-		struct session *s = CONTAINER_OF(l, struct session, by_sid);
+		struct holding *s = CONTAINER_OF(l, struct holding, by_sid);
 
 		if (s->sid == sid)
 			return s;
@@ -34,11 +34,11 @@ struct session *dispatch_find(const struct dispatch *d, uint64_t sid)
 }
 
 /* The session that owns the agent; older ones of the same agent are not in this map. */
-struct session *dispatch_find_agent(const struct dispatch *d, const char *agent)
+struct holding *dispatch_find_agent(const struct dispatch *d, const char *agent)
 {
 	for (struct map_link *l = map_first(&d->by_agent, map_hash_str(agent)); l;
 	     l = map_next(l)) {
-		struct session *s = CONTAINER_OF(l, struct session, by_agent);
+		struct holding *s = CONTAINER_OF(l, struct holding, by_agent);
 
 		if (!strcmp(s->agent, agent))
 			return s;
@@ -79,9 +79,9 @@ void dispatch_unhold(struct dispatch *d)
 		free(d);
 }
 
-/* ---- sessions ---- */
+/* ---- holdings ---- */
 
-static void session_free(struct session *s)
+static void holding_free(struct holding *s)
 {
 	free(s->slot);
 	free(s->agent);
@@ -91,9 +91,9 @@ static void session_free(struct session *s)
 	free(s);
 }
 
-static struct session *session_new(struct dispatch *d, uint64_t sid, const struct store_conn *c)
+static struct holding *holding_new(struct dispatch *d, uint64_t sid, const struct store_conn *c)
 {
-	struct session *s = calloc(1, sizeof(*s));
+	struct holding *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return NULL;
@@ -101,7 +101,7 @@ static struct session *session_new(struct dispatch *d, uint64_t sid, const struc
 	s->agent = strdup(c->agent_id);
 	s->conn = strdup(c->conn_id);
 	if (!s->agent || !s->conn || map_grow(&d->by_sid) < 0) {
-		session_free(s);
+		holding_free(s);
 		return NULL;
 	}
 	map_put(&d->by_sid, &s->by_sid, map_hash_u64(sid));
@@ -112,19 +112,19 @@ static struct session *session_new(struct dispatch *d, uint64_t sid, const struc
 	return s;
 }
 
-void dispatch_set_left(struct dispatch *d, struct session *s, uint64_t left)
+void dispatch_set_left(struct dispatch *d, struct holding *s, uint64_t left)
 {
 	metric_set(d->m_waiting, metric_value(d->m_waiting) + (double)left - (double)s->left);
 	s->left = left;
 }
 
-static void forget_agent(struct dispatch *d, struct session *s)
+static void forget_agent(struct dispatch *d, struct holding *s)
 {
 	if (dispatch_find_agent(d, s->agent) == s)
 		map_remove(&d->by_agent, &s->by_agent);
 }
 
-static void session_drop(struct dispatch *d, struct session *s)
+static void holding_drop(struct dispatch *d, struct holding *s)
 {
 	forget_agent(d, s);
 	map_remove(&d->by_sid, &s->by_sid);
@@ -138,12 +138,12 @@ static void session_drop(struct dispatch *d, struct session *s)
 		s->next->prev = s->prev;
 	dispatch_set_left(d, s, 0);
 	metric_set(d->m_in_flight, metric_value(d->m_in_flight) - (double)s->slots);
-	session_free(s);
+	holding_free(s);
 }
 
 /* ---- slots ---- */
 
-struct slot *dispatch_slot_find(struct session *s, const char *cid)
+struct slot *dispatch_slot_find(struct holding *s, const char *cid)
 {
 	for (size_t i = 0; i < s->slots; i++)
 		if (!strcmp(s->slot[i].cid, cid))
@@ -151,7 +151,7 @@ struct slot *dispatch_slot_find(struct session *s, const char *cid)
 	return NULL;
 }
 
-struct slot *dispatch_slot_add(struct dispatch *d, struct session *s, const char *cid)
+struct slot *dispatch_slot_add(struct dispatch *d, struct holding *s, const char *cid)
 {
 	/* More than the window only when ids ended elsewhere: the oldest of those goes. */
 	if (s->slots >= 2 * (size_t)d->cfg.max_in_flight + 8)
@@ -171,7 +171,7 @@ struct slot *dispatch_slot_add(struct dispatch *d, struct session *s, const char
 	return &s->slot[s->slots++];
 }
 
-void dispatch_slot_remove(struct dispatch *d, struct session *s, const char *cid)
+void dispatch_slot_remove(struct dispatch *d, struct holding *s, const char *cid)
 {
 	struct slot *x = dispatch_slot_find(s, cid);
 	size_t i;
@@ -215,9 +215,9 @@ static enum dispatch_claim claim_verdict(const struct redis_reply *reply)
 }
 
 /* The newest connection of an agent on this bridge takes its place; the older one closes. */
-static int become_owner(struct dispatch *d, struct session *s, struct span epoch)
+static int become_owner(struct dispatch *d, struct holding *s, struct span epoch)
 {
-	struct session *former = dispatch_find_agent(d, s->agent);
+	struct holding *former = dispatch_find_agent(d, s->agent);
 	char text[24];
 
 	if (span_copy(epoch, text, sizeof(text)) < 0 || map_grow(&d->by_agent) < 0)
@@ -227,7 +227,7 @@ static int become_owner(struct dispatch *d, struct session *s, struct span epoch
 		s->owner = NULL;
 		return -ENOMEM;
 	}
-	s->state = SESSION_OWNED;
+	s->state = HOLDING_OWNED;
 	if (former)
 		map_remove(&d->by_agent, &former->by_agent);
 	map_put(&d->by_agent, &s->by_agent, map_hash_str(s->agent));
@@ -238,7 +238,7 @@ static int become_owner(struct dispatch *d, struct session *s, struct span epoch
 
 static void claim_answered(struct dispatch *d, uint64_t sid, const struct redis_reply *reply)
 {
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 	enum dispatch_claim verdict = claim_verdict(reply);
 
 	if (!s)
@@ -250,13 +250,13 @@ static void claim_answered(struct dispatch *d, uint64_t sid, const struct redis_
 	if (s->gone_while_claiming) {
 		if (s->owner)
 			release(d, s->agent, s->owner);
-		session_drop(d, s);
+		holding_drop(d, s);
 		return;
 	}
 	d->ops->on_claimed(d->arg, sid, verdict, s->epoch);
 	s = dispatch_find(d, sid);
 	if (s && verdict != DISPATCH_CLAIMED)
-		session_drop(d, s);
+		holding_drop(d, s);
 }
 
 static void on_claim(void *arg, const struct redis_reply *reply)
@@ -270,7 +270,7 @@ static void on_claim(void *arg, const struct redis_reply *reply)
 int dispatch_claim(struct dispatch *d, uint64_t sid, const struct store_conn *c, const char *nonce,
 		   int64_t nonce_until_ms, const char *fingerprint)
 {
-	struct session *s = session_new(d, sid, c);
+	struct holding *s = holding_new(d, sid, c);
 	struct dispatch_call *call = dispatch_call_new(d, sid);
 	char until[24];
 	struct span argv[] = {span_of(d->cfg.prefix),
@@ -293,44 +293,44 @@ int dispatch_claim(struct dispatch *d, uint64_t sid, const struct store_conn *c,
 	if (r < 0) {
 		dispatch_call_free(call);
 		if (s)
-			session_drop(d, s);
+			holding_drop(d, s);
 	}
 	return r;
 }
 
 void dispatch_ready(struct dispatch *d, uint64_t sid, const char *journal_id)
 {
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 	char *journal = journal_id ? strdup(journal_id) : NULL;
 
-	if (!s || s->state == SESSION_CLAIMING || (journal_id && !journal)) {
+	if (!s || s->state == HOLDING_CLAIMING || (journal_id && !journal)) {
 		free(journal);
 		return;
 	}
 	free(s->journal);
 	s->journal = journal;
-	s->state = SESSION_READY;
+	s->state = HOLDING_READY;
 	dispatch_want_offer(d, s, true);
 }
 
 void dispatch_gone(struct dispatch *d, uint64_t sid)
 {
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 
 	if (!s)
 		return;
-	if (s->state == SESSION_CLAIMING) {
+	if (s->state == HOLDING_CLAIMING) {
 		s->gone_while_claiming = true; /* on_claim releases what it may have taken */
 		return;
 	}
 	if (dispatch_find_agent(d, s->agent) == s)
 		release(d, s->agent, s->owner);
-	session_drop(d, s);
+	holding_drop(d, s);
 }
 
 /* ---- the periodic check ---- */
 
-static void close_as(struct dispatch *d, struct session *s, int code, const char *reason)
+static void close_as(struct dispatch *d, struct holding *s, int code, const char *reason)
 {
 	if (code == CLOSE_SUPERSEDED && CRASH_OFF("fencing"))
 		return;
@@ -340,7 +340,7 @@ static void close_as(struct dispatch *d, struct session *s, int code, const char
 
 static void reclaim_answered(struct dispatch *d, uint64_t sid, const struct redis_reply *reply)
 {
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 	struct span word = redis_str(redis_at(reply, 0));
 
 	if (!s)
@@ -352,7 +352,7 @@ static void reclaim_answered(struct dispatch *d, uint64_t sid, const struct redi
 	} else if (span_eq(word, "decommissioned")) {
 		close_as(d, s, CLOSE_DECOMMISSIONED, "decommissioned");
 	} else if (span_eq(word, "kept")) {
-		if (s->state == SESSION_READY)
+		if (s->state == HOLDING_READY)
 			dispatch_want_offer(d, s, true);
 	}
 }
@@ -365,7 +365,7 @@ static void on_reclaim(void *arg, const struct redis_reply *reply)
 	dispatch_call_free(c);
 }
 
-void dispatch_reclaim(struct dispatch *d, struct session *s)
+void dispatch_reclaim(struct dispatch *d, struct holding *s)
 {
 	char epoch[24];
 	struct span argv[] = {span_of(d->cfg.prefix),
@@ -395,7 +395,7 @@ struct check {
 
 static void on_checked(struct dispatch *d, uint64_t sid, struct span what)
 {
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 
 	if (!s || dispatch_find_agent(d, s->agent) != s)
 		return;
@@ -405,7 +405,7 @@ static void on_checked(struct dispatch *d, uint64_t sid, struct span what)
 		close_as(d, s, CLOSE_DECOMMISSIONED, "decommissioned");
 	else if (span_eq(what, "ownerless"))
 		dispatch_reclaim(d, s);
-	else if (s->state == SESSION_READY)
+	else if (s->state == HOLDING_READY)
 		dispatch_want_offer(d, s, false);
 }
 
@@ -436,9 +436,9 @@ static void check_batch(struct dispatch *d)
 	c->d = d;
 	argv[n++] = span_of(d->cfg.prefix);
 	for (; d->cursor && c->n < CHECK_BATCH; d->cursor = d->cursor->next) {
-		struct session *s = d->cursor;
+		struct holding *s = d->cursor;
 
-		if (s->state == SESSION_CLAIMING || dispatch_find_agent(d, s->agent) != s)
+		if (s->state == HOLDING_CLAIMING || dispatch_find_agent(d, s->agent) != s)
 			continue;
 		c->sid[c->n++] = s->sid;
 		argv[n++] = span_of(s->agent);
@@ -466,9 +466,9 @@ static void check_all(void *arg)
 static void on_retry(void *arg)
 {
 	struct dispatch *d = arg;
-	struct session *next;
+	struct holding *next;
 
-	for (struct session *s = d->first; s; s = next) {
+	for (struct holding *s = d->first; s; s = next) {
 		next = s->next;
 		if (s->wanted && !s->offering)
 			dispatch_want_offer(d, s, s->again);
@@ -494,7 +494,7 @@ static void on_hint(void *arg, struct span hint)
 {
 	struct dispatch *d = arg;
 	char text[AGENT_ID_MAX + 40];
-	struct session *s;
+	struct holding *s;
 	char *epoch;
 
 	if (span_copy(hint, text, sizeof(text)) < 0 || strlen(text) < 3)
@@ -505,7 +505,7 @@ static void on_hint(void *arg, struct span hint)
 	s = dispatch_find_agent(d, text + 2);
 	if (!s)
 		return;
-	if (text[0] == 'o' && s->state == SESSION_READY)
+	if (text[0] == 'o' && s->state == HOLDING_READY)
 		dispatch_want_offer(d, s, false);
 	else if (text[0] == 's' && epoch && strtoull(epoch, NULL, 10) > s->epoch)
 		close_as(d, s, CLOSE_SUPERSEDED, "superseded");
@@ -513,9 +513,9 @@ static void on_hint(void *arg, struct span hint)
 
 void dispatch_poke(struct dispatch *d, const char *agent)
 {
-	struct session *s = dispatch_find_agent(d, agent);
+	struct holding *s = dispatch_find_agent(d, agent);
 
-	if (s && s->state == SESSION_READY)
+	if (s && s->state == HOLDING_READY)
 		dispatch_want_offer(d, s, false);
 }
 
@@ -523,7 +523,7 @@ void dispatch_poke(struct dispatch *d, const char *agent)
 
 struct dispatch_counts dispatch_counts_of(const struct dispatch *d, uint64_t sid)
 {
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 	struct dispatch_counts c = {0};
 
 	if (s) {
@@ -603,7 +603,7 @@ void dispatch_close(struct dispatch *d)
 	loop_timer_close(d->check);
 	loop_timer_close(d->retry);
 	while (d->first)
-		session_drop(d, d->first);
+		holding_drop(d, d->first);
 	map_fini(&d->by_sid);
 	map_fini(&d->by_agent);
 	verbs_free(d->verbs);

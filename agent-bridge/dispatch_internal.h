@@ -1,4 +1,7 @@
-/* What the files of dispatch share: sessions and their claims here, offers and results beside. */
+/*
+ * What the files of dispatch share. A holding is this bridge's hold on one agent through one
+ * connection; struct session, of the socket side, is known here by its sid alone.
+ */
 #pragma once
 
 #include "dispatch.h"
@@ -17,17 +20,17 @@ struct slot {
 	int64_t cancelled_ms; /* when CANCEL was sent last; 0 never */
 };
 
-enum session_state {
-	SESSION_CLAIMING, /* CLAIM under way */
-	SESSION_OWNED,	  /* ours; HELLO not yet seen */
-	SESSION_READY,	  /* offers may be made */
+enum holding_state {
+	HOLDING_CLAIMING, /* CLAIM under way */
+	HOLDING_OWNED,	  /* ours; HELLO not yet seen */
+	HOLDING_READY,	  /* offers may be made */
 };
 
-struct session {
+struct holding {
 	struct map_link by_sid, by_agent;
-	struct session *next, *prev; /* all sessions, for the periodic check */
+	struct holding *next, *prev; /* all sessions, for the periodic check */
 	uint64_t sid, epoch;
-	enum session_state state;
+	enum holding_state state;
 	bool gone_while_claiming;
 	bool offering;	    /* OFFER under way */
 	bool wanted, again; /* another OFFER is due; with what was offered already */
@@ -49,8 +52,8 @@ struct dispatch {
 	struct verbs *verbs;
 	struct wire_decoder *decoder;
 	struct map by_sid, by_agent;
-	struct session *first;
-	struct session *cursor; /* where the periodic check goes on */
+	struct holding *first;
+	struct holding *cursor; /* where the periodic check goes on */
 	struct store_part part;
 	struct loop_timer *check, *retry;
 	size_t result_bytes; /* of RESULTs that are not stored yet */
@@ -71,15 +74,15 @@ void dispatch_call_free(struct dispatch_call *c); /* NULL is fine */
 void dispatch_hold(struct dispatch *d);
 void dispatch_unhold(struct dispatch *d); /* may free d when it is closed */
 
-struct session *dispatch_find(const struct dispatch *d, uint64_t sid);
-struct session *dispatch_find_agent(const struct dispatch *d, const char *agent);
-void dispatch_set_left(struct dispatch *d, struct session *s, uint64_t left);
+struct holding *dispatch_find(const struct dispatch *d, uint64_t sid);
+struct holding *dispatch_find_agent(const struct dispatch *d, const char *agent);
+void dispatch_set_left(struct dispatch *d, struct holding *s, uint64_t left);
 /* OFFER now, or as soon as the one under way is answered or Redis is back. */
-void dispatch_want_offer(struct dispatch *d, struct session *s, bool again);
+void dispatch_want_offer(struct dispatch *d, struct holding *s, bool again);
 /* Redis does not know that the session owns its agent: assert it, or learn that it does not. */
-void dispatch_reclaim(struct dispatch *d, struct session *s);
+void dispatch_reclaim(struct dispatch *d, struct holding *s);
 void dispatch_retry_soon(struct dispatch *d);
 
-struct slot *dispatch_slot_find(struct session *s, const char *cid);
-struct slot *dispatch_slot_add(struct dispatch *d, struct session *s, const char *cid);
-void dispatch_slot_remove(struct dispatch *d, struct session *s, const char *cid);
+struct slot *dispatch_slot_find(struct holding *s, const char *cid);
+struct slot *dispatch_slot_add(struct dispatch *d, struct holding *s, const char *cid);
+void dispatch_slot_remove(struct dispatch *d, struct holding *s, const char *cid);

@@ -17,9 +17,9 @@
 #define FRESH_MS	 2000
 #define CANCEL_AGAIN_MS	 25000
 
-static void start_offer(struct dispatch *d, struct session *s);
+static void start_offer(struct dispatch *d, struct holding *s);
 
-static int send_command(struct dispatch *d, struct session *s, const char *cid,
+static int send_command(struct dispatch *d, struct holding *s, const char *cid,
 			const struct redis_reply *const *f, int64_t elapsed_ms)
 {
 	char by[256], *signature = NULL, verb[129];
@@ -53,7 +53,7 @@ static int send_command(struct dispatch *d, struct session *s, const char *cid,
 }
 
 /* One entry of the answer; -EAGAIN when the socket is full, -ENOENT when the session is gone. */
-static int take_entry(struct dispatch *d, struct session *s, const struct redis_reply *const *f,
+static int take_entry(struct dispatch *d, struct holding *s, const struct redis_reply *const *f,
 		      int64_t elapsed_ms)
 {
 	char cid[CORRELATION_ID_MAX + 1];
@@ -88,7 +88,7 @@ static int take_entry(struct dispatch *d, struct session *s, const struct redis_
 	return 0;
 }
 
-static void take_answer(struct dispatch *d, struct session *s, const struct redis_reply *reply,
+static void take_answer(struct dispatch *d, struct holding *s, const struct redis_reply *reply,
 			int64_t elapsed_ms)
 {
 	const struct redis_reply *f[FIELDS_A_COMMAND];
@@ -117,7 +117,7 @@ static void take_answer(struct dispatch *d, struct session *s, const struct redi
 static void offer_answered(struct dispatch *d, uint64_t sid, int64_t sent_ms,
 			   const struct redis_reply *reply)
 {
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 	int64_t elapsed_ms = loop_now_ms(d->loop) - sent_ms;
 
 	if (!s)
@@ -149,7 +149,7 @@ static void on_offer(void *arg, const struct redis_reply *reply)
 	dispatch_call_free(c);
 }
 
-static void start_offer(struct dispatch *d, struct session *s)
+static void start_offer(struct dispatch *d, struct holding *s)
 {
 	char epoch[24];
 	struct span argv[] = {span_of(d->cfg.prefix),
@@ -178,19 +178,19 @@ static void start_offer(struct dispatch *d, struct session *s)
 	s->wanted = s->again = false;
 }
 
-void dispatch_want_offer(struct dispatch *d, struct session *s, bool again)
+void dispatch_want_offer(struct dispatch *d, struct holding *s, bool again)
 {
 	s->wanted = true;
 	s->again = s->again || again;
 	/* While Redis is away nothing is tried; on_store_up comes back to `wanted`. */
-	if (s->state == SESSION_READY && !s->offering && !s->blocked && store_is_up(d->store) &&
+	if (s->state == HOLDING_READY && !s->offering && !s->blocked && store_is_up(d->store) &&
 	    dispatch_find_agent(d, s->agent) == s)
 		start_offer(d, s);
 }
 
 void dispatch_writable(struct dispatch *d, uint64_t sid)
 {
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 
 	if (!s || !s->blocked)
 		return;
@@ -201,7 +201,7 @@ void dispatch_writable(struct dispatch *d, uint64_t sid)
 
 void dispatch_accepted(struct dispatch *d, uint64_t sid, const char *correlation_id)
 {
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 	struct slot *slot = s ? dispatch_slot_find(s, correlation_id) : NULL;
 	char key[96], epoch[24];
 	struct span argv[] = {SPAN("XADD"),

@@ -39,7 +39,7 @@ static void result_free(struct result *x)
 static void result_end(struct result *x, enum dispatch_result_fate fate, int64_t left)
 {
 	struct dispatch *d = x->d;
-	struct session *s = d->closed ? NULL : dispatch_find(d, x->sid);
+	struct holding *s = d->closed ? NULL : dispatch_find(d, x->sid);
 
 	if (!d->closed) {
 		CRASH_POINT("dispatch.after_result");
@@ -153,7 +153,7 @@ static void on_lookup(void *arg, const struct redis_reply *reply)
 int dispatch_result(struct dispatch *d, uint64_t sid, const struct wire_result *r)
 {
 	struct wire_frame f = {.type = WIRE_RESULT, .result = *r};
-	struct session *s = dispatch_find(d, sid);
+	struct holding *s = dispatch_find(d, sid);
 	struct span argv[3] = {span_of(d->cfg.prefix)};
 	struct result *x;
 	int error;
