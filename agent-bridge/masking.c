@@ -42,7 +42,8 @@ int masking_apply(const struct verbs *verbs, const struct wire_result *r, bool k
 	for (size_t i = 0; i < ARRAY_LEN(scratch); i++)
 		buf_init(&scratch[i], out->max);
 	if (known)
-		known = secret_set_from_params(find_verb(verbs, verb), params, &set) == 0;
+		known = json_validate(params.p, params.n, WIRE_MAX_DEPTH, NULL) == 0 &&
+			secret_set_from_params(find_verb(verbs, verb), params, &set) == 0;
 	error = mask(known ? &set : NULL, &f.result.stdout, &scratch[0]);
 	if (error == 0)
 		error = mask(known ? &set : NULL, &f.result.stderr, &scratch[1]);

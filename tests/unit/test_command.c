@@ -1,0 +1,197 @@
+/* agent-bridge/command.c: times and limits of command entries; entries come from a real Redis
+ * reader. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* after the four above */
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "redis/redis_internal.h"
+
+static struct redis_reader *reader;
+
+/* An entry as XRANGE would give it; NULL ends the fields. */
+static struct stream_entry entry(const char *id, ...)
+{
+	struct stream_entry e;
+	const struct redis_reply *r;
+	char text[8192], fields[7000] = "";
+	size_t n = 0, at = 0;
+	va_list ap;
+
+	va_start(ap, id);
+	for (const char *s = va_arg(ap, const char *); s; s = va_arg(ap, const char *), n++)
+		at += (size_t)snprintf(fields + at, sizeof(fields) - at, "$%zu\r\n%s\r\n",
+				       strlen(s), s);
+	va_end(ap);
+	(void)snprintf(text, sizeof(text), "*2\r\n$%zu\r\n%s\r\n*%zu\r\n%s", strlen(id), id, n,
+		       fields);
+	assert_int_equal(redis_reader_feed(reader, text, strlen(text)), 0);
+	assert_int_equal(redis_reader_next(reader, &r), 1);
+	assert_int_equal(stream_entry_parse(r, &e), 0);
+	return e;
+}
+
+#define ENTRY_MS 1700000000000LL
+#define ENTRY(...)                                                                             \
+	entry("1700000000000-0", "correlation_id", "c-1", "agent_id", "a1", "command", "ECHO", \
+	      ##__VA_ARGS__, NULL)
+
+static struct command parse(struct stream_entry e)
+{
+	struct command c;
+
+	command_parse(&e, NULL, 0, &c);
+	return c;
+}
+
+static int set_up(void **state)
+{
+	(void)state;
+	return redis_reader_new(&reader);
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	redis_reader_free(reader);
+	return 0;
+}
+
+static void test_defaults(void **state)
+{
+	struct command c = parse(ENTRY());
+
+	(void)state;
+	assert_int_equal(c.kind, COMMAND_RUN);
+	assert_true(span_eq(c.params, "{}"));
+	assert_int_equal(c.issued_at_ms, ENTRY_MS);
+	assert_int_equal(c.expires_at_ms, ENTRY_MS + 60000);
+	assert_string_equal(c.expires_at, "2023-11-14T22:14:20.000Z");
+	assert_false(c.maybe_ran);
+}
+
+static void test_expires_at_wins_over_ttl(void **state)
+{
+	struct command c = parse(ENTRY("ttl_s", "5", "expires_at", "2023-11-14T23:00:00+00:00"));
+
+	(void)state;
+	assert_int_equal(c.kind, COMMAND_RUN);
+	assert_string_equal(c.expires_at, "2023-11-14T23:00:00.000Z");
+}
+
+static void test_ttl_counts_from_issued_at_but_never_from_the_future(void **state)
+{
+	struct command c = parse(ENTRY("ttl_s", "100", "issued_at", "2023-11-14T22:13:00Z"));
+
+	(void)state;
+	assert_int_equal(c.expires_at_ms, ENTRY_MS - 20000 + 100000);
+	c = parse(ENTRY("ttl_s", "86400", "issued_at", "2023-11-14T22:14:00Z"));
+	assert_int_equal(c.kind, COMMAND_RUN); /* a clock 40 s ahead does not lose the command */
+	assert_int_equal(c.expires_at_ms, ENTRY_MS + 86400000);
+	assert_string_equal(c.issued_at, "2023-11-14T22:14:00.000Z");
+}
+
+static void test_twenty_four_hours_ahead_and_no_more(void **state)
+{
+	(void)state;
+	assert_int_equal(parse(ENTRY("expires_at", "2023-11-15T22:13:20Z")).kind, COMMAND_RUN);
+	assert_string_equal(parse(ENTRY("expires_at", "2023-11-15T22:13:20.001Z")).code,
+			    "expiry_too_far");
+	assert_int_equal(parse(ENTRY("ttl_s", "86400")).kind, COMMAND_RUN);
+	assert_string_equal(parse(ENTRY("ttl_s", "86401")).code, "bad_ttl");
+	assert_string_equal(parse(ENTRY("ttl_s", "1.5")).code, "bad_ttl");
+	assert_string_equal(parse(ENTRY("ttl_s", "-1")).code, "bad_ttl");
+}
+
+static void test_cancel_needs_only_ids(void **state)
+{
+	struct stream_entry e = entry("1700000000000-0", "op", "cancel", "correlation_id", "c-1",
+				      "agent_id", "a1", NULL);
+	struct command c = parse(e);
+
+	(void)state;
+	assert_int_equal(c.kind, COMMAND_CANCEL);
+	assert_false(c.maybe_ran);
+	c = parse(ENTRY("op", "cancel", "reason", "redis_lost"));
+	assert_int_equal(c.kind, COMMAND_CANCEL);
+	assert_true(c.maybe_ran);
+	assert_true(parse(ENTRY("requeued", "offered")).maybe_ran);
+}
+
+static void test_a_bad_agent_id_becomes_safe_text(void **state)
+{
+	static const char *const cases[][2] = {
+	    {"a b\"c", "a_b_c"},
+	    {"-x", "invalid"},
+	    {"", "invalid"},
+	    {"0123456789012345678901234567890123456789012345678901234567890123456789",
+	     "0123456789012345678901234567890123456789012345678901234567890123"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct command c = parse(entry("1-1", "correlation_id", "c", "agent_id",
+					       cases[i][0], "command", "ECHO", NULL));
+
+		assert_int_equal(c.kind, COMMAND_REJECT);
+		assert_string_equal(c.code, "bad_agent_id");
+		assert_string_equal(c.agent, cases[i][1]);
+	}
+}
+
+static void test_no_id_is_dropped(void **state)
+{
+	(void)state;
+	assert_int_equal(parse(entry("1-1", "agent_id", "a", NULL)).kind, COMMAND_DROP);
+	assert_int_equal(parse(entry("1-1", "correlation_id", "a b", NULL)).kind, COMMAND_DROP);
+}
+
+static void test_allowlist(void **state)
+{
+	char *allowed[] = {(char[]){"a0"}, (char[]){"a1"}, (char[]){"b"}};
+	struct stream_entry e = ENTRY();
+	struct command c;
+
+	(void)state;
+	command_parse(&e, allowed, 3, &c);
+	assert_int_equal(c.kind, COMMAND_RUN);
+	command_parse(&e, allowed + 2, 1, &c);
+	assert_string_equal(c.code, "not_allowed");
+}
+
+static void test_digest_tells_content_apart(void **state)
+{
+	char a[65], b[65];
+
+	(void)state;
+	command_digest(SPAN("a"), SPAN("bc"), SPAN("{}"), a);
+	command_digest(SPAN("ab"), SPAN("c"), SPAN("{}"), b);
+	assert_string_not_equal(a, b);
+	command_digest(SPAN("a"), SPAN("bc"), SPAN("{}"), b);
+	assert_string_equal(a, b);
+	assert_int_equal(strlen(a), 64);
+}
+
+int main(void)
+{
+#define CASE(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+	    CASE(test_defaults),
+	    CASE(test_expires_at_wins_over_ttl),
+	    CASE(test_ttl_counts_from_issued_at_but_never_from_the_future),
+	    CASE(test_twenty_four_hours_ahead_and_no_more),
+	    CASE(test_cancel_needs_only_ids),
+	    CASE(test_a_bad_agent_id_becomes_safe_text),
+	    CASE(test_no_id_is_dropped),
+	    CASE(test_allowlist),
+	    CASE(test_digest_tells_content_apart),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
