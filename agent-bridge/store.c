@@ -25,13 +25,17 @@
 /* Much more than where pausing begins: sockets go on for a moment after it, by tens of KiB each. */
 #define RING_MAX_BYTES	 ((size_t)128 << 20)
 #define RING_PAUSE_BYTES ((size_t)16 << 20)
-#define PROBE_MS	 250
-#define LEASE_MS	 15000
-#define LEASE_EVERY_MS	 5000
-#define WAKE_BLOCK_S	 10
-#define DRAIN_LOOK_MS	 20
-#define TRIM_EVERY	 100 /* telemetry entries; each MAXLEN costs Redis a tenth of an XADD */
-#define SAMPLE_EVERY	 64  /* telemetry replies whose time is measured */
+/* Sent and unanswered: Redis stands still, or the frames are large. */
+#define FLYING_MAX_BYTES   ((size_t)48 << 20)
+#define FLYING_PAUSE_BYTES ((size_t)12 << 20)
+#define PROBE_MS	   250
+#define LEASE_MS	   15000
+#define LEASE_EVERY_MS	   5000
+#define WAKE_BLOCK_S	   10
+#define DRAIN_LOOK_MS	   20
+#define LARGE_FRAME_BYTES  8192 /* looked at one by one, small ones every 256 */
+#define TRIM_EVERY	   100	/* telemetry entries; each MAXLEN costs Redis a tenth of an XADD */
+#define SAMPLE_EVERY	   64	/* telemetry replies whose time is measured */
 
 struct ring_entry {
 	struct ring_entry *next;
@@ -183,11 +187,11 @@ static void note_success(struct store *s)
 
 static void check_pressure(struct store *s)
 {
-	size_t flying = redis_in_flight(s->redis);
-	bool high =
-	    s->ops.bytes > KEEP_MAX_BYTES / 2 || s->ring_bytes > RING_PAUSE_BYTES || flying > 12000;
+	size_t flying = redis_in_flight(s->redis), bytes = redis_in_flight_bytes(s->redis);
+	bool high = s->ops.bytes > KEEP_MAX_BYTES / 2 || s->ring_bytes > RING_PAUSE_BYTES ||
+		    flying > 12000 || bytes > FLYING_PAUSE_BYTES;
 	bool low = s->ops.bytes < KEEP_MAX_BYTES / 4 && s->ring_bytes < RING_PAUSE_BYTES / 2 &&
-		   flying < 6000;
+		   flying < 6000 && bytes < FLYING_PAUSE_BYTES / 2;
 	bool pressed = s->pressed ? !low : high;
 
 	if (pressed == s->pressed)
@@ -424,7 +428,7 @@ int store_telemetry(struct store *s, const struct store_conn *c, struct span fra
 	    redis_reserve(s->redis, telemetry_room(s, c, frame), &at) < 0)
 		return ring_add(s, c, frame);
 	commit_telemetry(s, put_telemetry(s, at, c, frame));
-	if (!s->pressed && !(s->telemetry_sent & 255))
+	if (!s->pressed && (!(s->telemetry_sent & 255) || frame.n > LARGE_FRAME_BYTES))
 		check_pressure(s);
 	return 0;
 }
@@ -721,7 +725,8 @@ static void make_head(struct head *h, const char *prefix, int64_t maxlen)
 static int open_connections(struct store *s, const char *url)
 {
 	const struct redis_limits wake_limits = {.timeout_ms = (WAKE_BLOCK_S + 5) * 1000};
-	int r = redis_open(s->loop, url, NULL, &data_ops, s, &s->redis);
+	const struct redis_limits data_limits = {.max_in_flight_bytes = FLYING_MAX_BYTES};
+	int r = redis_open(s->loop, url, &data_limits, &data_ops, s, &s->redis);
 
 	if (r < 0)
 		return r;

@@ -564,6 +564,11 @@ size_t redis_in_flight(const struct redis *r)
 	return r->count;
 }
 
+size_t redis_in_flight_bytes(const struct redis *r)
+{
+	return r->bytes;
+}
+
 int64_t redis_oldest_ms(const struct redis *r)
 {
 	return r->count ? loop_now_ms(r->loop) - r->ring[r->head].sent_ms : 0;

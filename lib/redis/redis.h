@@ -56,6 +56,7 @@ int redis_open(struct loop *l, const char *url, const struct redis_limits *limit
 void redis_close(struct redis *r);
 bool redis_is_up(const struct redis *r);
 size_t redis_in_flight(const struct redis *r);
+size_t redis_in_flight_bytes(const struct redis *r); /* of requests unanswered */
 /* Age of the oldest unanswered command, 0 when none. */
 int64_t redis_oldest_ms(const struct redis *r);
 

@@ -312,3 +312,52 @@ def test_two_bridges_with_one_name_say_so(redis, start, connect):
     Bridge(start, redis, connect, "same")
     second = Bridge(start, redis, connect, "same")
     second.proc.wait_log("bridge_id_shared")
+
+
+# ---------------------------------------------------------------- backpressure
+
+
+def metric(bridge, name):
+    text = subprocess.run(["curl", "-s", f"http://127.0.0.1:{bridge.port}/metrics"], capture_output=True,
+                          text=True, timeout=5).stdout
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.split(" ")[0].split("{")[0] == name)
+
+
+def rss_mib(proc):
+    with open(f"/proc/{proc.pid}/status") as f:
+        return int(next(line for line in f if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def test_frozen_redis_pauses_reading_and_loses_no_result(redis, start, connect, ws_loop):
+    """Agents that push 60 MB at a bridge whose Redis stands still: memory stays bounded, sockets are
+    paused, and what must not be lost is not."""
+    import asyncio
+    bridge = Bridge(start, redis, connect)
+    agents = [bridge.agent(f"a{i}") for i in range(4)]
+    cids = [redis.xadd_command(a.agent_id, "ECHO") for a in agents]
+    for agent in agents:
+        agent.expect("COMMAND")
+    before = rss_mib(bridge.proc)
+    redis.freeze()
+    for agent, cid in zip(agents, cids):
+        agent.send(result(cid, agent.agent_id, stdout="kept"))
+    frame = lambda a, seq: json.dumps({"type": "TELEMETRY", "agent_id": a.agent_id, "ts": viwtest.rfc3339(), "seq": seq,
+                                       "metrics": {"pad": "x" * 150000}})
+
+    async def flood(a):
+        for seq in range(100):
+            await a.ws.send(frame(a, seq))
+    floods = [asyncio.run_coroutine_threadsafe(flood(a), ws_loop.loop) for a in agents]
+    wait_for(lambda: metric(bridge, "viw_paused_sockets") == 4, 20, "all four sockets are paused")
+    assert rss_mib(bridge.proc) < before + 400  # under AddressSanitizer, whose quarantine counts too
+    redis.thaw()
+    for f in floods:
+        f.result(30)
+    for agent, cid in zip(agents, cids):
+        assert agent.expect("RESULT_ACK", timeout=15)["correlation_id"] == cid
+    wait_for(lambda: metric(bridge, "viw_paused_sockets") == 0, 10)
+    assert sorted(r["correlation_id"] for r in results(redis)) == sorted(cids)
+    stored = redis.client.xlen("viw.telemetry")
+    wait_for(lambda: redis.client.xlen("viw.telemetry") + metric(bridge, "viw_frames_dropped_total") >= 400, 15,
+             "every frame is stored or counted as dropped")
+    assert stored <= 400
