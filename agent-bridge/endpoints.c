@@ -22,6 +22,7 @@
 struct endpoints {
 	struct bridge *bridge;
 	struct ratelimit *command_rate;
+	uint64_t evicted; /* frames that left the rings for the budget, as far as counted */
 };
 
 /* ---- small helpers ---- */
@@ -408,8 +409,9 @@ static void delete_command(void *arg, const struct http_request *q, struct http_
 
 /* ---- metrics ---- */
 
-static void update_gauges(struct bridge *b)
+static void update_gauges(struct endpoints *e)
 {
+	struct bridge *b = e->bridge;
 	uint64_t paused = 0;
 
 	for (const struct session *s = b->sessions.first; s; s = s->next)
@@ -418,18 +420,21 @@ static void update_gauges(struct bridge *b)
 	metric_set(metrics_get(b->metrics, M_paused_sockets, NULL, NULL), (double)paused);
 	metric_set(metrics_get(b->metrics, M_ring_bytes, NULL, NULL),
 		   (double)b->sessions.rings.bytes);
+	metric_add(metrics_get(b->metrics, M_frames_dropped, "ring_budget", NULL),
+		   b->sessions.rings.evicted - e->evicted);
+	e->evicted = b->sessions.rings.evicted;
 	metric_set(metrics_get(b->metrics, M_nonces, NULL, NULL),
 		   (double)handshake_nonces(b->handshake));
 }
 
 static void get_metrics(void *arg, const struct http_request *q UNUSED, struct http_response *r)
 {
-	struct bridge *b = ((struct endpoints *)arg)->bridge;
+	struct endpoints *e = arg;
 	struct buf out;
 
-	update_gauges(b);
+	update_gauges(e);
 	buf_init(&out, ANSWER_MAX);
-	if (metrics_render(b->metrics, &out) == 0)
+	if (metrics_render(e->bridge->metrics, &out) == 0)
 		http_respond_text(r, 200, "text/plain; version=0.0.4; charset=utf-8", &out);
 	else
 		http_respond_error(r, 500, "internal", "the metrics could not be written");

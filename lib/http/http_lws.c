@@ -1,70 +1,18 @@
 /*
- * The lws context, its one vhost, and our listening socket. States of a server: open → (accepting
+ * The lws context, its one vhost and its callbacks. States of a server: open → (accepting
  * paused at the cap or without descriptors) → closing → freed by its own timer, after lws' second
  * destroy call.
  */
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
-
-#include <openssl/ssl.h>
 
 #include "base/log.h"
-#include "http/http_head.h"
-#include "http/http_internal.h"
+#include "http/http_accept.h"
 
-#define ACCEPT_BATCH	64  /* per turn, so that other sockets get their turn in a storm */
-#define ACCEPT_PAUSE_MS 100 /* after EMFILE */
+#define ACCEPT_PAUSE_MS 100
 #define DESTROY_STEP_MS 20
-#define BACKLOG		4096
-/* TLS handshakes at work at once: more would only make each slower, until they time out. Those
- * older than two ticks wait for their client and do not count, so that silent ones stop nobody. */
-#define HANDSHAKES_MAX	  200
-#define HANDSHAKE_TICK_MS 1000
-#define HEAD_MAX	  8192 /* of which lws has to make do with too */
-#define HEAD_TIMEOUT_MS	  20000
-#define DEFER_ACCEPT_S	  5
-#define HANDSHAKE_TICKS	  4 /* a power of two, for the ring of counts */
-
-/* A plain socket whose first request head has not come whole. It is only peeked at, so that lws
- * finds it untouched. */
-struct waiting {
-	struct http_lws *server;
-	struct waiting *prev, *next;
-	struct loop_poll *poll;
-	int fd;
-	int64_t until_ms;
-	size_t had;
-	unsigned repeated;
-	bool drop;
-};
-
-struct http_lws {
-	struct loop *loop;
-	struct http_table table;
-	struct http_lws_config cfg;
-	struct lws_protocols protocols[3];
-	struct lws_context *context;
-	struct lws_vhost *vhost;
-	int fd;
-	uint16_t port;
-	struct loop_poll *poll;
-	struct loop_timer *timer; /* resumes accepting; later drives the destroy steps */
-	size_t conns;
-	SSL_CTX *tls;			      /* lws' own; NULL: plain */
-	unsigned handshakes[HANDSHAKE_TICKS]; /* unfinished ones, by the tick they began in */
-	unsigned tick;
-	struct waiting *waiting;
-	struct loop_timer *waiting_timer;
-	unsigned repeated; /* of the upgrade being judged */
-	bool paused, closing;
-	int destroy_step;
-	loop_cb on_closed;
-	void *on_closed_arg;
-};
 
 const struct http_table *http_lws_table(const struct http_lws *h)
 {
@@ -124,267 +72,6 @@ void http_lws_set_token(struct http_lws *h, const char *token)
 {
 	h->table.token = token;
 }
-
-/* ---- accepting ---- */
-
-/* A socket whose handshake is unfinished carries its tick in lws' opaque pointer, as an odd
- * number; what ws_server keeps there later is a pointer, and even. */
-static unsigned tick_now(struct http_lws *h)
-{
-	unsigned tick = (unsigned)(loop_now_ms(h->loop) / HANDSHAKE_TICK_MS);
-
-	/* Those of the ticks passed since are too old to count. */
-	for (; h->tick != tick; h->tick++)
-		h->handshakes[(h->tick + 2) % HANDSHAKE_TICKS] = 0;
-	return tick;
-}
-
-static void handshake_begun(struct http_lws *h, struct lws *wsi)
-{
-	unsigned tick = tick_now(h);
-
-	h->handshakes[tick % HANDSHAKE_TICKS]++;
-	lws_set_opaque_user_data(wsi, (void *)((uintptr_t)tick << 1 | 1)); /* NOLINT */
-}
-
-static void accept_resume(struct http_lws *h);
-
-static void handshake_over(struct http_lws *h, struct lws *wsi)
-{
-	uintptr_t tag = (uintptr_t)lws_get_opaque_user_data(wsi);
-	unsigned began = (unsigned)(tag >> 1), now;
-
-	if (!(tag & 1))
-		return;
-	lws_set_opaque_user_data(wsi, NULL);
-	if (!h->tls)
-		return;
-	now = tick_now(h);
-	if (now - began < 2 && h->handshakes[began % HANDSHAKE_TICKS])
-		h->handshakes[began % HANDSHAKE_TICKS]--;
-	accept_resume(h);
-}
-
-static bool has_room(struct http_lws *h)
-{
-	unsigned tick, young;
-
-	if (h->conns >= h->cfg.max_conns)
-		return false;
-	if (!h->tls)
-		return true;
-	tick = tick_now(h);
-	young = h->handshakes[tick % HANDSHAKE_TICKS] + h->handshakes[(tick - 1) % HANDSHAKE_TICKS];
-	return young < HANDSHAKES_MAX;
-}
-
-static void accept_resume(struct http_lws *h)
-{
-	if (h->closing || !h->poll || !h->paused || !has_room(h))
-		return;
-	h->paused = false;
-	if (loop_poll_set(h->poll, LOOP_READ) < 0)
-		h->paused = true;
-}
-
-static void accept_pause(struct http_lws *h)
-{
-	h->paused = true;
-	(void)!loop_poll_set(h->poll, 0);
-	/* Mostly a socket that ends resumes; the timer is for descriptors and handshakes. */
-	loop_timer_start(h->timer, ACCEPT_PAUSE_MS, 0);
-}
-
-static void count_conn(struct http_lws *h, int by)
-{
-	if (by > 0) {
-		h->conns++;
-	} else if (h->conns > 0) {
-		h->conns--;
-		accept_resume(h);
-	}
-}
-
-/* On failure lws closes fd. */
-static void adopt(struct http_lws *h, int fd, unsigned repeated)
-{
-	struct lws *wsi = lws_adopt_socket_vhost(h->vhost, fd);
-
-	if (wsi && h->tls)
-		handshake_begun(h, wsi);
-	else if (wsi && h->cfg.once)
-		lws_set_opaque_user_data(wsi, (void *)((uintptr_t)repeated << 1 | 1)); /* NOLINT */
-}
-
-static void on_waiting_closed(void *arg)
-{
-	struct waiting *w = arg;
-	struct http_lws *h = w->server;
-	int one = 1;
-
-	if (w->prev)
-		w->prev->next = w->next;
-	else
-		h->waiting = w->next;
-	if (w->next)
-		w->next->prev = w->prev;
-	if (!w->drop && !h->closing) {
-		(void)setsockopt(w->fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof(one));
-		adopt(h, w->fd, w->repeated);
-	} else {
-		close(w->fd);
-	}
-	count_conn(h, -1);
-	free(w);
-}
-
-static void waiting_end(struct waiting *w, bool drop)
-{
-	if (!w->poll)
-		return;
-	w->drop = drop;
-	loop_poll_close(TAKE(w->poll), on_waiting_closed, w);
-}
-
-/* 1: the head is there, or can never be; 0: more has to come; -1: the peer is gone. */
-static int head_look(struct http_lws *h, int fd, size_t *had, unsigned *repeated)
-{
-	char bytes[HEAD_MAX];
-	ssize_t n = recv(fd, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
-	size_t head;
-	int low;
-
-	if (n < 0)
-		return errno == EAGAIN || errno == EINTR ? 0 : -1;
-	if ((size_t)n == *had)
-		return -1; /* woken, and nothing new: the end */
-	*had = (size_t)n;
-	head = http_head_length(bytes, *had);
-	if (head == 0 && *had < sizeof(bytes)) {
-		low = (int)*had + 1; /* wake when there is more than this */
-		(void)setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof(low));
-		return 0;
-	}
-	*repeated = http_head_repeated(bytes, head, h->cfg.once);
-	return 1;
-}
-
-static void on_waiting_ready(void *arg, int events UNUSED)
-{
-	struct waiting *w = arg;
-	int r;
-
-	if (!w->poll)
-		return;
-	r = head_look(w->server, w->fd, &w->had, &w->repeated);
-	if (r)
-		waiting_end(w, r < 0);
-}
-
-static void on_waiting_timer(void *arg)
-{
-	struct http_lws *h = arg;
-	int64_t now_ms = loop_now_ms(h->loop);
-
-	for (struct waiting *w = h->waiting; w; w = w->next)
-		if (now_ms > w->until_ms)
-			waiting_end(w, true);
-	if (h->waiting && !h->closing)
-		loop_timer_start(h->waiting_timer, HANDSHAKE_TICK_MS, 0);
-}
-
-static void wait_for_head(struct http_lws *h, int fd, size_t had)
-{
-	struct waiting *w = calloc(1, sizeof(*w));
-
-	if (!w || loop_poll_new(h->loop, fd, on_waiting_ready, w, &w->poll) < 0) {
-		free(w);
-		close(fd);
-		return;
-	}
-	w->server = h;
-	w->fd = fd;
-	w->had = had;
-	w->until_ms = loop_now_ms(h->loop) + HEAD_TIMEOUT_MS;
-	w->next = h->waiting;
-	if (w->next)
-		w->next->prev = w;
-	h->waiting = w;
-	count_conn(h, 1);
-	if (loop_poll_set(w->poll, LOOP_READ) < 0)
-		waiting_end(w, true);
-	if (!loop_timer_active(h->waiting_timer))
-		loop_timer_start(h->waiting_timer, HANDSHAKE_TICK_MS, 0);
-}
-
-static void on_accepted(struct http_lws *h, int fd)
-{
-	unsigned repeated = 0;
-	size_t had = 0;
-	int one = 1, r = 1;
-
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (h->cfg.once && !h->tls) {
-		had = SIZE_MAX;
-		r = head_look(h, fd, &had, &repeated);
-	}
-	if (r > 0)
-		adopt(h, fd, repeated);
-	else if (r == 0)
-		wait_for_head(h, fd, had);
-	else
-		close(fd);
-}
-
-static void on_listener_ready(void *arg, int events UNUSED)
-{
-	struct http_lws *h = arg;
-
-	for (int i = 0; i < ACCEPT_BATCH; i++) {
-		int fd;
-
-		if (!has_room(h)) {
-			accept_pause(h);
-			return;
-		}
-		fd = accept4(h->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		if (fd >= 0) {
-			on_accepted(h, fd);
-			continue;
-		}
-		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-			accept_pause(h);
-			return;
-		}
-		if (errno != EINTR && errno != ECONNABORTED)
-			return; /* EAGAIN, or a fault of one peer */
-	}
-}
-
-static int listener_open(struct http_lws *h, const char *bind_text)
-{
-	struct netaddr a;
-	int one = 1, defer_s = DEFER_ACCEPT_S, r;
-
-	r = netaddr_parse_hostport(bind_text, &a);
-	if (r < 0)
-		return r;
-	h->fd = socket(a.ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (h->fd < 0)
-		return -errno;
-	(void)setsockopt(h->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	/* Who says nothing is the kernel's to keep for a while. */
-	(void)setsockopt(h->fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer_s, sizeof(defer_s));
-	if (bind(h->fd, (struct sockaddr *)&a.ss, a.len) < 0 || listen(h->fd, BACKLOG) < 0)
-		return -errno;
-	a.len = sizeof(a.ss);
-	if (getsockname(h->fd, (struct sockaddr *)&a.ss, &a.len) < 0)
-		return -errno;
-	h->port = netaddr_port(&a);
-	r = loop_poll_new(h->loop, h->fd, on_listener_ready, h, &h->poll);
-	return r < 0 ? r : loop_poll_set(h->poll, LOOP_READ);
-}
-
 /* ---- lws callbacks ---- */
 
 static int on_confirm_upgrade(struct http_lws *h, struct lws *wsi)
@@ -439,18 +126,18 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 
 	switch (reason) {
 	case LWS_CALLBACK_WSI_CREATE:
-		count_conn(h, 1);
+		http_accept_count(h, 1);
 		return 0;
 	case LWS_CALLBACK_WSI_DESTROY:
-		handshake_over(h, wsi);
-		count_conn(h, -1);
+		http_accept_handshake_over(h, wsi);
+		http_accept_count(h, -1);
 		return h->cfg.ws ? h->cfg.ws->callback(wsi, reason, user, in, len) : 0;
 	case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
 		h->repeated = (unsigned)((uintptr_t)lws_get_opaque_user_data(wsi) >> 1);
-		handshake_over(h, wsi);
+		http_accept_handshake_over(h, wsi);
 		return on_confirm_upgrade(h, wsi);
 	case LWS_CALLBACK_HTTP:
-		handshake_over(h, wsi);
+		http_accept_handshake_over(h, wsi);
 		return http_on_request(h, wsi, c, in);
 	case LWS_CALLBACK_HTTP_BODY:
 		return http_on_body(c, in, len);
@@ -561,15 +248,14 @@ static void on_timer(void *arg)
 	struct http_lws *h = arg;
 
 	if (!h->closing) {
-		accept_resume(h);
+		http_accept_resume(h);
 		if (h->paused && h->poll)
 			loop_timer_start(h->timer, ACCEPT_PAUSE_MS, 0);
 		return;
 	}
 	switch (h->destroy_step++) {
 	case 0:
-		for (struct waiting *w = h->waiting; w; w = w->next)
-			waiting_end(w, true);
+		http_accept_drop_waiting(h);
 		if (h->context)
 			lws_context_destroy(h->context);
 		loop_timer_start(h->timer, DESTROY_STEP_MS, 0);
@@ -580,30 +266,6 @@ static void on_timer(void *arg)
 		http_lws_release(h);
 		return;
 	}
-}
-
-static void on_listener_closed(void *arg)
-{
-	int *fd = arg;
-
-	close(*fd);
-	free(fd);
-}
-
-void http_lws_stop_accepting(struct http_lws *h)
-{
-	int *fd;
-
-	if (!h->poll)
-		return;
-	/* The port must answer no more from now on, though the watcher closes a turn later. */
-	(void)shutdown(h->fd, SHUT_RDWR);
-	fd = malloc(sizeof(*fd));
-	if (fd)
-		*fd = h->fd;
-	loop_poll_close(h->poll, fd ? on_listener_closed : NULL, fd);
-	h->poll = NULL;
-	h->fd = -1;
 }
 
 void http_lws_close(struct http_lws *h)
@@ -635,14 +297,12 @@ int http_lws_open(struct loop *l, const struct http_lws_config *cfg, struct http
 	h->fd = -1;
 	protocols_fill(h);
 	r = loop_timer_new(l, on_timer, h, &h->timer);
-	if (r == 0)
-		r = loop_timer_new(l, on_waiting_timer, h, &h->waiting_timer);
 	if (r < 0) {
 		loop_timer_close(h->timer);
 		free(h);
 		return r;
 	}
-	r = listener_open(h, cfg->bind);
+	r = http_accept_open(h, cfg->bind);
 	if (r == 0)
 		r = context_open(h);
 	if (r < 0) {

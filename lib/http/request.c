@@ -260,11 +260,20 @@ static int64_t body_length(struct http_exchange *x, struct lws *wsi)
 	return n > DISCARD_MAX ? -1 : n;
 }
 
+/* Then the TCP peer says nothing about who asks. */
+static bool came_through_a_proxy(struct lws *wsi)
+{
+	return lws_hdr_total_length(wsi, WSI_TOKEN_X_FORWARDED_FOR) > 0 ||
+	       lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_X_REAL_IP) > 0 ||
+	       lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_VIA) > 0 ||
+	       lws_hdr_custom_length(wsi, "forwarded:", 10) >= 0;
+}
+
 static void guard(struct http_exchange *x, struct lws *wsi, enum http_guard g)
 {
 	char auth[1024];
 	bool has_auth = header_copy(wsi, WSI_TOKEN_HTTP_AUTHORIZATION, auth, sizeof(auth));
-	bool forwarded = lws_hdr_total_length(wsi, WSI_TOKEN_X_FORWARDED_FOR) > 0;
+	bool forwarded = came_through_a_proxy(wsi);
 	int status = http_guard_check(http_lws_table(x->server), g, has_auth ? auth : NULL,
 				      forwarded, &x->q.peer);
 

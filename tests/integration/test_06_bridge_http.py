@@ -74,6 +74,7 @@ def test_ring_bytes_is_one_budget_for_all(bridge):
     assert 5 <= sum(kept) <= 18, kept
     assert b.get("/agent/telemetry/gw-4/latest")["seq"] == 9
     assert b.metric("viw_ring_bytes") <= 20000
+    assert b.metric("viw_frames_dropped_total", reason="ring_budget") == 50 - sum(kept)
 
 
 def test_paging_is_stable_while_agents_come_and_go(bridge):
@@ -280,7 +281,8 @@ def own_address():
 def test_without_token_only_loopback_peers(bridge):
     b = bridge()
     assert b.http("GET", A)[0] == 200
-    assert error(b.http("GET", A, headers={"X-Forwarded-For": "127.0.0.1"})) == (403, "forbidden")
+    for header in ("X-Forwarded-For", "X-Real-IP", "Via", "Forwarded"):
+        assert error(b.http("GET", A, headers={header: "127.0.0.1"})) == (403, "forbidden")
     proxied = bridge(trusted_proxies="127.0.0.1", wait=False)
     proxied.proc.wait_log("listening")
     assert error(proxied.http("GET", A)) == (403, "forbidden")

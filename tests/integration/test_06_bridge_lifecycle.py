@@ -88,19 +88,22 @@ def test_a_result_on_its_way_is_stored_before_the_end(bridge):
 def test_sighup_reloads_what_can_change(start, redis, connect, tmp):
     import bridgetest
     conf = tmp / "bridge.toml"
-    conf.write_text('max_conn = 1\nshared_secret = "one"\nring_frames = 5\n')
+    conf.write_text('rate_per_agent = 1\nshared_secret = "one"\nring_frames = 5\n')
     conf.chmod(0o600)
     b = bridgetest.Bridge(start, redis, connect, secret=None, config=str(conf))
     b.secret = "one"
     first = b.connect("gw-1")
-    assert b.refused(b.headers("gw-2"))[:2] == (503, "max_conn")
-    conf.write_text('max_conn = 5\nshared_secret = "two"\nadmin_token = "tok"\nring_frames = 6\n')
+    assert b.refused(b.headers("gw-1"))[:2] == (429, "rate_limited_agent")
+    conf.write_text('rate_per_agent = 50\nallowed_agent_ids = ["gw-1", "gw-2", "gw-3"]\nshared_secret = "two"\nadmin_token = "tok"\nring_frames = 6\n')
     b.proc.signal(signal.SIGHUP)
     b.proc.wait_log("reloaded")
     assert b.proc.find_logs("reload_ignored")[0]["setting"].endswith("RING_FRAMES")
     assert b.refused(b.headers("gw-2"))[:2] == (401, "bad_auth")
     b.secret = "two"
     assert b.connect("gw-2").welcome
+    assert b.refused(b.headers("gw-4"))[:2] == (403, "not_allowed")
+    b.redis.xadd_command("gw-4", "ECHO", correlation_id="c-4")
+    assert b.entries("command_results", correlation_id="c-4")[0]["state"] == "rejected"
     assert b.http("GET", "/internal/agent/agents")[0] == 401
     assert b.http("GET", "/internal/agent/agents", headers={"Authorization": "Bearer tok"})[0] == 200
     first.send({"type": "PING"})
@@ -244,7 +247,7 @@ def test_pausing_over_tls_does_not_spin(bridge, pki):
     b.entries("telemetry", agent_id="gw-late", timeout=10)
 
 
-@pytest.mark.parametrize("fault", ["oom", "readonly", "nogroup"])
+@pytest.mark.parametrize("fault", ["oom", "readonly", "nogroup", "misconf"])
 def test_unwilling_redis_is_waited_out(bridge, fault):
     b = bridge()
     ws = b.connect()
@@ -255,6 +258,11 @@ def test_unwilling_redis_is_waited_out(bridge, fault):
         r.config_set("maxmemory", "1mb")
     elif fault == "readonly":
         r.replicaof("127.0.0.1", "1")
+    elif fault == "misconf":  # it cannot save, and then refuses writes
+        (b.redis.dir / "dump.rdb").mkdir()
+        r.config_set("save", "1 1")
+        r.set("change", 1)
+        viwtest.wait_for(lambda: r.info("persistence")["rdb_last_bgsave_status"] == "err", 15)
     else:
         r.xgroup_destroy("viw.commands", "agent-bridge")
     if fault != "nogroup":
@@ -263,6 +271,9 @@ def test_unwilling_redis_is_waited_out(bridge, fault):
             ws.recv(1.0)
         if fault == "oom":
             r.config_set("maxmemory", "0")
+        elif fault == "misconf":
+            r.config_set("save", "")
+            r.config_set("stop-writes-on-bgsave-error", "no")
         else:
             r.replicaof("NO", "ONE")
         ws.expect("RESULT_ACK", correlation_id=cid, timeout=15)
