@@ -38,6 +38,8 @@ test|openssl|makes test certificates, TLS client
 test|nginx|terminates mTLS in front of the bridge in tests
 test|systemd|checks the shipped units
 test|prometheus|promtool checks /metrics and alert rules
+test|iproute2|brings loopback up in test namespaces
+test|dbus|bus of systemd, in the tests of units
 test|git|lists the sources for the source checks
 fuzz|clang|libFuzzer
 fuzz|libclang-rt-14-dev|libFuzzer runtime
