@@ -31,6 +31,9 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts "$R/dev/pts"; ln -s pts/ptmx
 mount -t tmpfs tmpfs "$R/dev/shm"
 ln -s /proc/self/fd "$R/dev/fd"; ln -s null "$R/dev/console"
 umount -l "$R/sys/fs/cgroup" 2>/dev/null || true
+if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+	mount -t cgroup2 cgroup2 "$R/sys/fs/cgroup"
+else
 mount -t tmpfs -o mode=755 cgroup "$R/sys/fs/cgroup"
 for h in cpu cpuacct cpuset memory devices freezer blkio pids; do
 	mkdir "$R/sys/fs/cgroup/$h"; mount -t cgroup -o "$h" "$h" "$R/sys/fs/cgroup/$h" || rmdir "$R/sys/fs/cgroup/$h"
@@ -38,6 +41,7 @@ done
 mkdir "$R/sys/fs/cgroup/systemd" "$R/sys/fs/cgroup/unified"
 mount -t cgroup -o none,name=systemd systemd "$R/sys/fs/cgroup/systemd"
 mount -t cgroup2 cgroup2 "$R/sys/fs/cgroup/unified"
+fi
 ip link set lo up
 hostname viwtest
 echo 0123456789abcdef0123456789abcde0 > "$R/etc/machine-id"
@@ -74,13 +78,16 @@ class Systemd:
         for d in ("upper", "work", "root"):
             (self.dir / d).mkdir()
         self.groups = []
-        for h in (*CONTROLLERS, "systemd", "unified"):
-            base = Path("/sys/fs/cgroup") / h
+        top = Path("/sys/fs/cgroup")
+        unified = (top / "cgroup.controllers").exists()
+        for base in [top] if unified else [top / h for h in (*CONTROLLERS, "systemd", "unified")]:
             if not base.is_dir():
                 continue
+            if unified:
+                (base / "cgroup.subtree_control").write_text("+memory +pids +cpu")
             g = base / self.group
             g.mkdir()
-            if h == "cpuset":
+            if base.name == "cpuset":
                 for f in ("cpuset.cpus", "cpuset.mems"):
                     (g / f).write_text((base / f).read_text())
             self.groups.append(g)
@@ -161,7 +168,7 @@ class Systemd:
 PODMAN_INIT = r"""
 set -e
 B=$1
-mountpoint -q /sys/fs/cgroup/unified && umount /sys/fs/cgroup/unified   # crun refuses hybrid cgroups
+if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi   # crun refuses hybrid cgroups
 mkdir -p /run/containers /var/lib/containers /run/libpod
 mount --bind "$B/lib" /var/lib/containers
 mount -t tmpfs tmpfs /run/containers; mount -t tmpfs tmpfs /run/libpod
