@@ -46,7 +46,8 @@ def compose_services(*files):
     return services
 
 
-@pytest.mark.parametrize("file", ["docker-compose.agent.yml", "docker-compose.agent-bridge.yml"])
+@pytest.mark.parametrize("file", ["docker-compose.agent.yml", "docker-compose.agent-bridge.yml",
+                                  "docker-compose.gateway-agent.yml"])
 def test_compose_services_have_least_privilege(file):
     services = compose_services(file)
     assert services
@@ -62,6 +63,7 @@ def test_compose_examples_are_valid_settings(tmp):
     secrets = tmp / "secrets"
     secrets.mkdir()
     viwtest.write_secret(secrets / "shared_secret", "shared-secret-0123456789abcdef")
+    viwtest.write_secret(secrets / "helper_secret", "helper-secret-0123456789abcdef")
     viwtest.write_secret(secrets / "admin_token", "admin-token-0123456789abcdef01")
     viwtest.write_secret(secrets / "database_url", "postgresql://viw@db/viw")
     for example in sorted((ROOT / "compose" / "env").glob("*.env.example")):
