@@ -26,7 +26,7 @@ import writers  # noqa: E402
 
 TICK = os.sysconf("SC_CLK_TCK")
 AGENTS = 1000
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results" / "writers"
 
 
 def cpu_s(pid):
@@ -299,8 +299,8 @@ def table(name, rows):
 
 
 def readme():
-    tables = [table(n, json.loads((RESULTS / f"writers_{n}.json").read_text()))
-              for n in BENCHES if (RESULTS / f"writers_{n}.json").exists()]
+    tables = [table(n, json.loads((RESULTS / f"{n}.json").read_text()))
+              for n in BENCHES if (RESULTS / f"{n}.json").exists()]
     path = Path(__file__).resolve().parent / "README.md"
     text = path.read_text()
     begin, end = "<!-- writers:begin -->", "<!-- writers:end -->"
@@ -315,13 +315,14 @@ def main():
     p.add_argument("--readme", action="store_true")
     o = p.parse_args()
     if not o.readme or o.names:
-        RESULTS.mkdir(exist_ok=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
         world = World()
         try:
             for name in o.names or BENCHES:
-                rows = list(BENCHES[name](world, o))
+                load = os.getloadavg()[0]
+                rows = [{**r, "load_1min": load} for r in BENCHES[name](world, o)]
                 print(table(name, rows) + "\n", flush=True)
-                (RESULTS / f"writers_{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+                (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
         finally:
             world.close()
     if o.readme:

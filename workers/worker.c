@@ -42,7 +42,7 @@ struct worker {
 	struct backoff pg_backoff, redis_backoff;
 	int signal_fd;
 	bool redis_up, pg_up, pg_told, redis_told;
-	int64_t chores_at_ms, forget_at_ms;
+	int64_t chores_at_ms, forget_at_ms, alive_at_ms;
 	double busy; /* share of time spent in transactions, smoothed */
 	int64_t idle_from_us;
 };
@@ -96,6 +96,17 @@ static void worker_set_pg(struct worker *w, bool up)
 	metric_set(metrics_get(w->metrics, M_pg_up, NULL, NULL), up);
 	if (up)
 		backoff_reset(&w->pg_backoff);
+}
+
+/* For systemd's watchdog: also while a server is away, for waiting is what it should do then. */
+static void worker_alive(struct worker *w)
+{
+	int64_t now_ms = clock_boot_ms();
+
+	if (now_ms < w->alive_at_ms)
+		return;
+	w->alive_at_ms = now_ms + 1000;
+	program_notify("WATCHDOG=1");
 }
 
 /* Sleeps at most ms; a signal ends it at once. */
@@ -216,6 +227,7 @@ static int worker_write(struct worker *w, const struct intake_batch *b, struct r
 		do {
 			if (program_should_stop())
 				return -EINTR;
+			worker_alive(w);
 			intake_keep_alive(w->intake, &own);
 			/* An outage is when somebody looks at the lag. */
 			lag_measure(w->lag, intake_control(w->intake), w->metrics, clock_boot_ms());
@@ -346,12 +358,13 @@ static void worker_chores(struct worker *w)
 	if (!w->pg_up || w->pg_told)
 		worker_set_pg(w, true);
 	w->ops->chores(w->arg, w);
-	program_notify("WATCHDOG=1");
 }
 
 static int worker_turn(struct worker *w)
 {
 	struct intake_batch b = {0};
+
+	worker_alive(w);
 	int r = intake_read(w->intake, BLOCK_MS, &b);
 
 	if (r < 0) {

@@ -102,6 +102,20 @@ def test_a_locked_table_is_waited_for_and_blames_no_row(redis, pg, start):
     assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
 
 
+def test_a_missing_right_pauses_and_blames_no_row(redis, pg, start):
+    """42501: nobody's data is at fault; it waits, says so, and goes on when the right is there."""
+    pg.query("DO $$ BEGIN CREATE ROLE login_results LOGIN IN ROLE viw_results_writer; "
+             "EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    pg.query("REVOKE INSERT ON agent_commands FROM viw_results_writer")
+    w = start_writer(start, "results", redis, pg.uri_as("login_results"))
+    add_command(redis.client, "c-1")
+    w.proc.wait_log("postgres_refuses")
+    wait_for(lambda: w.get("/_readyz")[0] == 503 and w.metric("viw_pg_retries_total", verdict="pause"))
+    pg.query("GRANT INSERT ON agent_commands TO viw_results_writer")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-1'")
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+
+
 def test_several_workers_share_the_load_exactly(redis, pg, start):
     """Frames of the same agents and minutes through three workers at once: every sample counts once."""
     c = redis.client
