@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import redis as redis_client
@@ -46,6 +47,13 @@ def answers(port):
     with socket.socket() as s:
         s.settimeout(1)
         return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def http_ok(port, path):
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=1).status == 200
+    except OSError:
+        return False
 
 
 def cpu_s(pid):
@@ -163,7 +171,7 @@ class Bench:
         settings |= env
         p = self.start("bridge", [BIN / "agent-bridge"], env={f"AGENT_BRIDGE_{k}": v for k, v in settings.items()})
         self.internal = internal
-        return p.ready(lambda: answers(self.port) and answers(internal))
+        return p.ready(lambda: answers(self.port) and http_ok(internal, "/internal/agent/_readyz"))
 
     def node(self):
         self.port = free_port()
