@@ -53,6 +53,18 @@ def idle(rows):
                       number(r["rss_mib_after_they_left"])] for r in rows])
 
 
+def profile(rows):
+    loads = list(dict.fromkeys(r["load"] for r in rows))
+    parts = list(dict.fromkeys(r["part"] for r in rows))
+    share = {(r["load"], r["part"]): r["percent"] for r in rows}
+    return markdown(["% of the bridge's CPU", *loads], [[p, *(share.get((l, p), "–") for l in loads)] for p in parts])
+
+
+def commands(rows):
+    keys = list(dict.fromkeys(k for r in rows for k in r))
+    return markdown([k.replace("_", " ") for k in keys], [[number(r[k]) if k in r else "–" for k in keys] for r in rows])
+
+
 def plain(rows):
     if not rows:
         return ""
@@ -63,7 +75,7 @@ def plain(rows):
 def tables(results):
     parts = []
     for name, render in (("fanin", fanin), ("growth", growth), ("idle", idle), ("handshakes", plain), ("storm", plain),
-                         ("back", plain), ("churn", plain)):
+                         ("back", plain), ("commands", commands), ("quiet", commands), ("churn", plain), ("profile", profile)):
         path = results / f"{name}.json"
         if not path.exists():
             continue

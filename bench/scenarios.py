@@ -5,6 +5,7 @@ import re
 import signal
 import time
 
+from breakdown import profile
 from commands import commands, quiet
 from harness import Bench, BenchError, cpu_s, kernel_bytes, open_files, rss_bytes, wait_for
 
@@ -222,4 +223,4 @@ def churn(o):
                "failures": done["failures"]}
 
 
-SCENARIOS = {f.__name__: f for f in (fanin, growth, idle, handshakes, storm, back, churn, commands, quiet)}
+SCENARIOS = {f.__name__: f for f in (fanin, growth, idle, handshakes, storm, back, churn, commands, quiet, profile)}

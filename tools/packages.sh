@@ -52,6 +52,7 @@ bench|python3-redis|counts what reached Redis
 bench|nats-server|measured beside the bridge
 bench|mosquitto|measured beside the bridge
 bench|nodejs|measured beside the bridge
+bench|linux-perf|profile of the bridge
 '
 
 # packages_need GROUP…: installs what these groups lack, saying what and why.

@@ -35,6 +35,7 @@
 #define BACKOFF_CAP_MS	1000
 #define READ_BYTES	65536
 #define READS_A_TURN	4
+#define GATHER_BYTES	((size_t)32 << 10)
 #define KEEP_OUT_BYTES	((size_t)256 << 10)
 
 enum state { WAITING, RESOLVING, CONNECTING, GREETING, UP };
@@ -64,6 +65,7 @@ struct redis {
 	struct resolving *resolving;
 	struct loop_timer *timer; /* backoff, connect deadline or oldest command */
 	struct loop_later *flush;
+	struct loop_timer *gather; /* commands of redis_commit leave together */
 	struct backoff backoff;
 	unsigned greetings_due;
 
@@ -242,6 +244,15 @@ static void flush_out(struct redis *r)
 		r->out_sent = 0;
 	}
 	(void)watch(r, LOOP_READ | LOOP_WRITE);
+}
+
+/* The buffer is worth a write now, or once the gathering time is over. */
+static void flush_soon(struct redis *r)
+{
+	if (!r->limits.gather_ms || r->out.len - r->out_sent >= GATHER_BYTES)
+		loop_later_ask(r->flush);
+	else if (!loop_timer_active(r->gather))
+		loop_timer_start(r->gather, r->limits.gather_ms, 0);
 }
 
 static void on_flush(void *arg)
@@ -528,6 +539,8 @@ int redis_open(struct loop *l, const char *url, const struct redis_limits *limit
 		error = loop_timer_new(l, on_timer, r, &r->timer);
 	if (error == 0)
 		error = loop_later_new(l, on_flush, r, &r->flush);
+	if (error == 0)
+		error = loop_timer_new(l, on_flush, r, &r->gather);
 	if (error < 0) {
 		redis_close(r);
 		return error;
@@ -549,6 +562,7 @@ void redis_close(struct redis *r)
 	r->state = WAITING;
 	loop_timer_close(r->timer);
 	loop_later_close(r->flush);
+	loop_timer_close(r->gather);
 	drop_socket(r);
 	drain(r);
 	leave(r);
@@ -600,7 +614,7 @@ void redis_commit(struct redis *r, size_t n, redis_cb cb, void *arg)
 		return;
 	buf_commit(&r->out, n);
 	ring_push(r, cb, arg, n);
-	loop_later_ask(r->flush);
+	flush_soon(r);
 	arm_oldest(r);
 }
 

@@ -303,6 +303,34 @@ static void test_reserve_and_commit_write_in_place(void **state)
 	redis_close(c.r);
 }
 
+/* A gathered command leaves when its time is over, or with the next ordinary one, in order. */
+static void test_committed_commands_gather(void **state)
+{
+	static const char cmd[] = "*2\r\n$4\r\nECHO\r\n$3\r\nabc\r\n";
+	struct redis_limits limits = {.gather_ms = 150};
+	struct client c = {0};
+	int64_t began;
+	char *at;
+
+	(void)state;
+	open_client(&c, url, &limits);
+	run(&c, 1, 0, 0);
+	for (int alone = 1; alone >= 0; alone--) {
+		began = clock_boot_ms();
+		assert_int_equal(redis_reserve(c.r, 1000, &at), 0);
+		memcpy(at, cmd, sizeof(cmd) - 1);
+		redis_commit(c.r, sizeof(cmd) - 1, on_reply, &c);
+		if (!alone)
+			assert_int_equal(redis_cmdf(c.r, on_reply, &c, "ECHO last"), 0);
+		c.replies = 0;
+		run(&c, 0, 0, alone ? 1 : 2);
+		assert_string_equal(c.last, alone ? "abc" : "last");
+		if (alone)
+			assert_true(clock_boot_ms() - began >= 140);
+	}
+	redis_close(c.r);
+}
+
 static void test_limits_refuse_and_do_not_call_back(void **state)
 {
 	struct redis_limits limits = {.max_in_flight = 3, .max_in_flight_bytes = 1000};
@@ -694,6 +722,7 @@ int main(void)
 	    CASE(test_commands_are_answered_in_order),
 	    CASE(test_nested_and_large_replies),
 	    CASE(test_reserve_and_commit_write_in_place),
+	    CASE(test_committed_commands_gather),
 	    CASE(test_limits_refuse_and_do_not_call_back),
 	    CASE(test_killed_server_nulls_then_reconnects),
 	    CASE(test_stopped_server_times_out_the_oldest),
