@@ -108,8 +108,6 @@ static void begin(struct bridge *b)
 	program_notify("STOPPING=1\nSTATUS=draining %zu agents", b->drain_total);
 	LOG_INFO(FIELDS(.event = "draining", .has_count = true, .count = (int64_t)b->drain_total),
 		 "draining %zu agents", b->drain_total);
-	if (b->ws)
-		ws_server_stop_accepting(b->ws);
 	if (loop_timer_new(b->loop, on_drain_step, b, &b->drain_timer) < 0) {
 		flush(b);
 		return;

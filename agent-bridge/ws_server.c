@@ -512,11 +512,6 @@ uint16_t ws_server_port(const struct ws_server *w)
 	return http_lws_port(w->http);
 }
 
-void ws_server_stop_accepting(struct ws_server *w)
-{
-	http_lws_stop_accepting(w->http);
-}
-
 void ws_server_set_token(struct ws_server *w, const char *token)
 {
 	http_lws_set_token(w->http, token);

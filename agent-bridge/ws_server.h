@@ -41,7 +41,6 @@ struct ws_server_config {
 int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws_server **ret,
 		   char *msg, size_t msg_cap) MUST_CHECK;
 uint16_t ws_server_port(const struct ws_server *w);
-void ws_server_stop_accepting(struct ws_server *w);
 /* Certificate, key, CAs, CRLs anew from the same paths, for handshakes to come. -EPROTO with msg:
  * the old ones stay. */
 int ws_server_reload_tls(struct ws_server *w, char *msg, size_t msg_cap) MUST_CHECK;

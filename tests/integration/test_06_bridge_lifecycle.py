@@ -49,8 +49,11 @@ def test_sigterm_drains(bridge):
     began = time.monotonic()
     b.proc.signal(signal.SIGTERM)
     b.proc.wait_log("draining")
-    with pytest.raises(OSError):  # the port answers no more
-        socket.create_connection(("127.0.0.1", b.port), timeout=2).close()
+    status, code, headers = b.refused(b.headers("gw-9"))
+    assert (status, code) == (503, "draining") and int(headers["Retry-After"]) >= 1
+    status, _, text = b.http("GET", "/internal/agent/_readyz")
+    assert status == 503 and json.loads(text)["reasons"] == ["draining"]
+    assert b.metric("viw_draining") == 1
     assert {ws.wait_closed() for ws in agents} == {1001}
     took = time.monotonic() - began
     assert 1.0 < took < 3.5, took  # spread, and within DRAIN_S
@@ -242,6 +245,10 @@ def test_pausing_over_tls_does_not_spin(bridge, pki):
     viwtest.wait_for(lambda: b.metric("viw_paused_sockets") == 0)
     for t in threads:
         t.join(20)
+        assert not t.is_alive()
+    for client in clients:  # each of them goes on
+        client.send({"type": "PING"})
+        client.expect("PONG", timeout=10)
     late = b.connect("gw-late", ssl=pki.client_context())
     late.send(telemetry("gw-late", seq=77))
     b.entries("telemetry", agent_id="gw-late", timeout=10)
