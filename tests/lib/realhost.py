@@ -118,7 +118,7 @@ class Systemd:
 
     def run(self, *argv, check=True, input=None, timeout=30):
         done = subprocess.run(
-            ["nsenter", "-t", self.init, "-m", "-p", "-n", "-u", "-i", "-C", "--", "env", "-i",
+            ["nsenter", "-t", self.init, "-m", "-p", "-n", "-u", "-i", "-C", "-r", "--", "env", "-i",
              "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", *map(str, argv)], input=input,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, stdin=None if input else subprocess.DEVNULL)
         if check and done.returncode:
