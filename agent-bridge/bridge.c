@@ -195,6 +195,18 @@ static const struct ws_server_ops ws_ops = {
 
 /* ---- store ---- */
 
+/* What was refused without the store being pressed (a full pipeline, say) has no other signal. */
+static void release_held(struct bridge *b)
+{
+	struct session *next;
+
+	for (struct session *s = b->sessions.first; s && b->sessions.held_bytes; s = next) {
+		next = s->next;
+		if (s->held.first)
+			frames_release(b->frames, s, loop_now_ms(b->loop));
+	}
+}
+
 static void on_store_up(void *arg)
 {
 	struct bridge *b = arg;
@@ -204,6 +216,8 @@ static void on_store_up(void *arg)
 		denylist_refresh(b->denylist);
 	if (b->dispatch)
 		bridge_send_events(b);
+	if (b->frames)
+		release_held(b);
 }
 
 static void on_store_down(void *arg UNUSED, const char *why)
@@ -223,7 +237,8 @@ static void on_store_pressure(void *arg, bool pressed)
 	       pressed ? "Redis is behind: sockets are not read" : "sockets are read again");
 	if (!pressed)
 		bridge_send_events(b);
-	for (struct session *s = b->sessions.first; s; s = next) {
+	/* Frames that are taken again may press the store again: that call has told everybody. */
+	for (struct session *s = b->sessions.first; s && b->pressed == pressed; s = next) {
 		next = s->next;
 		if (pressed)
 			s->pause |= SESSION_PAUSE_PRESSURE;
@@ -359,6 +374,7 @@ static void on_tick(void *arg)
 	struct bridge *b = arg;
 
 	give_back_memory(b);
+	release_held(b);
 	heartbeat_tick(&b->sessions, b->metrics, loop_now_ms(b->loop));
 }
 

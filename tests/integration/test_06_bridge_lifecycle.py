@@ -56,7 +56,7 @@ def test_sigterm_drains(bridge):
     assert b.metric("viw_draining") == 1
     assert {ws.wait_closed() for ws in agents} == {1001}
     took = time.monotonic() - began
-    assert 1.0 < took < 3.5, took  # spread, and within DRAIN_S
+    assert 1.0 < took < 6, took  # spread, and within DRAIN_S and the time to tell it
     assert b.proc.wait_exit() == 0
     gone = b.entries("agent_events", event="disconnected", count=8)
     assert {g["reason"] for g in gone} == {"draining"}
