@@ -141,7 +141,7 @@ class Systemd:
 
     def spawn(self, argv, **kwargs):
         """A program of the test inside its network and mounts; the caller ends it."""
-        return subprocess.Popen(["nsenter", "-t", self.init, "-m", "-n", "-p", "--", *map(str, argv)], **kwargs)
+        return subprocess.Popen(["nsenter", "-t", self.init, "-m", "-n", "-p", "-r", "--", *map(str, argv)], **kwargs)
 
     def __exit__(self, *_):
         if self.init:
@@ -206,7 +206,7 @@ class Podman:
         return self
 
     def argv(self, *argv):
-        return ["nsenter", "-t", str(self.shell.pid), "-m", "--", "env", f"CONTAINERS_CONF={self.dir}/containers.conf",
+        return ["nsenter", "-t", str(self.shell.pid), "-m", "-r", "--", "env", f"CONTAINERS_CONF={self.dir}/containers.conf",
                 f"CONTAINERS_STORAGE_CONF={self.dir}/storage.conf", "podman", *map(str, argv)]
 
     def run(self, *argv, check=True, timeout=60, input=None):
