@@ -75,6 +75,8 @@ def run_round(world, args, number, totals, log):
         del load.kinds["offline"]
     if names == ["two_faced"]:
         load.kinds, load.waits_ms = {"plain": 1}, (300, 600)  # always some under way
+    if args.off == "dedupe":
+        load.kinds, load.doubled = {"plain": 1}, 0.5
     faults = Faults(world, rng, names)
     world.data_losses = []
     for h in world.hosts:

@@ -23,6 +23,7 @@ class Load:
         self.world, self.rng, self.tag, self.n = world, rng, tag, 0
         self.sent, self.errors, self.duplicates = {}, 0, 0
         self.kinds = dict(self.KINDS)
+        self.doubled = 0.05
         self.waits_ms = (0, 0, 0, 0, 20, 300)
         self.again = []  # (time, fields): duplicates and cancels to come
 
@@ -80,7 +81,7 @@ class Load:
             s.cancelled = True
             self.again.append((time.monotonic() + rng.random() * 1.5,
                                {"correlation_id": cid, "agent_id": agent, "op": "cancel"}))
-        if rng.random() < 0.05:
+        if rng.random() < self.doubled:
             self.duplicates += 1
             for _ in range(rng.choice((1, 2))):
                 self.again.append((time.monotonic() + rng.random() * 4, fields))
