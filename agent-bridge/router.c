@@ -608,6 +608,13 @@ static void on_store_up(void *arg)
 	on_tick(arg);
 }
 
+static void on_store_moved(void *arg)
+{
+	struct router *r = arg;
+
+	redis_reconnect(r->wait, "Redis has moved");
+}
+
 static void on_wait_up(void *arg)
 {
 	struct router *r = arg;
@@ -685,7 +692,7 @@ int router_open(struct loop *l, struct metrics *m, struct store *s, const struct
 		router_close(r);
 		return error;
 	}
-	r->part = (struct store_part){.on_up = on_store_up, .arg = r};
+	r->part = (struct store_part){.on_up = on_store_up, .on_moved = on_store_moved, .arg = r};
 	store_join(s, &r->part);
 	loop_timer_start(r->tick, 0, LEASE_EVERY_MS);
 	*ret = r;

@@ -26,16 +26,17 @@
 #define RING_MAX_BYTES	 ((size_t)128 << 20)
 #define RING_PAUSE_BYTES ((size_t)16 << 20)
 /* Sent and unanswered: Redis stands still, or the frames are large. */
-#define FLYING_MAX_BYTES   ((size_t)48 << 20)
-#define FLYING_PAUSE_BYTES ((size_t)12 << 20)
-#define PROBE_MS	   250
-#define LEASE_MS	   15000
-#define LEASE_EVERY_MS	   5000
-#define WAKE_BLOCK_S	   10
-#define DRAIN_LOOK_MS	   20
-#define LARGE_FRAME_BYTES  8192 /* looked at one by one, small ones every 256 */
-#define TRIM_EVERY	   100	/* telemetry entries; each MAXLEN costs Redis a tenth of an XADD */
-#define SAMPLE_EVERY	   64	/* telemetry replies whose time is measured */
+#define FLYING_MAX_BYTES      ((size_t)48 << 20)
+#define FLYING_PAUSE_BYTES    ((size_t)12 << 20)
+#define PROBE_MS	      250
+#define READONLY_RECONNECT_MS 2000
+#define LEASE_MS	      15000
+#define LEASE_EVERY_MS	      5000
+#define WAKE_BLOCK_S	      10
+#define DRAIN_LOOK_MS	      20
+#define LARGE_FRAME_BYTES     8192 /* looked at one by one, small ones every 256 */
+#define TRIM_EVERY	      100 /* telemetry entries; each MAXLEN costs Redis a tenth of an XADD */
+#define SAMPLE_EVERY	      64  /* telemetry replies whose time is measured */
 
 struct ring_entry {
 	struct ring_entry *next;
@@ -53,6 +54,8 @@ struct store {
 	char prefix[64], bridge_id[128], instance[UUID_LEN + 1], started[24];
 
 	bool up, impaired, pressed, first_up_done;
+	bool readonly; /* impaired by it: a failover may have moved the writable server */
+	int64_t up_since_ms;
 	char reason[192];
 	struct loop_timer *probe, *lease, *drain;
 	void (*drained)(void *arg);
@@ -168,6 +171,7 @@ void store_note_passing(struct store *s, enum redis_error_class c)
 	if (!redis_error_is_passing(c) || s->impaired)
 		return;
 	s->impaired = true;
+	s->readonly = c == REDIS_E_READONLY;
 	loop_timer_start(s->probe, PROBE_MS, PROBE_MS);
 	tell_down(s, words[c]);
 	check_pressure(s);
@@ -178,7 +182,7 @@ static void note_success(struct store *s)
 {
 	if (!s->impaired)
 		return;
-	s->impaired = false;
+	s->impaired = s->readonly = false;
 	loop_timer_stop(s->probe);
 	if (s->up)
 		tell_up(s);
@@ -619,8 +623,10 @@ static void on_redis_up(void *arg)
 	struct store *s = arg;
 
 	s->up = true;
-	s->impaired = false;
-	loop_timer_stop(s->probe);
+	s->up_since_ms = loop_now_ms(s->loop);
+	s->impaired = s->readonly; /* until a write has succeeded */
+	if (!s->impaired)
+		loop_timer_stop(s->probe);
 	load_scripts(s);
 	renew_lease(s);
 	if (!s->first_up_done) {
@@ -629,7 +635,8 @@ static void on_redis_up(void *arg)
 		(void)!redis_cmdf(s->redis, on_info, s, "INFO persistence");
 	}
 	pump(s);
-	tell_up(s);
+	if (!s->impaired)
+		tell_up(s);
 	check_pressure(s);
 }
 
@@ -638,9 +645,11 @@ static void on_redis_down(void *arg, const char *why)
 	struct store *s = arg;
 
 	s->up = false;
-	s->impaired = false;
-	loop_timer_stop(s->probe);
-	tell_down(s, why);
+	if (!s->readonly) {
+		s->impaired = false;
+		loop_timer_stop(s->probe);
+		tell_down(s, why);
+	}
 	check_pressure(s);
 }
 
@@ -675,6 +684,22 @@ static void on_wake_up(void *arg)
 	ask_wake(arg);
 }
 
+/* The writable server may be another one by now, under the same name. */
+static void connect_anew(struct store *s)
+{
+	redis_reconnect(s->wake, s->reason);
+	for (struct store_part *p = s->parts; p; p = p->next)
+		if (p->on_moved)
+			p->on_moved(p->arg);
+	redis_reconnect(s->redis, s->reason);
+}
+
+static void on_probe_write(void *arg, const struct redis_reply *reply)
+{
+	if (redis_type(reply) == REDIS_STATUS)
+		note_success(arg);
+}
+
 /* While impaired: one write at a time shows whether it has passed. */
 static void on_probe(void *arg)
 {
@@ -682,12 +707,17 @@ static void on_probe(void *arg)
 
 	if (!s->up || !s->impaired)
 		return;
+	if (s->readonly && loop_now_ms(s->loop) - s->up_since_ms > READONLY_RECONNECT_MS) {
+		connect_anew(s);
+		return;
+	}
 	if (s->ops.again.first || s->ops.fresh.first)
 		ops_pump(&s->ops, 1);
 	else if (s->ring_first)
 		ring_pump(s, 1);
 	else
-		note_success(s); /* nothing to try it with: the next write will tell */
+		(void)!redis_cmdf(s->redis, on_probe_write, s, "SET %s.probe.%s 1 PX 1000",
+				  s->prefix, s->bridge_id);
 }
 
 static void on_drain_tick(void *arg)

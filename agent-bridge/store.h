@@ -50,6 +50,7 @@ struct redis *store_redis(struct store *s); /* the data connection */
 struct store_part {
 	void (*on_up)(void *arg);
 	void (*on_hint)(void *arg, struct span hint);
+	void (*on_moved)(void *arg); /* other connections to Redis should be made anew */
 	void *arg;
 	struct store_part *next; /* ours */
 };

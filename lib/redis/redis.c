@@ -568,6 +568,12 @@ void redis_close(struct redis *r)
 	leave(r);
 }
 
+void redis_reconnect(struct redis *r, const char *why)
+{
+	if (!r->closed && r->state != WAITING)
+		redis_fail(r, why);
+}
+
 bool redis_is_up(const struct redis *r)
 {
 	return r->state == UP && !r->closed;

@@ -15,19 +15,29 @@
 #include "base/macros.h"
 #include "wire/json_scan.h" /* struct span */
 
-/* ---- replies (owned by the library, valid during the callback or until redis_sync's next call) ---- */
+/* ---- replies (owned by the library, valid during the callback or until redis_sync's next call)
+ * ---- */
 struct redis_reply;
 enum redis_type { REDIS_NIL, REDIS_STR, REDIS_INT, REDIS_ARR, REDIS_STATUS, REDIS_ERR };
 enum redis_type redis_type(const struct redis_reply *r);
 struct span redis_str(const struct redis_reply *r); /* STR, STATUS, ERR text; else absent */
-int64_t redis_int(const struct redis_reply *r);     /* INT, or a STR that is a number; else 0 */
-size_t redis_len(const struct redis_reply *r);      /* ARR */
+int64_t redis_int(const struct redis_reply *r);	    /* INT, or a STR that is a number; else 0 */
+size_t redis_len(const struct redis_reply *r);	    /* ARR */
 const struct redis_reply *redis_at(const struct redis_reply *r, size_t i);
 
 /* What an error reply means for the caller. */
 enum redis_error_class {
-	REDIS_E_NONE, REDIS_E_NOGROUP, REDIS_E_BUSYGROUP, REDIS_E_NOSCRIPT, REDIS_E_OOM, REDIS_E_READONLY,
-	REDIS_E_LOADING, REDIS_E_MISCONF, REDIS_E_AUTH, REDIS_E_BUSY, REDIS_E_OTHER
+	REDIS_E_NONE,
+	REDIS_E_NOGROUP,
+	REDIS_E_BUSYGROUP,
+	REDIS_E_NOSCRIPT,
+	REDIS_E_OOM,
+	REDIS_E_READONLY,
+	REDIS_E_LOADING,
+	REDIS_E_MISCONF,
+	REDIS_E_AUTH,
+	REDIS_E_BUSY,
+	REDIS_E_OTHER
 };
 enum redis_error_class redis_error_class(const struct redis_reply *r); /* NONE unless REDIS_ERR */
 /* OOM, READONLY, LOADING, MISCONF, BUSY, MASTERDOWN…: wait and repeat. */
@@ -46,7 +56,7 @@ struct redis_ops {
 	void (*on_down)(void *arg, const char *why); /* also at each failed attempt */
 };
 struct redis_limits {
-	size_t max_in_flight;       /* commands; 0 = 16384 */
+	size_t max_in_flight;	    /* commands; 0 = 16384 */
 	size_t max_in_flight_bytes; /* request bytes; 0 = 64 MiB */
 	int64_t timeout_ms;         /* oldest unanswered command; 0 = 5000 */
 	int64_t gather_ms;          /* commands of redis_commit may wait this long for company; 0: not */
@@ -56,6 +66,8 @@ int redis_open(struct loop *l, const char *url, const struct redis_limits *limit
 /* Pending callbacks get NULL before it returns; no callback after. */
 void redis_close(struct redis *r);
 bool redis_is_up(const struct redis *r);
+/* Drops the connection and makes it anew: the name may lead elsewhere by now (a failover). */
+void redis_reconnect(struct redis *r, const char *why);
 size_t redis_in_flight(const struct redis *r);
 size_t redis_in_flight_bytes(const struct redis *r); /* of requests unanswered */
 /* Age of the oldest unanswered command, 0 when none. */
@@ -64,7 +76,8 @@ int64_t redis_oldest_ms(const struct redis *r);
 typedef void (*redis_cb)(void *arg, const struct redis_reply *reply_or_null);
 /* -ENOTCONN when down, -ENOBUFS at a limit: cb is then not called. cb may be NULL. Commands sent
  * in one loop turn leave in one write. */
-int redis_cmd(struct redis *r, redis_cb cb, void *arg, size_t argc, const struct span *argv) MUST_CHECK;
+int redis_cmd(struct redis *r, redis_cb cb, void *arg, size_t argc,
+	      const struct span *argv) MUST_CHECK;
 /* printf-like for the rare ones: words are split at spaces of fmt, %s and %b(span), %d(int),
  * %lld (int64) fill whole words or parts. */
 int redis_cmdf(struct redis *r, redis_cb cb, void *arg, const char *fmt, ...) MUST_CHECK;
@@ -77,7 +90,7 @@ void redis_commit(struct redis *r, size_t n, redis_cb cb, void *arg);
 /* A script: sent by EVALSHA; NOSCRIPT is answered by EVAL of the body, unseen by the caller. */
 struct redis_script {
 	const char *name, *body; /* embedded at build time */
-	char sha1[41];           /* filled on first use */
+	char sha1[41];		 /* filled on first use */
 };
 int redis_eval(struct redis *r, struct redis_script *s, redis_cb cb, void *arg, size_t keys,
 	       size_t argc, const struct span *argv) MUST_CHECK;
@@ -95,7 +108,8 @@ const struct redis_reply *redis_sync_cmd(struct redis_sync *r, int *ret_error, s
  * followed by one receive before any other call. */
 int redis_sync_send(struct redis_sync *r, size_t argc, const struct span *argv) MUST_CHECK;
 const struct redis_reply *redis_sync_receive(struct redis_sync *r, int *ret_error);
-const struct redis_reply *redis_sync_cmdf(struct redis_sync *r, int *ret_error, const char *fmt, ...);
+const struct redis_reply *redis_sync_cmdf(struct redis_sync *r, int *ret_error, const char *fmt,
+					  ...);
 /* Longer wait for one blocking command (XREADGROUP BLOCK). 0: back to the default. */
 void redis_sync_set_timeout(struct redis_sync *r, int64_t timeout_ms);
 const char *redis_sync_error(const struct redis_sync *r); /* text of the last failure */

@@ -361,3 +361,69 @@ def test_frozen_redis_pauses_reading_and_loses_no_result(redis, start, connect, 
     wait_for(lambda: redis.client.xlen("viw.telemetry") + metric(bridge, "viw_frames_dropped_total") >= 400, 15,
              "every frame is stored or counted as dropped")
     assert stored <= 400
+
+
+def test_failover_behind_one_name(redis, start, connect, tmp):
+    """The server behind the address becomes a replica and another one takes the address over: the
+    bridge does not stay with the old one for ever."""
+    port = viwtest.free_port()
+    target = [redis.port]
+    relay = Relay(port, target)
+    bridge = Bridge(start, redis, connect, REDIS_URL=f"redis://127.0.0.1:{port}/0")
+    agent = bridge.agent("a1")
+    (tmp / "second").mkdir()
+    second = viwtest.RedisServer(tmp / "second").start("--replicaof", "127.0.0.1", str(redis.port))
+    try:
+        wait_for(lambda: second.client.info("replication")["master_link_status"] == "up", 10)
+        cid = redis.xadd_command("a1", "ECHO")
+        agent.expect("COMMAND")
+        wait_for(lambda: second.client.hget(f"viw.cid.{cid}", "state") == "offered", 5)
+        second.client.replicaof("NO", "ONE")
+        target[0] = second.port
+        redis.client.replicaof("127.0.0.1", str(second.port))
+        agent.send(result(cid, "a1", stdout="kept"))
+        assert agent.expect("RESULT_ACK", timeout=10)["correlation_id"] == cid
+        more = second.xadd_command("a1", "ECHO")
+        assert agent.expect("COMMAND", timeout=10)["correlation_id"] == more
+        assert len([1 for _, f in second.client.xrange("viw.command_results") if f["correlation_id"] == cid]) == 1
+    finally:
+        bridge.proc.stop()
+        second.close()
+        relay.close()
+
+
+class Relay:
+    """A port that leads to whichever port target[0] says when a connection is made."""
+
+    def __init__(self, port, target):
+        import socket
+        import threading
+        self.target, self.listener = target, socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        import socket
+        import threading
+        while True:
+            try:
+                a = self.listener.accept()[0]
+            except OSError:
+                return
+            b = socket.create_connection(("127.0.0.1", self.target[0]))
+            for x, y in ((a, b), (b, a)):
+                threading.Thread(target=self.pump, args=(x, y), daemon=True).start()
+
+    def pump(self, x, y):
+        try:
+            while data := x.recv(65536):
+                y.sendall(data)
+        except OSError:
+            pass
+        for s in (x, y):
+            try:
+                s.shutdown(2)
+            except OSError:
+                pass
+
+    def close(self):
+        self.listener.close()
