@@ -38,9 +38,10 @@ static struct stream_entry entry(const char *id, ...)
 }
 
 #define ENTRY_MS 1700000000000LL
+/* The last argument is NULL. */
 #define ENTRY(...)                                                                             \
 	entry("1700000000000-0", "correlation_id", "c-1", "agent_id", "a1", "command", "ECHO", \
-	      ##__VA_ARGS__, NULL)
+	      __VA_ARGS__)
 
 static struct command parse(struct stream_entry e)
 {
@@ -65,7 +66,7 @@ static int tear_down(void **state)
 
 static void test_defaults(void **state)
 {
-	struct command c = parse(ENTRY());
+	struct command c = parse(ENTRY(NULL));
 
 	(void)state;
 	assert_int_equal(c.kind, COMMAND_RUN);
@@ -78,7 +79,8 @@ static void test_defaults(void **state)
 
 static void test_expires_at_wins_over_ttl(void **state)
 {
-	struct command c = parse(ENTRY("ttl_s", "5", "expires_at", "2023-11-14T23:00:00+00:00"));
+	struct command c =
+	    parse(ENTRY("ttl_s", "5", "expires_at", "2023-11-14T23:00:00+00:00", NULL));
 
 	(void)state;
 	assert_int_equal(c.kind, COMMAND_RUN);
@@ -87,11 +89,11 @@ static void test_expires_at_wins_over_ttl(void **state)
 
 static void test_ttl_counts_from_issued_at_but_never_from_the_future(void **state)
 {
-	struct command c = parse(ENTRY("ttl_s", "100", "issued_at", "2023-11-14T22:13:00Z"));
+	struct command c = parse(ENTRY("ttl_s", "100", "issued_at", "2023-11-14T22:13:00Z", NULL));
 
 	(void)state;
 	assert_int_equal(c.expires_at_ms, ENTRY_MS - 20000 + 100000);
-	c = parse(ENTRY("ttl_s", "86400", "issued_at", "2023-11-14T22:14:00Z"));
+	c = parse(ENTRY("ttl_s", "86400", "issued_at", "2023-11-14T22:14:00Z", NULL));
 	assert_int_equal(c.kind, COMMAND_RUN); /* a clock 40 s ahead does not lose the command */
 	assert_int_equal(c.expires_at_ms, ENTRY_MS + 86400000);
 	assert_string_equal(c.issued_at, "2023-11-14T22:14:00.000Z");
@@ -100,13 +102,14 @@ static void test_ttl_counts_from_issued_at_but_never_from_the_future(void **stat
 static void test_twenty_four_hours_ahead_and_no_more(void **state)
 {
 	(void)state;
-	assert_int_equal(parse(ENTRY("expires_at", "2023-11-15T22:13:20Z")).kind, COMMAND_RUN);
-	assert_string_equal(parse(ENTRY("expires_at", "2023-11-15T22:13:20.001Z")).code,
+	assert_int_equal(parse(ENTRY("expires_at", "2023-11-15T22:13:20Z", NULL)).kind,
+			 COMMAND_RUN);
+	assert_string_equal(parse(ENTRY("expires_at", "2023-11-15T22:13:20.001Z", NULL)).code,
 			    "expiry_too_far");
-	assert_int_equal(parse(ENTRY("ttl_s", "86400")).kind, COMMAND_RUN);
-	assert_string_equal(parse(ENTRY("ttl_s", "86401")).code, "bad_ttl");
-	assert_string_equal(parse(ENTRY("ttl_s", "1.5")).code, "bad_ttl");
-	assert_string_equal(parse(ENTRY("ttl_s", "-1")).code, "bad_ttl");
+	assert_int_equal(parse(ENTRY("ttl_s", "86400", NULL)).kind, COMMAND_RUN);
+	assert_string_equal(parse(ENTRY("ttl_s", "86401", NULL)).code, "bad_ttl");
+	assert_string_equal(parse(ENTRY("ttl_s", "1.5", NULL)).code, "bad_ttl");
+	assert_string_equal(parse(ENTRY("ttl_s", "-1", NULL)).code, "bad_ttl");
 }
 
 static void test_cancel_needs_only_ids(void **state)
@@ -118,10 +121,10 @@ static void test_cancel_needs_only_ids(void **state)
 	(void)state;
 	assert_int_equal(c.kind, COMMAND_CANCEL);
 	assert_false(c.maybe_ran);
-	c = parse(ENTRY("op", "cancel", "reason", "redis_lost"));
+	c = parse(ENTRY("op", "cancel", "reason", "redis_lost", NULL));
 	assert_int_equal(c.kind, COMMAND_CANCEL);
 	assert_true(c.maybe_ran);
-	assert_true(parse(ENTRY("requeued", "offered")).maybe_ran);
+	assert_true(parse(ENTRY("requeued", "offered", NULL)).maybe_ran);
 }
 
 static void test_a_bad_agent_id_becomes_safe_text(void **state)
@@ -155,7 +158,7 @@ static void test_no_id_is_dropped(void **state)
 static void test_allowlist(void **state)
 {
 	char *allowed[] = {(char[]){"a0"}, (char[]){"a1"}, (char[]){"b"}};
-	struct stream_entry e = ENTRY();
+	struct stream_entry e = ENTRY(NULL);
 	struct command c;
 
 	(void)state;
