@@ -115,6 +115,10 @@ static void close_now(struct ws_server *w, struct session *s)
 	if (!wsi)
 		return;
 	flush(w, wsi, s);
+	if (s->pause_applied) { /* the peer's close frame must be read */
+		s->pause_applied = false;
+		lws_rx_flow_control(wsi, 1);
+	}
 	lws_close_reason(wsi, (enum lws_close_status)s->close_code,
 			 (unsigned char *)(uintptr_t)s->close_reason, strlen(s->close_reason));
 	/* Sends the close frame and waits for the peer's; -1 from WRITEABLE would not. */
