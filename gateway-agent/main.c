@@ -21,7 +21,7 @@ static int take_options(char **words, const char *const *known, bool *ret, size_
 	for (; words && *words; words++) {
 		for (i = 0; i < n && strcmp(*words, known[i]) != 0; i++)
 			;
-		if (i == n) {
+		if (i == n || !ret) {
 			fprintf(stderr,
 				"gateway-agent: unknown word `%s`; see gateway-agent --help\n",
 				*words);

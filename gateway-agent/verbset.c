@@ -40,7 +40,7 @@ static void free_learned(struct verb **learned, size_t n)
 {
 	size_t i;
 
-	for (i = 0; i < n; i++)
+	for (i = 0; learned && i < n; i++)
 		verb_free(learned[i]);
 	free(learned);
 }
@@ -161,6 +161,6 @@ void verbset_each(const struct verbset *v, void (*fn)(void *arg, const struct ve
 		if (b->local || !v->learned)
 			fn(arg, b);
 	}
-	for (i = 0; i < v->n; i++)
+	for (i = 0; v->learned && i < v->n; i++)
 		fn(arg, v->learned[i]);
 }

@@ -1,0 +1,60 @@
+/* What agent.c, agent_report.c and agent_reload.c share: the agent itself. Nobody else looks in. */
+#pragma once
+
+#include "agent.h"
+#include "agent_metrics.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/program.h"
+#include "commands.h"
+#include "helper_client.h"
+#include "local_http.h"
+#include "loop/loop.h"
+#include "session.h"
+#include "status.h"
+#include "telemetry.h"
+#include "trust.h"
+#include "verbset.h"
+
+#define WATCHES_MAX 8
+
+struct agent {
+	struct loop *loop;
+	struct agent_settings *cfg;
+	struct metrics *metrics;
+	struct trust *trust;
+	struct verbset *verbs;
+	struct helper_client *helper;
+	struct commands *commands;
+	struct session *session;
+	struct local_http *http;
+	struct loop_timer *first_dial, *commands_timer, *telemetry_timer, *status_timer, *daily,
+	    *trim, *watchdog;
+	struct loop_watch *watch[WATCHES_MAX];
+	size_t watches;
+	int64_t commands_at_ms; /* 0: no tick planned */
+	struct telemetry_cpu cpu;
+	char telemetry_id[UUID_LEN + 16];
+	bool telemetry_asked, stopping, state_dir_bad;
+	int64_t started_wall_ms, started_boot_ms, last_audit_ms;
+	int64_t warned[3];	 /* days of the last expiry warning: client, bundle, backend */
+	struct buf audit;	 /* the helper's last checkpoint, a JSON object */
+	struct buf last_metrics; /* for /metrics of the inbound feature and status */
+};
+
+/* agent.c */
+struct commands_config agent_commands_config(const struct agent *a);
+int agent_open_helper(struct agent *a, struct helper_client **ret) MUST_CHECK;
+
+/* agent_report.c: what the agent tells of itself and its host */
+void agent_check_expiry(void *agent);
+void agent_state_path(const struct agent *a, const char *name, char *out, size_t cap);
+void agent_write_state(struct agent *a, const char *name, const char *text, size_t n);
+void agent_write_status(void *agent);
+void agent_changed(void *agent); /* status.json is written anew soon */
+void agent_take_telemetry(void *agent);
+
+/* agent_reload.c: settings and TLS material taken over while it runs */
+struct trust_config agent_trust_config(const struct agent_settings *s);
+void agent_reload(void *agent);
+void agent_watch_files(struct agent *a);
