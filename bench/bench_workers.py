@@ -175,13 +175,18 @@ class World:
             raise SystemExit(done.stdout[:2000])
         return time.monotonic() - began
 
-    def writer(self, db, kind, batch):
-        """Runs a writer until its streams are drained; seconds, CPU seconds, peak RSS."""
+    def writer(self, db, kind, batch, stream_entries):
+        """Lets a running writer loose on filled streams until they are drained: seconds, CPU seconds, peak RSS."""
         c = self.redis.client
         w = start_writer(self, kind, db.uri, batch)
+        w.wait_log("started")
+        w.freeze()
+        for stream, entries in stream_entries.items():
+            for part in entries if isinstance(entries[0], list) else [entries]:
+                fill(c, f"viw.{stream}", part)
         began, cpu0, peak = time.monotonic(), cpu_s(w.pid), 0
-        streams = {"telemetry": ["telemetry"], "results": ["commands", "command_results"]}[kind]
-        while not all(writers.drained(c, s, f"{kind}-writer") for s in streams):
+        w.thaw()
+        while not all(writers.drained(c, s, f"{kind}-writer") for s in stream_entries):
             peak = max(peak, writers.rss_bytes(w.pid))
             time.sleep(0.03)
         took, cpu = time.monotonic() - began, cpu_s(w.pid) - cpu0
@@ -192,7 +197,7 @@ class World:
 def start_writer(world, kind, uri, batch):
     prefix = f"{kind.upper()}_WRITER"
     return world.start(f"{kind}-writer", env={
-        f"{prefix}_REDIS_URL": world.redis.unix_url, f"{prefix}_DATABASE_URL": uri, f"{prefix}_LOG_LEVEL": "warn",
+        f"{prefix}_REDIS_URL": world.redis.unix_url, f"{prefix}_DATABASE_URL": uri, f"{prefix}_LOG_LEVEL": "info",
         f"{prefix}_INTERNAL_BIND": f"127.0.0.1:{viwtest.free_port()}", f"{prefix}_BATCH_MAX": str(batch)})
 
 
@@ -213,10 +218,8 @@ def compare(world, kind, n, sql_of, stream_entries):
             theirs.append((world.psql(db, path),))
             db.close()
             world.redis.client.flushall()
-            for stream, entries in stream_entries.items():
-                fill(world.redis.client, f"viw.{stream}", entries)
             db = world.pg.new_database()
-            ours.append(world.writer(db, kind, batch))
+            ours.append(world.writer(db, kind, batch, stream_entries))
             db.close()
         (took, cpu, peak), (ref,) = best(ours), best(theirs)
         yield {"batch": batch, "rows_s": n / took, "psql_rows_s": n / ref, "share": ref / took,
@@ -246,10 +249,8 @@ def bench_catchup(world, o):
     """A million entries waiting: time to drain, memory of the writer."""
     world.redis.client.flushall()
     frames = Frames(100000)
-    for _ in range(10):
-        fill(world.redis.client, "viw.telemetry", frames.entries)
     db = world.pg.new_database()
-    took, cpu, peak = world.writer(db, "telemetry", 1000)
+    took, cpu, peak = world.writer(db, "telemetry", 1000, {"telemetry": [frames.entries] * 10})
     n = world.redis.client.xlen("viw.telemetry")
     db.close()
     yield {"entries": n, "seconds": took, "entries_s": n / took, "peak_rss_mib": peak / 2**20,

@@ -258,18 +258,18 @@ static int intake_take_streams(struct intake *in, const struct redis_reply *repl
 
 /* ---- reading ---- */
 
-/* COUNT grows while reads come back full and small, and shrinks at once when they are heavy, so
- * that memory does not depend on what agents send. */
+/* COUNT follows what entries weigh, so that memory does not depend on what agents send: down at
+ * once, up fourfold at most and only while reads come back full. */
 static void intake_adapt(struct intake *in, bool full)
 {
-	if (in->bytes > (size_t)BYTES_GOAL * 2) {
-		size_t each = in->bytes / in->n + 1;
-		in->count = BYTES_GOAL / each ? BYTES_GOAL / each : 1;
-	} else if (full && in->bytes < BYTES_GOAL / 2) {
-		in->count *= 2;
-	}
-	if (in->count > in->c.batch_max)
-		in->count = in->c.batch_max;
+	size_t fit = BYTES_GOAL / (in->bytes / in->n + 1) + 1;
+
+	if (fit > in->c.batch_max)
+		fit = in->c.batch_max;
+	if (fit < in->count)
+		in->count = fit;
+	else if (full)
+		in->count = in->count * 4 < fit ? in->count * 4 : fit;
 }
 
 enum { READ_WORDS = 9 + 2 * INTAKE_STREAMS_MAX };
