@@ -1,4 +1,5 @@
-/* The WebSocket to a bridge over libwebsockets on our loop. See uplink.h. */
+/* The WebSocket to a bridge over libwebsockets on our loop. See uplink.h. Longer than most files
+ * here: all that knows libwebsockets is in it. */
 #include "uplink.h"
 
 #include <assert.h>
