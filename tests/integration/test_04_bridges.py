@@ -427,3 +427,16 @@ class Relay:
 
     def close(self):
         self.listener.close()
+
+
+def test_group_lost_while_redis_is_full_comes_back_when_it_is_not(two, redis):
+    """Reading and XGROUP CREATE are refused without memory, so the router waits and goes on by itself."""
+    agent = two[1].agent("a1")
+    undo = oom(redis)
+    redis.client.xgroup_destroy("viw.commands", "agent-bridge")
+    two[0].proc.wait_log("redis_down", timeout=12)
+    undo()
+    two[0].proc.wait_log("group_missing", timeout=8)
+    cid = redis.xadd_command("a1", "ECHO")
+    assert agent.expect("COMMAND", timeout=8)["correlation_id"] == cid
+    finish(agent, cid)
