@@ -305,6 +305,15 @@ def test_route_cancel_of_what_redis_lost_asks_the_agent(db, lua, site):
     assert site.answer("x1") == "stored" and site.open_keys() == []
 
 
+def test_route_lost_then_cancelled_then_requeued_asks_the_agent(db, lua, site):
+    """Redis lost an id that may have run; a cancel came first, then its requeue: never a mere `cancelled`."""
+    assert site.route(site.entry("x1", kind="cancel"))[0] == "tombstone"
+    assert site.route(site.entry("x1", extra="1"))[0] == "asked"
+    assert results_of(db) == [] and db.ttl("viw.cid.x1") == -1
+    assert [(o["kind"], o["cid"]) for o in site.offer()] == [("cancel", "x1")]
+    assert site.answer("x1") == "stored" and site.open_keys() == []
+
+
 def test_route_hints_another_bridge_once_a_batch(db, lua, site):
     lua.bridge_lease("b2", "i2", "", 15000)
     site.claim(conn="c2", bridge="b2")
