@@ -299,6 +299,16 @@ def test_route_requeued_is_never_ended_by_the_bridge(db, lua, site):
     assert site.open_keys() == []
 
 
+@pytest.mark.parametrize("kind", ["run", "cancel"])
+def test_route_requeued_behind_a_tombstone_asks_the_agent(db, lua, site, kind):
+    """Redis lost the command, then its cancel came and found nothing: it may have run all the same."""
+    assert site.route(site.entry("x1", kind="cancel"))[0] == "tombstone"
+    assert site.route(site.entry("x1", kind=kind, extra="1"))[0] == "asked"
+    assert results_of(db) == [] and db.ttl("viw.cid.x1") == -1
+    assert [(o["kind"], o["cid"]) for o in site.offer()] == [("cancel", "x1")]
+    assert site.answer("x1") == "stored" and site.open_keys() == []
+
+
 def test_route_cancel_of_what_redis_lost_asks_the_agent(db, lua, site):
     assert site.route(site.entry("x1", kind="cancel", extra="1"))[0] == "asked"
     assert [(o["kind"], o["cid"]) for o in site.offer()] == [("cancel", "x1")]
