@@ -391,6 +391,14 @@ def test_ten_thousand_half_open_connections_do_not_keep_the_agent_out(helper):
         s.close()
 
 
+def test_requests_beyond_the_rate_are_busy(start, root_dir):
+    helper = Helper(start, root_dir, HOST_HELPER_RATE="20").start()
+    c = helper.client()
+    codes = [code(c.call(op="hello")) for _ in range(200)]
+    assert codes[0] is None and "busy" in codes and set(codes) == {None, "busy"}
+    wait_for(lambda: code(c.call(op="hello")) is None)  # it refills
+
+
 def test_peer_that_never_reads_does_not_disturb_others(helper):
     helper.verb("big", "head -c 60000 /dev/zero | tr '\\0' x", effects=False, concurrency=8)
     reload(helper)
