@@ -30,3 +30,24 @@ def test_the_unit_grants_what_shipped_manifests_declare_and_no_more():
         declared |= set(json.loads(p.read_text()).get("capabilities", []))
     own = {"CAP_KILL", "CAP_SETUID", "CAP_SETGID"}  # the helper's: ending runs and run_as
     assert unit_capabilities() - own == declared - {"CAP_SYS_CHROOT"}
+
+
+PARTS = {
+    "dispatcher": "listen conn request dispatch reply loop helper helper_main main host_helper_settings",
+    "runs": "run supervisor child tree journal outcome sandbox",
+    "built-in verbs": "builtin health services logs containers engine",
+    "audit log": "audit",
+}
+
+
+def lines_of_code(names):
+    paths = [p for p in HELPER.iterdir() if p.stem in names.split() and p.suffix in (".c", ".h", ".def")]
+    return sum(not re.match(r"\s*($|/\*|\*|//)", line) for p in paths for line in p.read_text().splitlines())
+
+
+def test_sizes_of_the_privileged_code_are_right():
+    told = {part: int(n) for part, n in re.findall(r"^\| ([a-z -]+?)(?:: .*| \(.*\))? \| (\d+) \|$", README, re.M)}
+    for part, names in PARTS.items():
+        assert abs(told[part] - lines_of_code(names)) <= 50, (part, told[part], lines_of_code(names))
+    all_files = {p.stem for p in HELPER.iterdir() if p.suffix in (".c", ".h", ".def")}
+    assert all_files == set(" ".join(PARTS.values()).split())
