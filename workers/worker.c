@@ -17,6 +17,7 @@
 
 enum {
 	BLOCK_MS = 400, /* longest wait for entries: chores and SIGTERM come between */
+	TIMEOUTS_MAX = 3,
 	SPLIT_MAX = 32, /* halves waiting while a batch is bisected */
 };
 
@@ -206,7 +207,7 @@ static enum pg_verdict worker_transaction(struct worker *w)
 static int worker_write(struct worker *w, const struct intake_batch *b, struct range r,
 			bool *ret_bad)
 {
-	for (;;) {
+	for (int timeouts = 0;;) {
 		uint64_t from_us = clock_boot_us();
 		enum pg_verdict v = worker_transaction(w);
 		*ret_bad = v == PG_BAD_DATA;
@@ -222,6 +223,12 @@ static int worker_write(struct worker *w, const struct intake_batch *b, struct r
 		if (v == PG_BAD_DATA)
 			return 0;
 		worker_pg_failed(w, "batch", v);
+		/* Too much work for one statement's time: halves may pass. */
+		if (strcmp(pg_sqlstate(w->pg), "57014") == 0 && ++timeouts >= TIMEOUTS_MAX &&
+		    r.to - r.from > 1) {
+			*ret_bad = true;
+			return 0;
+		}
 		struct intake_batch own = range_batch(b, r);
 		int64_t until_ms = clock_boot_ms() + backoff_next_ms(&w->pg_backoff);
 		do {
