@@ -75,7 +75,7 @@ static void drop(struct run *r)
 struct run *run_find(struct helper *h, const char *correlation_id)
 {
 	for (struct run *r = h->runs; r; r = r->next)
-		if (r->kind != AGEING && (r->effects || r->kind != RUN) &&
+		if ((r->effects || r->kind == VOID) &&
 		    strcmp(r->correlation_id, correlation_id) == 0)
 			return r;
 	return NULL;

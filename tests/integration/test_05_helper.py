@@ -2,6 +2,7 @@
 import os
 import signal
 import stat
+import subprocess
 import uuid
 
 import pytest
@@ -200,6 +201,32 @@ def test_dead_supervisor_means_outcome_unknown_and_a_dead_tree(helper, helper_di
     assert helper.query("c-1")["data"]["state"] == "unknown"
     assert code(helper.run("long", cid="c-1")) == "outcome_unknown"
     assert helper.starts("c-1") == 1
+
+
+def test_readonly_run_whose_supervisor_dies_is_internal_and_leaves_nothing(helper):
+    pids = helper.root / "pids"
+    helper.verb("look", f"setsid sleep 300 & echo $! $$ > {pids}; sleep 300", effects=False)
+    helper.start()
+    c = helper.client()
+    c.send(verb="look", args={}, correlation_id="c-1")
+    tree = wait_for(lambda: pids.exists() and [int(p) for p in pids.read_text().split()])
+    os.kill(supervisor_of(tree[1]), signal.SIGKILL)
+    assert code(c.recv()) == "internal"
+    wait_for(lambda: not any(alive(p) for p in tree), what="the run's processes to be dead")
+    assert helper.query("c-1")["data"]["state"] == "absent"
+
+
+def test_void_that_cannot_be_written_is_an_error_not_a_promise(helper):
+    helper.start()
+    # a folder that cannot take a file any more: immutable where the file system knows that
+    if subprocess.run(["chattr", "+i", helper.state / "journal"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this file system has no immutable folders")
+    try:
+        assert code(helper.query("c-1", op="void")) == "internal"
+        assert helper.query("c-1")["data"]["state"] == "absent"
+    finally:
+        subprocess.run(["chattr", "-i", helper.state / "journal"], check=True)
+    assert helper.query("c-1", op="void")["data"]["state"] == "void"
 
 
 def test_void_keeps_an_id_from_ever_starting(helper):

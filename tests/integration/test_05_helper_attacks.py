@@ -399,6 +399,19 @@ def test_requests_beyond_the_rate_are_busy(start, root_dir):
     wait_for(lambda: code(c.call(op="hello")) is None)  # it refills
 
 
+def test_too_many_unanswered_on_one_connection_are_busy(helper):
+    gate = helper.root / "gate"
+    helper.verb("long", f"while [ ! -e {gate} ]; do sleep 0.05; done; echo ok")
+    reload(helper)
+    c = helper.client()
+    for _ in range(70):
+        c.send(verb="long", args={}, correlation_id="c-1", deadline=rfc3339(60))
+    refused = [code(c.recv()) for _ in range(6)]
+    assert refused == ["busy"] * 6  # 64 wait for the one run
+    gate.touch()
+    assert all(c.recv()["stdout"] == "ok\n" for _ in range(64))
+
+
 def test_peer_that_never_reads_does_not_disturb_others(helper):
     helper.verb("big", "head -c 60000 /dev/zero | tr '\\0' x", effects=False, concurrency=8)
     reload(helper)
