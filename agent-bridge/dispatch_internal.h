@@ -17,6 +17,7 @@
 struct slot {
 	char cid[CORRELATION_ID_MAX + 1];
 	bool commanded, accepted;
+	bool seen;	      /* in the answer of a full OFFER */
 	int64_t cancelled_ms; /* when CANCEL was sent last; 0 never */
 };
 
@@ -68,6 +69,7 @@ struct dispatch_call {
 	struct dispatch *d;
 	uint64_t sid;
 	int64_t sent_ms;
+	bool again; /* OFFER of all that is open */
 };
 struct dispatch_call *dispatch_call_new(struct dispatch *d, uint64_t sid);
 void dispatch_call_free(struct dispatch_call *c); /* NULL is fine */

@@ -70,6 +70,7 @@ static int take_entry(struct dispatch *d, struct holding *s, const struct redis_
 		slot = dispatch_slot_add(d, s, cid);
 	if (!slot)
 		return -EAGAIN;
+	slot->seen = true;
 	if (cancel ? slot->cancelled_ms && now - slot->cancelled_ms < CANCEL_AGAIN_MS
 		   : slot->commanded)
 		return 0;
@@ -88,13 +89,24 @@ static int take_entry(struct dispatch *d, struct holding *s, const struct redis_
 	return 0;
 }
 
+/* What a full OFFER did not name has ended elsewhere: another connection, the writer, an operator.
+ */
+static void drop_unseen(struct dispatch *d, struct holding *s)
+{
+	for (size_t i = s->slots; i-- > 0;)
+		if (!s->slot[i].seen)
+			dispatch_slot_remove(d, s, s->slot[i].cid);
+}
+
 static void take_answer(struct dispatch *d, struct holding *s, const struct redis_reply *reply,
-			int64_t elapsed_ms)
+			int64_t elapsed_ms, bool again)
 {
 	const struct redis_reply *f[FIELDS_A_COMMAND];
 	uint64_t sid = s->sid;
 
 	dispatch_set_left(d, s, (uint64_t)redis_int(redis_at(reply, 0)));
+	for (size_t i = 0; i < s->slots; i++)
+		s->slot[i].seen = false;
 	for (size_t i = 1; i + FIELDS_A_COMMAND <= redis_len(reply); i += FIELDS_A_COMMAND) {
 		int r;
 
@@ -110,11 +122,15 @@ static void take_answer(struct dispatch *d, struct holding *s, const struct redi
 			break;
 		}
 	}
-	if (dispatch_find(d, sid) == s && s->wanted && !s->blocked)
+	if (dispatch_find(d, sid) != s)
+		return;
+	if (again && !s->blocked)
+		drop_unseen(d, s);
+	if (s->wanted && !s->blocked)
 		start_offer(d, s);
 }
 
-static void offer_answered(struct dispatch *d, uint64_t sid, int64_t sent_ms,
+static void offer_answered(struct dispatch *d, uint64_t sid, int64_t sent_ms, bool again,
 			   const struct redis_reply *reply)
 {
 	struct holding *s = dispatch_find(d, sid);
@@ -124,7 +140,7 @@ static void offer_answered(struct dispatch *d, uint64_t sid, int64_t sent_ms,
 		return;
 	s->offering = false;
 	if (redis_type(reply) == REDIS_ARR && elapsed_ms <= FRESH_MS) {
-		take_answer(d, s, reply, elapsed_ms);
+		take_answer(d, s, reply, elapsed_ms, again);
 		return;
 	}
 	if (redis_type(reply) == REDIS_STR) {
@@ -145,7 +161,7 @@ static void on_offer(void *arg, const struct redis_reply *reply)
 {
 	struct dispatch_call *c = arg;
 
-	offer_answered(c->d, c->sid, c->sent_ms, reply);
+	offer_answered(c->d, c->sid, c->sent_ms, c->again, reply);
 	dispatch_call_free(c);
 }
 
@@ -166,6 +182,8 @@ static void start_offer(struct dispatch *d, struct holding *s)
 
 	(void)snprintf(epoch, sizeof(epoch), "%" PRIu64, s->epoch);
 	argv[8] = span_of(epoch);
+	if (c)
+		c->again = s->again;
 	CRASH_POINT("dispatch.before_offer");
 	if (!c || redis_eval(store_redis(d->store), script_get(SCRIPT_offer), on_offer, c, 0,
 			     ARRAY_LEN(argv), argv) < 0) {

@@ -48,8 +48,9 @@ static void result_end(struct result *x, enum dispatch_result_fate fate, int64_t
 				dispatch_slot_remove(d, s, x->cid);
 			if (left >= 0)
 				dispatch_set_left(d, s, (uint64_t)left);
-			if (s->left > s->slots)
-				dispatch_want_offer(d, s, false);
+			/* Fewer left than sent: some ended elsewhere; a full OFFER says which. */
+			if (s->left != s->slots)
+				dispatch_want_offer(d, s, s->left < s->slots);
 		}
 		d->ops->on_result_stored(d->arg, x->sid, x->cid, fate);
 	}

@@ -249,3 +249,20 @@ def test_streams_are_trimmed_behind_the_slowest_group(bridge, redis):
     assert db.xlen("viw.command_results") == 3
     db.xack("viw.commands", "results-writer", ids[1])
     wait_for(lambda: db.xlen("viw.commands") == 0, 15, "all trimmed")
+
+
+def test_what_ended_elsewhere_does_not_fill_the_window(bridge, redis):
+    """Commands that were declared lost while the agent holds them: the rest goes on at once."""
+    agent = bridge.agent("a1")
+    cids = [redis.xadd_command("a1", "ECHO") for _ in range(5)]
+    assert [agent.expect("COMMAND")["correlation_id"] for _ in range(4)] == cids[:4]
+    for cid in cids[:3]:  # as workers/redis/close.lua does
+        entry = redis.client.hget(f"viw.cid.{cid}", "entry")
+        redis.client.xdel("viw.mbox.a1", entry)
+        redis.client.hdel("viw.offered.a1", cid)
+        redis.client.zrem("viw.deadlines", cid)
+        redis.client.hset(f"viw.cid.{cid}", "state", "lost")
+    began = time.monotonic()
+    agent.send(result(cids[3], "a1"))
+    assert agent.expect("COMMAND", timeout=8)["correlation_id"] == cids[4]
+    assert time.monotonic() - began < 3  # not at the periodic look
