@@ -1,5 +1,5 @@
-/* The agent's part of a command's life. See commands.h. Longer than most files here: every move of a
- * command's state is in it, to be read in one go. */
+/* The agent's part of a command's life. See commands.h. Longer than most files here: every move of
+ * a command's state is in it, to be read in one go. */
 #include "commands.h"
 
 #include <assert.h>
