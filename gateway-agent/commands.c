@@ -580,16 +580,23 @@ static void on_state_answer(struct commands *c, struct command *m,
 	m->asked = false;
 	if (r->data.p)
 		(void)!json_find(r->data, "state", &state);
-	if (span_eq(state.raw, "void")) {
+	if (span_eq(state.raw, "void") && m->state == VOIDING && m->refusal && !m->cancelled) {
+		finish_error(c, m, m->refusal, m->refusal_msg);
+	} else if (span_eq(state.raw, "void")) {
 		finish_unstarted(c, m);
 	} else if (span_eq(state.raw, "done")) {
 		finish_from_reply(c, m, r, false);
 	} else if (span_eq(state.raw, "unknown") || span_eq(r->error.code, "outcome_unknown")) {
 		finish_unknown(c, m, "it may have started; the helper's journal holds no outcome");
-	} else if (span_eq(state.raw, "absent") && m->state == CHECKING && m->cancelled) {
+	} else if (span_eq(state.raw, "absent") && m->state == CHECKING &&
+		   (m->cancelled || m->sent_once)) {
+		/* What is told as not started must not start when Redis loses that telling. */
 		move(c, m, VOIDING);
 	} else if (span_eq(state.raw, "absent") && m->state == CHECKING) {
 		finish_error(c, m, m->refusal, m->refusal_msg);
+	} else if (m->state == VOIDING && m->refusal && !m->cancelled &&
+		   span_eq(r->error.code, "internal")) {
+		finish_error(c, m, m->refusal, m->refusal_msg); /* its disk is full, say */
 	} else {
 		pause_then_retry(c, m); /* running, or an error: ask again */
 	}

@@ -431,6 +431,20 @@ static void test_commands_helper_errors(void **state)
 	      "\"msg\":\"disk full\"}}");
 	assert_int_equal(w.asked[w.asks - 1].op, HELPER_QUERY);
 	reply("c", "{\"correlation_id\":\"c\",\"status\":\"ok\",\"data\":{\"state\":\"absent\"}}");
+	/* … and it is made sure that it cannot start later, when Redis has lost that refusal */
+	assert_int_equal(w.asked[w.asks - 1].op, HELPER_VOID);
+	reply("c", "{\"correlation_id\":\"c\",\"status\":\"ok\",\"data\":{\"state\":\"void\"}}");
+	expect_result("disk full");
+	/* a disk that has no room for that either does not hold the answer back */
+	command("d", "make", ARGS);
+	reply("d",
+	      "{\"correlation_id\":\"d\",\"status\":\"error\",\"error\":{\"code\":\"internal\","
+	      "\"msg\":\"disk full\"}}");
+	reply("d", "{\"correlation_id\":\"d\",\"status\":\"ok\",\"data\":{\"state\":\"absent\"}}");
+	assert_int_equal(w.asked[w.asks - 1].op, HELPER_VOID);
+	reply("d",
+	      "{\"correlation_id\":\"d\",\"status\":\"error\",\"error\":{\"code\":\"internal\","
+	      "\"msg\":\"it is not void\"}}");
 	expect_result("disk full");
 }
 
