@@ -41,6 +41,11 @@ test|prometheus|promtool checks /metrics and alert rules
 test|iproute2|brings loopback up in test namespaces
 test|dbus|bus of systemd, in the tests of units
 test|git|lists the sources for the source checks
+package|debhelper|builds the packages
+package|dpkg-dev|builds the packages
+package|lintian|judges them
+package|mmdebstrap|bare chroot to install them in
+package|git|the files of the last commit
 fuzz|clang|libFuzzer
 fuzz|libclang-rt-14-dev|libFuzzer runtime
 fmt|clang-format|formatting
