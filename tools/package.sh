@@ -15,21 +15,30 @@ package_build() {
 
 package_lintian() {
 	local found
-	found=$(lintian --no-tag-display-limit --allow-root "$@" 2>&1 | grep -v '^running with root') || true
+	found=$(lintian --tag-display-limit 0 --allow-root "$@" 2>&1 | grep -v '^running with root') || true
 	[ -z "$found" ] || { printf '%s\n' "$found" >&2; die "lintian is not silent"; }
 	echo "  lintian is silent"
 }
 
 # A bare Debian of this release in $1.
 package_chroot() {
-	say "A bare chroot ($1)"
+	say "A bare chroot"
+	local sources=()
+	for file in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do
+		[ ! -s "$file" ] || sources+=("$file")
+	done
 	as_root mmdebstrap --variant=minbase --quiet "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$1" \
-		/etc/apt/sources.list >/dev/null
+		"${sources[@]}" >/dev/null
 	printf '#!/bin/sh\nexit 101\n' | as_root tee "$1/usr/sbin/policy-rc.d" >/dev/null
 	as_root chmod 755 "$1/usr/sbin/policy-rc.d"
 }
 
-package_in() { as_root chroot "$1" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "${@:2}"; }
+# Runs a command in the chroot $1, with a /proc of its own that goes with it.
+package_in() {
+	# shellcheck disable=SC2016
+	as_root unshare --mount --propagation private sh -c 'mount -t proc proc "$0/proc" &&
+		exec chroot "$0" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"' "$@"
+}
 
 # Install, change a conffile, install again, remove, purge; what must be there at each step.
 package_cycle() {
@@ -37,7 +46,7 @@ package_cycle() {
 	as_root mkdir -p "$root/debs"
 	as_root cp "$debs"/*.deb "$root/debs/"
 	say "Install, upgrade with a changed setting, remove, purge"
-	package_in "$root" sh -c 'apt-get -qq update && apt-get -qq install -y --no-install-recommends /debs/*.deb' >/dev/null
+	package_in "$root" sh -c 'apt-get -qq update && apt-get -qq -o APT::Sandbox::User=root install -y --no-install-recommends /debs/*.deb' >/dev/null
 	for program in agent-bridge telemetry-writer results-writer gateway-agent host-helper viwctl; do
 		package_in "$root" "$program" --version >/dev/null || die "$program does not start"
 	done
@@ -47,7 +56,7 @@ package_cycle() {
 	grep -q MAX_CONN=7 "$root/etc/viworks/agent-bridge.env" || die "an upgrade lost a changed setting"
 	package_in "$root" apt-get -qq remove -y 'viworks-*' viwctl >/dev/null
 	[ -e "$root/etc/viworks/agent-bridge.env" ] || die "remove took the settings"
-	package_in "$root" apt-get -qq purge -y 'viworks-*' viwctl >/dev/null
+	package_in "$root" dpkg --purge viworks-agent-bridge viworks-workers viworks-gateway-agent viworks-host-helper >/dev/null
 	[ ! -e "$root/etc/viworks/agent-bridge.env" ] && [ ! -e "$root/usr/bin/agent-bridge" ] || die "purge left files"
 	echo "  installed, upgraded, removed and purged"
 }
