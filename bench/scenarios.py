@@ -130,7 +130,7 @@ def idle_once(peer, conns, tls):
         time.sleep(1)
         rss, kernel = rss_bytes(server.pid), kernel_bytes()
         load = b.load(TARGET[peer], "hold", conns, tls=tls)
-        ready = load.event("ready", 90)
+        ready = load.event("ready", 240)
         if ready["up"] != conns:
             raise BenchError(f"{peer}: only {ready['up']} of {conns} connected: {ready['failures']}")
         time.sleep(2)
@@ -177,7 +177,7 @@ def storm(o):
         b.redis()
         b.bridge(tls=True)
         load = b.load("bridge", "storm", clients, tls=True)
-        ready = load.event("ready", 90)
+        ready = load.event("ready", 240)
         yield {"clients": clients, "connected": ready["connected"], "failures": ready["failures"],
                "all_up_s": ready["at_s"], "p50_ms": ready["handshake"]["p50_us"] / 1000,
                "p99_ms": ready["handshake"]["p99_us"] / 1000}
@@ -192,10 +192,10 @@ def back(o):
             b.redis()
             server = b.bridge(tls=True)
             load = b.load("bridge", "hold", agents, "--reconnect", tls=True)
-            load.event("ready", 90)
+            load.event("ready", 240)
             server.stop(sig)
             b.bridge(tls=True, port=b.port)
-            done = load.event("back", 120)
+            done = load.event("back", 240)
             yield {"agents": agents, "signal": sig.name, "back_after_s": done["down_s"], "failures": done["failures"]}
             load.quit()
 
