@@ -15,20 +15,21 @@ static const struct col list_cols[] = {
 
 #define TS(column) "to_char(" column " at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
 
-/* Keyset by agent_id: $5 is the last one of the page before. */
+/* Keyset by agent_id: $5 is the last one of the page before. The page is taken before the join, or
+ * the planner walks the whole table for it. */
 static const struct pg_stmt list_stmt = {
     "viwctl_gateways",
     "select g.agent_id, g.status, g.site, g.version, " TS(
 	"g.last_seen") ", "
 		       "round(s.cpu_pct::numeric, 1), round(s.mem_pct::numeric, 1), "
 		       "round(s.disk_pct::numeric, 1), "
-		       "s.containers_running, g.bridge_id "
-		       "from os_gateways g left join os_gateway_status s using (agent_id) "
-		       "where ($1::text is null or g.site = $1) and ($2::text is null or g.status "
-		       "= $2) "
-		       "and ($3::text is null or g.labels ->> $3 = $4) and g.agent_id > "
-		       "coalesce($5, '') "
-		       "order by g.agent_id limit $6::bigint",
+		       "s.containers_running, g.bridge_id from (select * from os_gateways "
+		       "where ($1::text is null or site = $1) and ($2::text is null or status = "
+		       "$2) "
+		       "and ($3::text is null or labels ->> $3 = $4) and agent_id > coalesce($5, "
+		       "'') "
+		       "order by agent_id limit $6::bigint) g "
+		       "left join os_gateway_status s using (agent_id) order by g.agent_id",
 };
 
 static const struct col one_cols[] = {
