@@ -12,6 +12,7 @@ import hmac
 import json
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -43,11 +44,23 @@ def wait_for(cond, timeout=10.0, what=None, every=0.02):
         time.sleep(every)
 
 
+_ports_given = set()
+
+
 def free_port(host="127.0.0.1"):
-    """A TCP port nobody listens on now."""
-    with socket.socket() as s:
-        s.bind((host, 0))
-        return s.getsockname()[1]
+    """A TCP port nobody listens on now, another one at each call; below the range the kernel takes
+    ports of outgoing connections from, so that none of those gets it meanwhile."""
+    while True:
+        port = random.randrange(10000, 32000)
+        if port in _ports_given:
+            continue
+        with socket.socket() as s:
+            try:
+                s.bind((host, port))
+            except OSError:
+                continue
+        _ports_given.add(port)
+        return port
 
 
 def http_status(url, headers=None, timeout=5.0):
