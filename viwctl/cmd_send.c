@@ -260,11 +260,8 @@ struct tally {
 
 static void report_target(const struct target *t)
 {
-	fprintf(stderr, "%-24s %-10s %s%s\n", t->agent_id,
-		*t->state.status ? t->state.status : "sent", t->id,
-		t->state.error_code[0] ? "" : "");
-	if (t->state.error_code[0])
-		fprintf(stderr, "%-24s   %s\n", "", t->state.error_code);
+	fprintf(stderr, "%-24s %-10s %s  %s\n", t->agent_id,
+		*t->state.status ? t->state.status : "sent", t->id, t->state.error_code);
 }
 
 /* Sends [from, to), waits for all of them. */

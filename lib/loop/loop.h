@@ -48,7 +48,8 @@ void loop_wake_send(struct loop_wake *w); /* any thread, async-signal-safe */
 void loop_wake_close(struct loop_wake *w);
 
 /* Signals: the handler gets the number. */
-int loop_on_signal(struct loop *l, int signum, void (*cb)(void *arg, int signum), void *arg) MUST_CHECK;
+int loop_on_signal(struct loop *l, int signum, void (*cb)(void *arg, int signum),
+		   void *arg) MUST_CHECK;
 
 /* A descriptor watched for readiness; errors are reported as readable|writable so that the
  * owner's read sees them (trap 20). The owner closes fd after loop_poll_close's `closed`. */
@@ -77,9 +78,11 @@ int loop_work(struct loop *l, void (*fn)(void *arg), void (*done)(void *arg), vo
 
 /* Resolves host asynchronously (getaddrinfo in the pool). addrs are valid during the callback. */
 int loop_resolve(struct loop *l, const char *host, uint16_t port,
-		 void (*cb)(void *arg, int error, const struct netaddr *addr, size_t n), void *arg) MUST_CHECK;
+		 void (*cb)(void *arg, int error, const struct netaddr *addr, size_t n),
+		 void *arg) MUST_CHECK;
 
 /* A file's or folder's change (inotify through uv_fs_event), debounced by 200 ms. */
 struct loop_watch;
-int loop_watch_new(struct loop *l, const char *path, loop_cb cb, void *arg, struct loop_watch **ret) MUST_CHECK;
+int loop_watch_new(struct loop *l, const char *path, loop_cb cb, void *arg,
+		   struct loop_watch **ret) MUST_CHECK;
 void loop_watch_close(struct loop_watch *w);

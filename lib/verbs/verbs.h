@@ -71,8 +71,8 @@ struct verbs_faults {
 	size_t n;
 };
 void verbs_faults_fini(struct verbs_faults *f);
-void verbs_fault_add(struct verbs_faults *f, const char *file, const char *key, const char *fmt, ...)
-	PRINTF_LIKE(4, 5);
+void verbs_fault_add(struct verbs_faults *f, const char *file, const char *key, const char *fmt,
+		     ...) PRINTF_LIKE(4, 5);
 
 enum verbs_trust {
 	VERBS_TRUST_ANY,  /* agent, bridge, writer: content only */
