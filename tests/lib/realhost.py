@@ -122,7 +122,8 @@ class Systemd:
              "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", *map(str, argv)], input=input,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, stdin=None if input else subprocess.DEVNULL)
         if check and done.returncode:
-            raise AssertionError(f"{argv} failed ({done.returncode}):\n{done.stdout}")
+            why = self.journal(argv[2])[-3000:] if argv[:2] == ("systemctl", "start") else ""
+            raise AssertionError(f"{argv} failed ({done.returncode}):\n{done.stdout}{why}")
         return done
 
     def put(self, path, text_or_file, mode=0o644, owner="root:root"):
