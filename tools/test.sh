@@ -11,7 +11,7 @@ test_count() {
 		return
 	}
 	for attr in tests failures errors skipped; do
-		printf -v "$attr" '%s' "$(grep -o '<testsuite [^>]*>' <(tr '\n' ' ' <"$file") | grep -o " $attr=\"[0-9]*\"" |
+		printf -v "$attr" '%s' "$(grep -o '<testsuite [^>]*>' <(tr '\n\t' '  ' <"$file") | grep -o " $attr=\"[0-9]*\"" |
 			tr -dc '0-9\n' | awk '{s += $1} END {print s + 0}')"
 	done
 	TEST_FAILED=$((TEST_FAILED + failures + errors))

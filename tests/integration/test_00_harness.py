@@ -63,3 +63,15 @@ def test_pki_chains_and_revokes(pki):
     assert subprocess.run([*verify, rogue], capture_output=True).returncode != 0
     pki.revoke(cert)
     assert subprocess.run([*verify, cert], capture_output=True).returncode != 0
+
+
+def test_both_kinds_of_test_report_are_counted(tmp):
+    """ctest puts each attribute on a line of its own, behind a tab; pytest all on one."""
+    ctest = tmp / "ctest.xml"
+    ctest.write_text('<testsuite name="x"\n\ttests="5"\n\tfailures="2"\n\tdisabled="0"\n\tskipped="1"\n\t>\n</testsuite>\n')
+    pytest_xml = tmp / "pytest.xml"
+    pytest_xml.write_text('<testsuites><testsuite name="p" errors="1" failures="1" skipped="0" tests="10"></testsuite></testsuites>')
+    script = (f"set -eu; source tools/test.sh; test_count {ctest}; test_count {pytest_xml}; test_count {tmp}/none; "
+              "echo $TEST_PASSED $TEST_FAILED")
+    done = subprocess.run(["bash", "-c", script], cwd=viwtest.ROOT, text=True, stdout=subprocess.PIPE, check=True)
+    assert done.stdout.split() == [str(2 + 8), str(2 + 2 + 1)]
