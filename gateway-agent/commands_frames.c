@@ -1,0 +1,186 @@
+/* What the bridge, this host or a change of the helper brings to commands. */
+#include <errno.h>
+
+#include "base/clock.h"
+#include "base/crash.h"
+#include "base/log.h"
+#include "commands_private.h"
+#include "crypto/nonces.h"
+
+#define CLOCK_SLACK_MS 1000
+#define NONCE_KEEP_MS  600000
+
+static int64_t remaining_ms(const struct wire_command *f, int64_t server_now_ms)
+{
+	int64_t left = f->ttl_remaining_ms.v > 86400000 ? 86400000 : (int64_t)f->ttl_remaining_ms.v;
+
+	/* The frame may have waited in a buffer: the absolute time is a second check. */
+	if (server_now_ms && f->expires_at.set &&
+	    f->expires_at.ms - server_now_ms + CLOCK_SLACK_MS < left)
+		left = f->expires_at.ms - server_now_ms + CLOCK_SLACK_MS;
+	return left > 0 ? left : 0;
+}
+
+static bool nonce_is_new(struct commands *c, const struct wire_command *f)
+{
+	int64_t now = clock_wall_ms();
+
+	return !f->nonce.p || nonces_add(c->nonces, "command", f->nonce.p, f->nonce.n,
+					 now + NONCE_KEEP_MS, now) == 0;
+}
+
+/* Fills a new command and lets it go. */
+static void take(struct commands *c, struct command *m, struct span verb, struct span args,
+		 int64_t left_ms)
+{
+	m->verb = span_dup(verb);
+	m->args = span_dup(args);
+	if (!m->verb || !m->args) {
+		commands_drop(c, m);
+		return;
+	}
+	m->deadline_ms = clock_boot_ms() + left_ms;
+	m->kind = commands_kind_of(c, m->verb);
+	commands_judge(c, m);
+	if (m->refusal && (m->kind == KIND_EFFECTS || m->kind == KIND_UNKNOWN)) {
+		commands_move(c, m, CHECKING);
+	} else if (m->refusal) {
+		commands_finish_error(c, m, m->refusal, m->refusal_msg);
+	}
+	commands_pump(c);
+}
+
+void commands_on_command(struct commands *c, const struct wire_command *f, int64_t server_now_ms)
+{
+	struct command *m = commands_find(c, f->correlation_id);
+
+	CRASH_POINT("agent.command_received");
+	if (!span_eq(f->agent_id, c->agent_id) || !nonce_is_new(c, f)) {
+		LOG_WARN(FIELDS(.event = "command_refused", .agent_id = c->agent_id,
+				.error = span_eq(f->agent_id, c->agent_id) ? "replayed nonce"
+									   : "another agent's id"),
+			 "a COMMAND was dropped");
+		return;
+	}
+	if (m) {
+		if (m->state == DONE)
+			commands_send_result(c, m);
+		else if (m->sent_once)
+			commands_ack(c, m);
+		return;
+	}
+	if (c->draining)
+		return;
+	m = commands_add(c, f->correlation_id);
+	if (!m) {
+		LOG_ERROR(FIELDS(.event = "commands_full", .agent_id = c->agent_id),
+			  "too many commands are held; it is offered again on the next connection");
+		return;
+	}
+	CRASH_POINT("agent.command_received");
+	take(c, m, f->verb, f->args, remaining_ms(f, server_now_ms));
+}
+
+int commands_local(struct commands *c, const char *correlation_id, const char *verb,
+		   struct span args, int64_t ttl_ms, commands_local_cb cb, void *arg)
+{
+	struct command *m;
+
+	if (commands_find(c, span_of(correlation_id)))
+		return -EEXIST;
+	if (c->draining)
+		return -EBUSY;
+	m = commands_add(c, span_of(correlation_id));
+	if (!m)
+		return -EBUSY;
+	m->local_cb = cb;
+	m->local_arg = arg;
+	take(c, m, span_of(verb), args, ttl_ms);
+	return 0;
+}
+
+void commands_on_cancel(struct commands *c, const struct wire_cancel *f)
+{
+	struct command *m = commands_find(c, f->correlation_id);
+
+	if (m && m->state == DONE) {
+		commands_send_result(c, m);
+		return;
+	}
+	if (!m) {
+		m = commands_add(c, f->correlation_id);
+		if (!m)
+			return;
+		m->kind = KIND_EFFECTS; /* as far as we know */
+		commands_move(c, m, VOIDING);
+	}
+	CRASH_POINT("agent.cancel_received");
+	m->cancelled = true;
+	m->cancel_status =
+	    span_eq(f->reason, "expired") ? WIRE_STATUS_EXPIRED : WIRE_STATUS_CANCELLED;
+	commands_pump(c);
+}
+
+void commands_on_result_ack(struct commands *c, struct span correlation_id)
+{
+	struct command *m = commands_find(c, correlation_id);
+	bool stop;
+
+	CRASH_POINT("agent.result_acked");
+	if (!m || m->state != DONE || m->local_cb)
+		return;
+	stop = m->kind == KIND_SHUTDOWN && c->draining;
+	CRASH_POINT("agent.result_acked");
+	commands_drop(c, m);
+	if (stop)
+		c->ops->shutdown(c->arg);
+}
+
+void commands_on_session(struct commands *c, uint64_t max_frame_bytes)
+{
+	struct command *m;
+
+	c->session = true;
+	if (max_frame_bytes)
+		c->max_frame = max_frame_bytes;
+	for (m = c->first; m; m = m->next) {
+		m->resend_ms = 0;
+		m->resend_at_ms = 0;
+	}
+	commands_pump(c);
+}
+
+void commands_on_session_end(struct commands *c)
+{
+	c->session = false;
+}
+
+void commands_on_helper(struct commands *c)
+{
+	struct command *m;
+
+	for (m = c->first; m; m = m->next) {
+		if (m->state != DONE)
+			m->retry_at_ms = 0;
+	}
+	commands_pump(c);
+}
+
+void commands_on_journal_changed(struct commands *c)
+{
+	struct command *m, *next;
+
+	for (m = c->first; m; m = next) {
+		next = m->next;
+		if (m->state == DONE || m->kind == KIND_READ_ONLY)
+			continue;
+		if (m->sent_once)
+			commands_finish_unknown(c, m,
+						"the helper's journal was replaced while it ran");
+		else if (m->local_cb)
+			commands_finish_error(c, m, "internal",
+					      "the helper's journal was replaced");
+		else
+			commands_drop(c, m); /* the bridge offers it again, or ends it */
+	}
+}
