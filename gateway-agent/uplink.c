@@ -1,69 +1,18 @@
-/* The WebSocket to a bridge over libwebsockets on our loop. See uplink.h. Longer than most files
- * here: all that knows libwebsockets is in it. */
-#include "uplink.h"
+/* The WebSocket to a bridge over libwebsockets on our loop: dialling, sending, ending. See
+ * uplink.h. */
+#include "uplink_private.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <libwebsockets.h>
-#include <openssl/ssl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/buf.h"
-#include "base/clock.h"
-#include "base/ident.h"
-#include "base/log.h"
-#include "base/netaddr.h"
 #include "crypto/crypto.h"
 #include "loop/loop.h"
-#include "proxy.h"
 
 #define SUBPROTOCOL	"viworks-agent-v1"
-#define ADDRESSES_MAX	8
 #define SEND_QUEUE_MSGS 256
 #define DESTROY_STEP_MS 20
-
-enum phase { IDLE, RESOLVING, CONNECTING, IN_TLS, REQUESTED, OPEN, ENDED };
-
-struct out_frame {
-	struct out_frame *next;
-	size_t n;
-	unsigned char bytes[]; /* LWS_PRE, then the text */
-};
-
-struct uplink {
-	struct loop *loop;
-	char *agent_id, *shared_secret;
-	const struct uplink_ops *ops;
-	void *arg;
-	const struct trust *trust;
-	SSL_CTX *ssl_ctx;
-	struct lws_context *lws;
-	struct lws_vhost *direct, *proxied;
-	struct loop_timer *open_timer, *address_timer;
-	struct loop_later *later; /* delivers on_end */
-	bool closing;
-	unsigned resolving; /* asks under way */
-	int destroy_step;
-
-	/* the dial */
-	enum phase phase;
-	uintptr_t serial; /* of this dial's wsi: callbacks of older ones are ignored */
-	const struct redial_backend *backend;
-	struct proxy proxy;
-	struct netaddr address[ADDRESSES_MAX];
-	size_t addresses, next_address;
-	struct lws *wsi;
-	bool in_callback, want_close;
-	int alert; /* TLS alert the backend sent; -1: none */
-	struct trust_peer peer;
-	struct redial_end end;
-	bool has_end;
-	struct buf rx;
-	struct out_frame *out, **out_tail;
-	size_t out_bytes, out_msgs;
-};
 
 /* ---- ends ---- */
 
@@ -80,8 +29,7 @@ static void drop_queue(struct uplink *u)
 	u->out_msgs = 0;
 }
 
-/* The first reason stays. */
-static void note_end(struct uplink *u, enum redial_cause cause, int code, const char *detail)
+void uplink_note_end(struct uplink *u, enum redial_cause cause, int code, const char *detail)
 {
 	if (u->has_end)
 		return;
@@ -91,12 +39,11 @@ static void note_end(struct uplink *u, enum redial_cause cause, int code, const 
 	(void)snprintf(u->end.detail, sizeof u->end.detail, "%s", detail ? detail : "");
 }
 
-/* The wsi is gone, or never was. */
-static void ended(struct uplink *u)
+void uplink_ended(struct uplink *u)
 {
 	if (u->phase == IDLE || u->phase == ENDED)
 		return;
-	note_end(u, REDIAL_LOST, 0, "connection lost");
+	uplink_note_end(u, REDIAL_LOST, 0, "connection lost");
 	u->phase = ENDED;
 	u->wsi = NULL;
 	u->serial++;
@@ -121,21 +68,21 @@ static void on_later(void *arg)
 	u->ops->on_end(u->arg, &end);
 }
 
-/* Kills the wsi from outside its callbacks. Its last callback calls ended(). */
+/* Kills the wsi from outside its callbacks. Its last callback calls uplink_ended(). */
 static void kill_wsi(struct uplink *u)
 {
 	struct lws *wsi = u->wsi;
 
 	if (wsi)
 		lws_set_timeout(wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_SYNC);
-	ended(u);
+	uplink_ended(u);
 }
 
 void uplink_hang_up(struct uplink *u, int close_code, enum redial_cause cause, const char *detail)
 {
 	if (u->phase == IDLE || u->phase == ENDED)
 		return;
-	note_end(u, cause, 0, detail);
+	uplink_note_end(u, cause, 0, detail);
 	if (u->phase == OPEN && u->wsi && close_code)
 		lws_close_reason(u->wsi, (enum lws_close_status)close_code, NULL, 0);
 	u->want_close = true;
@@ -205,8 +152,8 @@ static void connect_via(struct uplink *u, struct lws_vhost *vh, const char *addr
 	if (wsi || u->serial != serial)
 		return;
 	u->wsi = NULL;
-	note_end(u, REDIAL_CONNECT, 0, "cannot connect");
-	ended(u);
+	uplink_note_end(u, REDIAL_CONNECT, 0, "cannot connect");
+	uplink_ended(u);
 }
 
 static void connect_next(struct uplink *u)
@@ -217,8 +164,8 @@ static void connect_next(struct uplink *u)
 	if (u->phase == ENDED || u->phase == IDLE)
 		return;
 	if (u->next_address >= u->addresses) {
-		note_end(u, REDIAL_CONNECT, 0, "no address answers");
-		ended(u);
+		uplink_note_end(u, REDIAL_CONNECT, 0, "no address answers");
+		uplink_ended(u);
 		return;
 	}
 	netaddr_format_ip(&u->address[u->next_address++], text);
@@ -234,8 +181,8 @@ static void connect_next(struct uplink *u)
 			       strchr(text, ':') ? "]" : "", (unsigned)u->proxy.port);
 		vh = u->proxied;
 		if (lws_set_proxy(vh, where) != 0) {
-			note_end(u, REDIAL_PROXY, 0, "the proxy's address is not valid");
-			ended(u);
+			uplink_note_end(u, REDIAL_PROXY, 0, "the proxy's address is not valid");
+			uplink_ended(u);
 			return;
 		}
 		crypto_wipe(where, sizeof where);
@@ -259,8 +206,8 @@ static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t
 	if (error || n == 0) {
 		(void)snprintf(text, sizeof text, "the name %.80s does not resolve",
 			       u->proxy.host[0] ? u->proxy.host : u->backend->host);
-		note_end(u, REDIAL_RESOLVE, 0, text);
-		ended(u);
+		uplink_note_end(u, REDIAL_RESOLVE, 0, text);
+		uplink_ended(u);
 		return;
 	}
 	u->addresses = n < ADDRESSES_MAX ? n : ADDRESSES_MAX;
@@ -288,261 +235,19 @@ int uplink_dial(struct uplink *u, const struct redial_backend *b)
 	u->proxy = (struct proxy){0};
 	loop_timer_start(u->open_timer, UPLINK_OPEN_MS, 0);
 	if (b->tls && proxy_for(b->host, &use, &u->proxy, why, sizeof why) < 0) {
-		note_end(u, REDIAL_PROXY, 0, why);
-		ended(u);
+		uplink_note_end(u, REDIAL_PROXY, 0, why);
+		uplink_ended(u);
 		return 0;
 	}
 	r = loop_resolve(u->loop, use ? u->proxy.host : b->host, use ? u->proxy.port : b->port,
 			 on_resolved, u);
 	if (r < 0) {
-		note_end(u, REDIAL_RESOLVE, 0, strerror(-r));
-		ended(u);
+		uplink_note_end(u, REDIAL_RESOLVE, 0, strerror(-r));
+		uplink_ended(u);
 		return 0;
 	}
 	u->resolving++;
 	return 0;
-}
-
-/* ---- lws callbacks ---- */
-
-static int append_header(struct lws *wsi, const char *name, const char *value, unsigned char **p,
-			 unsigned char *end)
-{
-	return lws_add_http_header_by_name(wsi, (const unsigned char *)name,
-					   (const unsigned char *)value, (int)strlen(value), p,
-					   end);
-}
-
-static int on_append_headers(struct uplink *u, struct lws *wsi, void *in, size_t len)
-{
-	unsigned char **p = in, *end = *p + len;
-	char ts[CLOCK_RFC3339_LEN + 1], nonce[UUID_LEN + 1], hex[SHA256_HEX_LEN + 1];
-	uint8_t mac[SHA256_BYTES];
-
-	u->phase = REQUESTED;
-	loop_timer_stop(u->address_timer);
-	clock_format_rfc3339(clock_wall_ms(), ts);
-	ident_uuid4(nonce);
-	if (append_header(wsi, "x-agent-id:", u->agent_id, p, end) ||
-	    append_header(wsi, "x-timestamp:", ts, p, end) ||
-	    append_header(wsi, "x-nonce:", nonce, p, end))
-		return -1;
-	if (!u->shared_secret)
-		return 0;
-	crypto_handshake_mac(u->shared_secret, u->backend->path, ts, nonce, u->agent_id, mac);
-	crypto_hex(mac, sizeof mac, hex);
-	return append_header(wsi, "x-agent-auth:", hex, p, end) ? -1 : 0;
-}
-
-static int64_t read_retry_after(struct lws *wsi)
-{
-	char text[32];
-	char *end;
-	long v;
-
-	if (lws_hdr_copy(wsi, text, sizeof text, WSI_TOKEN_HTTP_RETRY_AFTER) <= 0)
-		return -1;
-	v = strtol(text, &end, 10);
-	return end != text && *end == '\0' && v >= 0 && v <= 86400 ? v * 1000 : -1;
-}
-
-/* Why did it fail? What lws tells is a text; what we saw ourselves is better. */
-static void classify(struct uplink *u, struct lws *wsi, const char *text)
-{
-	char detail[160], ip[NETADDR_TEXT_MAX];
-	unsigned status = u->phase == REQUESTED ? lws_http_client_http_response(wsi) : 0;
-
-	if (u->peer.pin_mismatch) {
-		note_end(u, REDIAL_PIN, 0, u->peer.error);
-	} else if (u->peer.error[0]) {
-		note_end(u, REDIAL_TLS, 0, u->peer.error);
-	} else if (status >= 100 && status != 101) {
-		u->end.retry_after_ms = read_retry_after(wsi);
-		(void)snprintf(detail, sizeof detail, "refused with HTTP status %u", status);
-		note_end(u, REDIAL_HTTP, (int)status, detail);
-	} else if (u->alert >= 0) {
-		(void)snprintf(detail, sizeof detail, "the backend sent TLS alert: %s",
-			       SSL_alert_desc_string_long(u->alert));
-		note_end(u, REDIAL_TLS, 0, detail);
-	} else if (u->proxy.host[0] && u->phase == CONNECTING) {
-		(void)snprintf(detail, sizeof detail, "proxy %.80s: %.60s", u->proxy.host,
-			       text ? text : "no tunnel");
-		note_end(u, REDIAL_PROXY, 0, detail);
-	} else if (u->phase == IN_TLS) {
-		note_end(u, REDIAL_TLS, 0, text ? text : "the handshake broke off");
-	} else if (u->phase == REQUESTED) {
-		note_end(u, REDIAL_LOST, 0, "closed before it answered");
-	} else {
-		/* lws says no more than "closed before established" */
-		netaddr_format_ip(&u->address[u->next_address ? u->next_address - 1 : 0], ip);
-		(void)snprintf(detail, sizeof detail,
-			       "%s port %u refuses the connection or cannot be reached", ip,
-			       (unsigned)u->backend->port);
-		note_end(u, REDIAL_CONNECT, 0, detail);
-	}
-}
-
-/* Failed before it was open. */
-static void on_failed(struct uplink *u, struct lws *wsi, const char *text)
-{
-	if (u->phase == CONNECTING && !u->has_end && u->next_address < u->addresses) {
-		u->serial++;
-		u->wsi = NULL;
-		loop_timer_start(u->address_timer, 0, 0); /* not from inside the callback */
-		return;
-	}
-	if (u->phase != OPEN)
-		classify(u, wsi, text);
-	ended(u);
-}
-
-static int on_receive(struct uplink *u, struct lws *wsi, const char *in, size_t len)
-{
-	if (lws_frame_is_binary(wsi)) {
-		uplink_hang_up(u, 1003, REDIAL_PROTOCOL, "binary frame");
-		return -1;
-	}
-	if (u->rx.len + len + lws_remaining_packet_payload(wsi) > UPLINK_MAX_FRAME_BYTES ||
-	    buf_append(&u->rx, in, len) < 0) {
-		uplink_hang_up(u, 1009, REDIAL_PROTOCOL, "frame too big");
-		return -1;
-	}
-	if (!lws_is_final_fragment(wsi) || lws_remaining_packet_payload(wsi))
-		return 0;
-	u->ops->on_text(u->arg, u->rx.data ? u->rx.data : "", u->rx.len);
-	buf_wipe(&u->rx); /* a COMMAND may have held secrets */
-	buf_trim(&u->rx, 16384);
-	return u->want_close ? -1 : 0;
-}
-
-static int on_writeable(struct uplink *u, struct lws *wsi)
-{
-	struct out_frame *f;
-	int n;
-
-	while ((f = u->out) && !lws_send_pipe_choked(wsi)) {
-		n = lws_write(wsi, f->bytes + LWS_PRE, f->n, LWS_WRITE_TEXT);
-		if (n < (int)f->n)
-			return -1;
-		u->out = f->next;
-		if (!u->out)
-			u->out_tail = &u->out;
-		u->out_bytes -= f->n;
-		u->out_msgs--;
-		free(f);
-	}
-	if (u->out)
-		(void)lws_callback_on_writable(wsi);
-	else
-		u->ops->on_drained(u->arg);
-	return u->want_close ? -1 : 0;
-}
-
-static int on_established(struct uplink *u, struct lws *wsi)
-{
-	SSL *ssl = lws_get_ssl(wsi);
-
-	/* The verify callback decided already; never go on if it was not asked. */
-	if (u->backend->tls && (!ssl || SSL_get_verify_result(ssl) != X509_V_OK || !u->peer.seen)) {
-		uplink_hang_up(u, 1008, REDIAL_TLS, "the backend's certificate was not verified");
-		return -1;
-	}
-	u->phase = OPEN;
-	loop_timer_stop(u->open_timer);
-	loop_timer_stop(u->address_timer);
-	u->ops->on_open(u->arg);
-	return u->want_close ? -1 : 0;
-}
-
-static void on_peer_close(struct uplink *u, const unsigned char *in, size_t len)
-{
-	int code = len >= 2 ? in[0] << 8 | in[1] : 1005;
-	char detail[128];
-
-	(void)snprintf(detail, sizeof detail, "closed by the bridge: %d %.*s", code,
-		       (int)(len > 2 ? (len - 2 > 80 ? 80 : len - 2) : 0),
-		       len > 2 ? (const char *)in + 2 : "");
-	note_end(u, REDIAL_CLOSE, code, detail);
-}
-
-static int verify_peer(struct uplink *u, X509_STORE_CTX *ctx, bool chain_ok)
-{
-	if (u->phase != IN_TLS && u->phase != CONNECTING)
-		return 1;
-	return trust_verify(u->trust, ctx, chain_ok, u->backend->host, u->backend->host_is_ip,
-			    &u->peer)
-		   ? 0
-		   : 1;
-}
-
-static int dispatch(struct uplink *u, struct lws *wsi, enum lws_callback_reasons reason, void *in,
-		    size_t len)
-{
-	switch (reason) {
-	case LWS_CALLBACK_CLIENT_APPEND_HANDSHAKE_HEADER:
-		return on_append_headers(u, wsi, in, len);
-	case LWS_CALLBACK_CLIENT_ESTABLISHED:
-		return on_established(u, wsi);
-	case LWS_CALLBACK_CLIENT_RECEIVE:
-		return on_receive(u, wsi, in, len);
-	case LWS_CALLBACK_CLIENT_WRITEABLE:
-		return u->phase == OPEN ? on_writeable(u, wsi) : 0;
-	case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
-		on_peer_close(u, in, len);
-		return 0;
-	case LWS_CALLBACK_CLIENT_CONNECTION_ERROR:
-		on_failed(u, wsi, in);
-		return 0;
-	case LWS_CALLBACK_CLIENT_CLOSED:
-	case LWS_CALLBACK_CLOSED_CLIENT_HTTP:
-	case LWS_CALLBACK_WSI_DESTROY: /* half of all TLS 1.3 refusals show only here */
-		on_failed(u, wsi, NULL);
-		return 0;
-	default:
-		return 0;
-	}
-}
-
-static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
-		  size_t len)
-{
-	struct lws_context *context = wsi ? lws_get_context(wsi) : NULL;
-	struct uplink *u = context ? lws_context_user(context) : NULL;
-	int r;
-
-	if (!u || u->closing)
-		return 0;
-	if (reason == LWS_CALLBACK_OPENSSL_PERFORM_SERVER_CERT_VERIFICATION) {
-		if ((uintptr_t)lws_get_opaque_user_data(wsi) != u->serial)
-			return 1;
-		return verify_peer(u, user, len != 0);
-	}
-	if ((uintptr_t)lws_get_opaque_user_data(wsi) != u->serial || u->phase == IDLE ||
-	    u->phase == ENDED)
-		return 0;
-	u->in_callback = true;
-	r = dispatch(u, wsi, reason, in, len);
-	u->in_callback = false;
-	return r;
-}
-
-/* ---- TLS hooks ---- */
-
-static int on_cert_wanted(SSL *ssl, void *arg)
-{
-	struct uplink *u = arg;
-
-	return trust_apply_identity(u->trust, ssl);
-}
-
-static void on_ssl_info(const SSL *ssl, int where, int ret)
-{
-	struct uplink *u = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
-
-	if (where & SSL_CB_HANDSHAKE_START && u->phase == CONNECTING)
-		u->phase = IN_TLS;
-	if (where == SSL_CB_READ_ALERT && (ret & 0xff) != SSL_AD_CLOSE_NOTIFY)
-		u->alert = ret & 0xff;
 }
 
 /* ---- sending ---- */
@@ -604,7 +309,7 @@ int uplink_set_secret(struct uplink *u, const char *shared_secret)
 }
 
 static const struct lws_protocols protocols[] = {
-    {.name = SUBPROTOCOL, .callback = on_lws, .rx_buffer_size = 4096},
+    {.name = SUBPROTOCOL, .callback = uplink_on_lws, .rx_buffer_size = 4096},
     {0},
 };
 
@@ -664,8 +369,8 @@ int uplink_open(struct loop *l, const struct uplink_config *cfg, const struct up
 	if (!u->agent_id || !u->ssl_ctx || uplink_set_secret(u, cfg->shared_secret) < 0)
 		goto fail;
 	SSL_CTX_set_app_data(u->ssl_ctx, u);
-	SSL_CTX_set_cert_cb(u->ssl_ctx, on_cert_wanted, u);
-	SSL_CTX_set_info_callback(u->ssl_ctx, on_ssl_info);
+	SSL_CTX_set_cert_cb(u->ssl_ctx, uplink_on_cert_wanted, u);
+	SSL_CTX_set_info_callback(u->ssl_ctx, uplink_on_ssl_info);
 	r = loop_timer_new(l, on_open_timeout, u, &u->open_timer);
 	if (r == 0)
 		r = loop_timer_new(l, on_address_timeout, u, &u->address_timer);
