@@ -1,18 +1,14 @@
 /* The conversation with a bridge. See session.h. */
-#include "session.h"
+#include "session_private.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "agent_metrics.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/program.h"
 #include "loop/loop.h"
-#include "uplink.h"
 
 #define WELCOME_MS	15000
 #define SILENT_MS	60000 /* contract 1.2 */
@@ -23,42 +19,9 @@
 #define RING_MAX_BYTES	4194304
 #define STABLE_LOG_ENDS 5 /* equal ends in a row logged in full; then every 50th */
 
-enum session_state { WAITING, DIALLING, OPEN, READY, CLOSED };
 static const char *const state_words[] = {"waiting", "dialling", "open", "ready", "closed"};
 
-struct session {
-	struct loop *loop;
-	struct metrics *metrics;
-	const struct agent_settings *cfg;
-	const struct session_ops *ops;
-	void *arg;
-	struct uplink *uplink;
-	struct redial link;
-	struct wire_decoder *decoder;
-	struct loop_timer *dial, *welcome, *tick;
-	struct ring ring;
-	struct ring_gap declaring; /* told in the next frame */
-	char boot_id[UUID_LEN + 1];
-	char journal_id[65], hello_journal[65];
-	enum session_state state;
-	uint64_t seq;
-
-	char conn_id[65];
-	uint64_t epoch, highest_epoch, max_frame_bytes;
-	int64_t stale_since_ms;
-	int64_t server_ms, server_boot_ms; /* the bridge's clock at our boot clock */
-	int64_t heartbeat_ms, last_rx_ms, last_heartbeat_ms;
-	int64_t ready_at_ms, connected_wall_ms; /* boot clock; wall clock */
-	uint64_t welcomes;
-	unsigned bad_frames;
-	int64_t bad_since_ms;
-	struct redial_end last_end;
-	int64_t last_end_wall_ms;
-	unsigned same_ends;
-	int64_t next_dial_at_ms;
-};
-
-static struct metric *metric1(struct session *s, int id, const char *v1, const char *v2)
+struct metric *session_metric(struct session *s, int id, const char *v1, const char *v2)
 {
 	return metrics_get(s->metrics, id, v1, v2);
 }
@@ -90,7 +53,7 @@ static void on_dial(void *arg)
 	s->link.current = redial_next(&s->link, clock_boot_ms()).backend;
 	b = &s->link.backend[s->link.current];
 	s->state = DIALLING;
-	metric_add(metric1(s, M_dials, NULL, NULL), 1);
+	metric_add(session_metric(s, M_dials, NULL, NULL), 1);
 	LOG_DEBUG(FIELDS(.event = "dial", .agent_id = s->cfg->id), "dialling %s", b->url);
 	if (uplink_dial(s->uplink, b) < 0)
 		plan_dial(s);
@@ -130,175 +93,16 @@ static void on_uplink_end(void *arg, const struct redial_end *end)
 	log_end(s, end, redial_next(&s->link, now).wait_ms);
 	s->last_end = *end;
 	s->last_end_wall_ms = clock_wall_ms();
-	metric_add(metric1(s, M_ends, redial_cause_word(end->cause), NULL), 1);
+	metric_add(session_metric(s, M_ends, redial_cause_word(end->cause), NULL), 1);
 	if (end->cause == REDIAL_PIN)
-		metric_add(metric1(s, M_pin_mismatch, NULL, NULL), 1);
-	metric_set(metric1(s, M_connected, NULL, NULL), 0);
+		metric_add(session_metric(s, M_pin_mismatch, NULL, NULL), 1);
+	metric_set(session_metric(s, M_connected, NULL, NULL), 0);
 	s->conn_id[0] = '\0';
 	s->connected_wall_ms = 0;
 	s->state = WAITING;
 	if (was_ready)
 		s->ops->on_end(s->arg);
 	plan_dial(s);
-}
-
-/* ---- frames out ---- */
-
-static int send_frame(struct session *s, const struct wire_frame *f)
-{
-	struct buf b;
-	int r;
-
-	buf_init(&b, UPLINK_MAX_FRAME_BYTES);
-	r = wire_encode(f, &b);
-	if (r == 0)
-		r = uplink_send(s->uplink, b.data, b.len);
-	if (r == 0)
-		metric_add(metric1(s, M_frames, wire_type_word(f->type), "out"), 1);
-	buf_fini(&b);
-	return r;
-}
-
-static struct wire_time wire_now(void)
-{
-	return (struct wire_time){.ms = clock_wall_ms(), .set = true};
-}
-
-/* "a=1,b=2" as a JSON object. */
-static void put_labels(struct jsonw *w, const char *csv)
-{
-	const char *p = csv;
-	char key[128];
-
-	while (p && *p) {
-		size_t n = strcspn(p, ",");
-		const char *eq = memchr(p, '=', n);
-
-		if (eq && (size_t)(eq - p) < sizeof key) {
-			memcpy(key, p, (size_t)(eq - p));
-			key[eq - p] = '\0';
-			jsonw_strn(w, key, eq + 1, n - (size_t)(eq - p) - 1);
-		}
-		p += n + (p[n] == ',');
-	}
-}
-
-static int send_hello(struct session *s)
-{
-	static const char capabilities[] = "[\"telemetry\",\"commands\",\"cancel\",\"audit\"]";
-	char host[256] = "", nonce[UUID_LEN + 1];
-	struct wire_frame f = {.type = WIRE_HELLO};
-	struct buf verbs, labels;
-	struct jsonw w;
-	int r;
-
-	ident_uuid4(nonce);
-	(void)gethostname(host, sizeof host - 1);
-	buf_init(&verbs, 65536);
-	buf_init(&labels, 8192);
-	jsonw_init(&w, &verbs);
-	jsonw_arr(&w, NULL);
-	s->ops->put_verbs(s->arg, &w);
-	jsonw_arr_end(&w);
-	r = jsonw_finish(&w);
-	jsonw_init(&w, &labels);
-	jsonw_obj(&w, NULL);
-	put_labels(&w, s->cfg->labels);
-	jsonw_obj_end(&w);
-	if (r == 0)
-		r = jsonw_finish(&w);
-	f.hello = (struct wire_hello){
-	    .agent_id = span_of(s->cfg->id),
-	    .version = span_of(program_version),
-	    .capabilities = SPAN(capabilities),
-	    .supported_verbs = {verbs.data, verbs.len},
-	    .hostname = span_of(host[0] ? host : NULL),
-	    .site = span_of(s->cfg->site),
-	    .boot_id = span_of(s->boot_id),
-	    .journal_id = span_of(s->journal_id[0] ? s->journal_id : NULL),
-	    .now = wire_now(),
-	    .nonce = span_of(nonce),
-	};
-	if (s->cfg->labels)
-		f.hello.labels = (struct span){labels.data, labels.len};
-	memcpy(s->hello_journal, s->journal_id, sizeof s->hello_journal);
-	if (r == 0)
-		r = send_frame(s, &f);
-	buf_fini(&verbs);
-	buf_fini(&labels);
-	return r;
-}
-
-static void flush_ring(struct session *s)
-{
-	const struct ring_item *it;
-
-	while (s->state == READY && (it = ring_oldest(&s->ring))) {
-		if (uplink_send(s->uplink, it->text, it->n) < 0)
-			break; /* on_drained goes on */
-		metric_add(metric1(s, M_frames, wire_type_word(WIRE_TELEMETRY), "out"), 1);
-		ring_pop(&s->ring);
-	}
-	metric_set(metric1(s, M_ring_frames, NULL, NULL), (double)s->ring.count);
-}
-
-void session_telemetry(struct session *s, struct span metrics)
-{
-	struct wire_frame f = {.type = WIRE_TELEMETRY};
-	struct buf b;
-	int dropped = 0;
-
-	f.telemetry = (struct wire_telemetry){.agent_id = span_of(s->cfg->id),
-					      .ts = wire_now(),
-					      .metrics = metrics,
-					      .boot_id = span_of(s->boot_id),
-					      .seq = {.v = ++s->seq, .set = true}};
-	buf_init(&b, s->max_frame_bytes);
-	if (wire_encode(&f, &b) == 0)
-		dropped = ring_push(&s->ring, b.data, b.len, s->seq, &s->declaring);
-	else
-		LOG_ERROR(FIELDS(.event = "telemetry_not_encoded", .agent_id = s->cfg->id),
-			  "a TELEMETRY frame is too big or memory is short");
-	s->declaring = (struct ring_gap){0};
-	if (dropped > 0)
-		metric_add(metric1(s, M_telemetry_dropped, NULL, NULL), (uint64_t)dropped);
-	buf_fini(&b);
-	flush_ring(s);
-}
-
-struct ring_gap session_take_gap(struct session *s)
-{
-	s->declaring = ring_take_gap(&s->ring);
-	return s->declaring;
-}
-
-int session_send(struct session *s, enum wire_type type, const char *json, size_t n)
-{
-	int r = s->state == READY ? uplink_send(s->uplink, json, n) : -ENOTCONN;
-
-	if (r == 0)
-		metric_add(metric1(s, M_frames, wire_type_word(type), "out"), 1);
-	return r;
-}
-
-int session_audit(struct session *s, struct span record)
-{
-	struct wire_frame f = {.type = WIRE_AUDIT};
-
-	if (s->state != READY)
-		return -ENOTCONN;
-	f.audit = (struct wire_audit){.agent_id = span_of(s->cfg->id), .record = record};
-	return send_frame(s, &f);
-}
-
-static void say_heartbeat(struct session *s)
-{
-	struct wire_frame f = {.type = WIRE_HEARTBEAT};
-
-	f.heartbeat = (struct wire_heartbeat){.agent_id = span_of(s->cfg->id), .ts = wire_now()};
-	s->last_heartbeat_ms = clock_boot_ms();
-	if (send_frame(s, &f) < 0)
-		LOG_DEBUG(FIELDS(.event = "heartbeat_not_sent"), "no room for HEARTBEAT");
 }
 
 /* ---- frames in ---- */
@@ -338,7 +142,7 @@ static void on_hello_ack(struct session *s, const struct wire_hello_ack *f)
 									      : f->heartbeat_s.v);
 	if (span_copy(f->conn_id, s->conn_id, sizeof s->conn_id) < 0)
 		s->conn_id[0] = '\0';
-	if (send_hello(s) < 0)
+	if (session_hello(s) < 0)
 		uplink_hang_up(s->uplink, 1000, REDIAL_LOCAL, "HELLO could not be sent");
 }
 
@@ -354,12 +158,12 @@ static void on_welcome(struct session *s)
 	redial_welcomed(&s->link, s->ready_at_ms);
 	s->same_ends = 0;
 	s->last_end.detail[0] = '\0';
-	metric_set(metric1(s, M_connected, NULL, NULL), 1);
+	metric_set(session_metric(s, M_connected, NULL, NULL), 1);
 	if (s->welcomes++)
-		metric_add(metric1(s, M_reconnects, NULL, NULL), 1);
+		metric_add(session_metric(s, M_reconnects, NULL, NULL), 1);
 	LOG_INFO(FIELDS(.event = "connected", .agent_id = s->cfg->id, .conn_id = s->conn_id),
 		 "welcomed by %s", s->link.backend[s->link.current].url);
-	flush_ring(s);
+	session_flush(s);
 	s->ops->on_ready(s->arg, s->max_frame_bytes);
 	changed(s);
 }
@@ -369,7 +173,7 @@ static void on_ping(struct session *s, const struct wire_ping *f)
 	struct wire_frame out = {.type = WIRE_PONG};
 
 	out.pong.ts = f->ts;
-	if (send_frame(s, &out) < 0)
+	if (session_send_frame(s, &out) < 0)
 		LOG_DEBUG(FIELDS(.event = "pong_not_sent"), "no room for PONG");
 }
 
@@ -424,7 +228,7 @@ static void on_bad_frame(struct session *s, const struct wire_refusal_info *info
 {
 	int64_t now = clock_boot_ms();
 
-	metric_add(metric1(s, M_frames_refused, wire_refusal_code(info->code), NULL), 1);
+	metric_add(session_metric(s, M_frames_refused, wire_refusal_code(info->code), NULL), 1);
 	if (info->code == WIRE_BAD_TYPE)
 		return; /* a newer bridge's frame */
 	LOG_WARN(FIELDS(.event = "bad_frame", .agent_id = s->cfg->id, .conn_id = s->conn_id,
@@ -450,7 +254,7 @@ static void on_uplink_text(void *arg, const char *text, size_t n)
 		on_bad_frame(s, &info);
 		return;
 	}
-	metric_add(metric1(s, M_frames, wire_type_word(f.type), "in"), 1);
+	metric_add(session_metric(s, M_frames, wire_type_word(f.type), "in"), 1);
 	on_frame(s, &f);
 }
 
@@ -471,7 +275,7 @@ static void on_uplink_open(void *arg)
 
 static void on_uplink_drained(void *arg)
 {
-	flush_ring(arg);
+	session_flush(arg);
 }
 
 static void on_welcome_timeout(void *arg)
@@ -489,7 +293,7 @@ static void on_tick(void *arg)
 	if (now - s->last_rx_ms >= SILENT_MS)
 		uplink_hang_up(s->uplink, 0, REDIAL_SILENT, "nothing heard for 60 s");
 	else if (s->state == READY && now - s->last_heartbeat_ms >= s->heartbeat_ms)
-		say_heartbeat(s);
+		session_heartbeat(s);
 }
 
 void session_set_journal(struct session *s, const char *journal_id)
