@@ -123,6 +123,16 @@ static void on_tls_refused(void *arg, const char *ip, const char *why)
 		 "TLS handshake refused");
 }
 
+static void on_evicted(void *arg, const char *ip, size_t n)
+{
+	struct bridge *b = arg;
+
+	metric_add(metrics_get(b->metrics, M_handshake_refused, "crowded", NULL), n);
+	LOG_WARN(FIELDS(.event = "handshake_refused", .ip = ip, .error = "crowded",
+			.has_count = true, .count = (int64_t)n),
+		 "no socket is free: %zu unfinished handshakes of this address were cut", n);
+}
+
 static struct session *on_open(void *arg, const struct handshake_verdict *v)
 {
 	struct bridge *b = arg;
@@ -187,6 +197,7 @@ static const struct ws_server_ops ws_ops = {
     .judge = on_judge,
     .on_open = on_open,
     .on_tls_refused = on_tls_refused,
+    .on_evicted = on_evicted,
     .on_frame = on_frame,
     .on_sent = on_sent,
     .on_room = on_room,

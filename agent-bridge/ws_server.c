@@ -465,6 +465,13 @@ static void on_tls_refused(void *arg, const char *ip, const char *why)
 	w->cfg.ops->on_tls_refused(w->cfg.arg, ip, why);
 }
 
+static void on_evicted(void *arg, const char *ip, size_t n)
+{
+	struct ws_server *w = arg;
+
+	w->cfg.ops->on_evicted(w->cfg.arg, ip, n);
+}
+
 int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws_server **ret,
 		   char *msg, size_t msg_cap)
 {
@@ -482,6 +489,7 @@ int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws
 	    .arg = w,
 	    .tls = cfg->tls_cert ? &tls : NULL,
 	    .on_tls_refused = on_tls_refused,
+	    .on_evicted = on_evicted,
 	};
 	int r;
 

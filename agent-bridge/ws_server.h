@@ -23,6 +23,8 @@ struct ws_server_ops {
 	void (*on_room)(void *arg, struct session *s);
 	/* A TLS handshake was refused. */
 	void (*on_tls_refused)(void *arg, const char *ip, const char *why);
+	/* Every slot was taken; ip lost n sockets that had not said what they want. */
+	void (*on_evicted)(void *arg, const char *ip, size_t n);
 	/* The socket is gone; frees the session. */
 	void (*on_close)(void *arg, struct session *s);
 };

@@ -128,6 +128,16 @@ uint16_t netaddr_port(const struct netaddr *a)
 	return ntohs(in.sin_port);
 }
 
+uint64_t netaddr_peer_key(const struct netaddr *a)
+{
+	uint8_t addr[16];
+	uint64_t key;
+	if (!to_mapped(a, addr))
+		return 0;
+	memcpy(&key, is_mapped(addr) ? addr + 8 : addr, sizeof key);
+	return key;
+}
+
 static bool host_bits_set(const struct cidr *c)
 {
 	for (unsigned bit = c->bits; bit < 128; bit++)

@@ -46,7 +46,7 @@ struct loop *http_lws_loop(struct http_lws *h)
 
 unsigned http_lws_repeated(const struct http_lws *h)
 {
-	return h->tls ? 0 : h->repeated;
+	return h->repeated;
 }
 
 size_t http_lws_conns(const struct http_lws *h)
@@ -129,15 +129,14 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 		http_accept_count(h, 1);
 		return 0;
 	case LWS_CALLBACK_WSI_DESTROY:
-		http_accept_handshake_over(h, wsi);
+		(void)http_opening_over(h, wsi);
 		http_accept_count(h, -1);
 		return h->cfg.ws ? h->cfg.ws->callback(wsi, reason, user, in, len) : 0;
 	case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
-		h->repeated = (unsigned)((uintptr_t)lws_get_opaque_user_data(wsi) >> 1);
-		http_accept_handshake_over(h, wsi);
+		h->repeated = http_opening_over(h, wsi);
 		return on_confirm_upgrade(h, wsi);
 	case LWS_CALLBACK_HTTP:
-		http_accept_handshake_over(h, wsi);
+		(void)http_opening_over(h, wsi);
 		return http_on_request(h, wsi, c, in);
 	case LWS_CALLBACK_HTTP_BODY:
 		return http_on_body(c, in, len);
@@ -236,7 +235,7 @@ static void protocols_fill(struct http_lws *h)
 static void http_lws_release(struct http_lws *h)
 {
 	loop_timer_close(h->timer);
-	loop_timer_close(h->waiting_timer);
+	loop_timer_close(h->opening_timer);
 	if (h->on_closed)
 		h->on_closed(h->on_closed_arg);
 	free(h);
@@ -255,7 +254,7 @@ static void on_timer(void *arg)
 	}
 	switch (h->destroy_step++) {
 	case 0:
-		http_accept_drop_waiting(h);
+		http_opening_drop_all(h);
 		if (h->context)
 			lws_context_destroy(h->context);
 		loop_timer_start(h->timer, DESTROY_STEP_MS, 0);

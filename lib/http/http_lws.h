@@ -36,7 +36,7 @@ struct http_lws_config {
 	 * read. */
 	int (*on_upgrade)(void *arg, struct lws *wsi, const char *uri);
 	/* Headers an upgrade may carry once only (lower case, NULL-terminated); http_lws_repeated.
-	 * On a plain socket only: behind TLS nobody stands between the client and us. */
+	 */
 	const char *const *once;
 	/* Paths of the WebSocket protocol: a plain GET there is 426. NULL-terminated. */
 	const char *const *ws_paths;
@@ -44,6 +44,9 @@ struct http_lws_config {
 	const struct http_lws_tls *tls; /* NULL: plain */
 	/* A TLS handshake was refused (by its certificate, or none). May be NULL. */
 	void (*on_tls_refused)(void *arg, const char *ip, const char *why);
+	/* max_conns was reached, and ip, who had most sockets without a request, loses n. May be
+	 * NULL. */
+	void (*on_evicted)(void *arg, const char *ip, size_t n);
 };
 
 /* -EADDRINUSE and other -errno from bind; -EINVAL for a bad address; -EPROTO when TLS material is

@@ -1,0 +1,406 @@
+/*
+ * Sockets from accept until their first request is there. States of one: waiting (we only peek, lws
+ * does not know it) → adopted (lws reads it: TLS handshake and head) → over. A plain socket waits
+ * for its whole head, a TLS socket for its first byte, so that who says nothing costs no more than
+ * this.
+ *
+ * Why heads are looked at here: lws gives the first of repeated headers and cannot tell that there
+ * were more. Plain heads are peeked at; decrypted ones pass by in SSL_read below.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "http/http_accept.h"
+#include "http/http_head.h"
+
+/* TLS handshakes at work at once: more would only make each slower, until they time out. Those
+ * older than two ticks wait for their client and do not count, so that silent ones stop nobody. */
+#define HANDSHAKES_MAX 200
+#define TICK_MS	       1000
+#define HEAD_MAX       8192 /* of which lws has to make do with too */
+#define WAIT_MS	       20000
+/* Nobody with less than this many openings loses one; nobody loses more than that in one turn. */
+#define FAIR_SHARE 8
+#define EVICT_MAX  64
+
+struct opening {
+	struct http_lws *server;
+	struct opening *prev, *next;
+	struct loop_poll *poll; /* waiting */
+	struct lws *wsi;	/* adopted */
+	uint64_t peer;
+	int64_t until_ms; /* waiting */
+	size_t had;	  /* bytes seen when we peeked */
+	int fd;
+	unsigned tick, repeated;
+	bool drop;
+	size_t head_n; /* TLS: decrypted so far */
+	char *head;
+};
+
+static _Atomic int ssl_index = -1; /* where an SSL keeps its opening; -1: nobody asks */
+static int (*openssl_read)(SSL *ssl, void *buf, int num);
+
+/* ---- the list ---- */
+
+static void link_last(struct http_lws *h, struct opening *o)
+{
+	o->prev = h->opening_last;
+	if (o->prev)
+		o->prev->next = o;
+	else
+		h->opening = o;
+	h->opening_last = o;
+	h->openings++;
+}
+
+static void opening_free(struct opening *o)
+{
+	struct http_lws *h = o->server;
+
+	if (o->prev)
+		o->prev->next = o->next;
+	else
+		h->opening = o->next;
+	if (o->next)
+		o->next->prev = o->prev;
+	else
+		h->opening_last = o->prev;
+	h->openings--;
+	free(o->head);
+	free(o);
+}
+
+/* ---- TLS handshakes at work ---- */
+
+static unsigned tick_now(struct http_lws *h)
+{
+	unsigned tick = (unsigned)(loop_now_ms(h->loop) / TICK_MS);
+
+	/* Those of the ticks passed since are too old to count. */
+	for (; h->tick != tick; h->tick++)
+		h->handshakes[(h->tick + 2) % HTTP_HANDSHAKE_TICKS] = 0;
+	return tick;
+}
+
+static void handshake_begun(struct http_lws *h, struct opening *o)
+{
+	o->tick = tick_now(h);
+	h->handshakes[o->tick % HTTP_HANDSHAKE_TICKS]++;
+}
+
+static void handshake_over(struct http_lws *h, const struct opening *o)
+{
+	unsigned now = tick_now(h);
+
+	if (now - o->tick < 2 && h->handshakes[o->tick % HTTP_HANDSHAKE_TICKS])
+		h->handshakes[o->tick % HTTP_HANDSHAKE_TICKS]--;
+	http_accept_resume(h);
+}
+
+bool http_opening_busy(struct http_lws *h)
+{
+	unsigned tick;
+
+	if (!h->tls)
+		return false;
+	tick = tick_now(h);
+	return h->handshakes[tick % HTTP_HANDSHAKE_TICKS] +
+		   h->handshakes[(tick - 1) % HTTP_HANDSHAKE_TICKS] >=
+	       HANDSHAKES_MAX;
+}
+
+/* ---- adopted: lws' opaque pointer leads to the opening, marked by its lowest bit; what
+ * ws_server keeps there later is even ---- */
+
+static struct opening *opening_of(struct lws *wsi)
+{
+	uintptr_t tag = (uintptr_t)lws_get_opaque_user_data(wsi);
+
+	return tag & 1 ? (struct opening *)(tag - 1) : NULL; /* NOLINT */
+}
+
+/* Takes o. On failure lws closes its descriptor. */
+static void adopt(struct http_lws *h, struct opening *o)
+{
+	SSL *ssl;
+
+	o->wsi = lws_adopt_socket_vhost(h->vhost, o->fd);
+	if (!o->wsi) {
+		opening_free(o);
+		return;
+	}
+	lws_set_opaque_user_data(o->wsi, (void *)((uintptr_t)o | 1)); /* NOLINT */
+	if (!h->tls)
+		return;
+	handshake_begun(h, o);
+	ssl = lws_get_ssl(o->wsi);
+	if (h->cfg.once && ssl)
+		SSL_set_ex_data(ssl, ssl_index, o);
+}
+
+unsigned http_opening_over(struct http_lws *h, struct lws *wsi)
+{
+	struct opening *o = opening_of(wsi);
+	SSL *ssl = lws_get_ssl(wsi);
+	unsigned repeated;
+
+	if (!o)
+		return 0;
+	lws_set_opaque_user_data(wsi, NULL);
+	if (ssl && h->cfg.once)
+		SSL_set_ex_data(ssl, ssl_index, NULL);
+	if (h->tls)
+		handshake_over(h, o);
+	repeated = o->repeated;
+	opening_free(o);
+	return repeated;
+}
+
+/* ---- decrypted heads ---- */
+
+static void head_append(struct opening *o, const char *bytes, size_t n)
+{
+	size_t room = HEAD_MAX - o->head_n, head;
+
+	if (!o->head)
+		o->head = malloc(HEAD_MAX);
+	if (!o->head)
+		return; /* lws will hardly get through either */
+	if (n > room)
+		n = room;
+	memcpy(o->head + o->head_n, bytes, n);
+	o->head_n += n;
+	head = http_head_length(o->head, o->head_n);
+	if (head)
+		o->repeated = http_head_repeated(o->head, head, o->server->cfg.once);
+}
+
+__attribute__((constructor)) static void find_openssl_read(void)
+{
+	void *found = dlsym(RTLD_NEXT, "SSL_read");
+
+	memcpy(&openssl_read, &found, sizeof(openssl_read));
+}
+
+/* In front of OpenSSL's own: libwebsockets' calls come here, since a program's symbols win. */
+int SSL_read(SSL *ssl, void *buf, int num)
+{
+	int n = openssl_read(ssl, buf, num), index = ssl_index;
+	struct opening *o = n > 0 && index >= 0 ? SSL_get_ex_data(ssl, index) : NULL;
+
+	if (o)
+		head_append(o, buf, (size_t)n);
+	return n;
+}
+
+/* ---- waiting ---- */
+
+static void on_waiting_closed(void *arg)
+{
+	struct opening *o = arg;
+	struct http_lws *h = o->server;
+	int one = 1;
+
+	if (!o->drop && !h->closing) {
+		(void)setsockopt(o->fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof(one));
+		adopt(h, o);
+	} else {
+		close(o->fd);
+		opening_free(o);
+	}
+	http_accept_count(h, -1); /* lws' own is counted by now */
+}
+
+static void waiting_end(struct opening *o, bool drop)
+{
+	if (!o->poll)
+		return;
+	o->drop = drop;
+	loop_poll_close(TAKE(o->poll), on_waiting_closed, o);
+}
+
+/* 1: enough is there, or can never be; 0: more has to come; -1: the peer is gone. */
+static int look(struct http_lws *h, struct opening *o)
+{
+	char bytes[HEAD_MAX];
+	ssize_t n = recv(o->fd, bytes, h->tls ? 1 : sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
+	size_t head;
+	int low;
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -1;
+	if ((size_t)n == o->had)
+		return -1; /* woken, and nothing new: the end */
+	o->had = (size_t)n;
+	if (h->tls)
+		return 1;
+	head = http_head_length(bytes, o->had);
+	if (head == 0 && o->had < sizeof(bytes)) {
+		low = (int)o->had + 1; /* wake when there is more than this */
+		(void)setsockopt(o->fd, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof(low));
+		return 0;
+	}
+	o->repeated = http_head_repeated(bytes, head, h->cfg.once);
+	return 1;
+}
+
+static void on_waiting_ready(void *arg, int events UNUSED)
+{
+	struct opening *o = arg;
+	int r;
+
+	if (!o->poll)
+		return;
+	r = look(o->server, o);
+	if (r)
+		waiting_end(o, r < 0);
+}
+
+static void on_timer(void *arg)
+{
+	struct http_lws *h = arg;
+	int64_t now_ms = loop_now_ms(h->loop);
+
+	for (struct opening *o = h->opening; o; o = o->next)
+		if (now_ms > o->until_ms)
+			waiting_end(o, true);
+	if (h->opening && !h->closing)
+		loop_timer_start(h->opening_timer, TICK_MS, 0);
+}
+
+static void wait_for_more(struct http_lws *h, struct opening *o)
+{
+	if (loop_poll_new(h->loop, o->fd, on_waiting_ready, o, &o->poll) < 0) {
+		close(o->fd);
+		opening_free(o);
+		return;
+	}
+	o->until_ms = loop_now_ms(h->loop) + WAIT_MS;
+	http_accept_count(h, 1);
+	if (loop_poll_set(o->poll, LOOP_READ) < 0)
+		waiting_end(o, true);
+	if (!loop_timer_active(h->opening_timer))
+		loop_timer_start(h->opening_timer, TICK_MS, 0);
+}
+
+void http_opening_take(struct http_lws *h, int fd, const struct netaddr *peer)
+{
+	struct opening *o = calloc(1, sizeof(*o));
+	int r = 1;
+
+	if (!o) {
+		close(fd);
+		return;
+	}
+	o->server = h;
+	o->fd = fd;
+	o->peer = netaddr_peer_key(peer);
+	o->had = SIZE_MAX;
+	link_last(h, o);
+	if (h->cfg.once)
+		r = look(h, o);
+	if (r > 0) {
+		adopt(h, o);
+	} else if (r == 0) {
+		wait_for_more(h, o);
+	} else {
+		close(fd);
+		opening_free(o);
+	}
+}
+
+/* ---- room ---- */
+
+static int compare_peers(const void *a, const void *b)
+{
+	uint64_t x, y;
+
+	memcpy(&x, a, sizeof(x));
+	memcpy(&y, b, sizeof(y));
+	return x < y ? -1 : x > y;
+}
+
+/* Who has most openings; *ret_n: how many. */
+static uint64_t busiest_peer(const struct http_lws *h, size_t *ret_n)
+{
+	uint64_t *peer = malloc(h->openings * sizeof(*peer)), busiest = 0;
+	size_t n = 0, run = 0;
+
+	*ret_n = 0;
+	if (!peer)
+		return 0;
+	for (const struct opening *o = h->opening; o; o = o->next)
+		if (!o->drop)
+			peer[n++] = o->peer;
+	qsort(peer, n, sizeof(*peer), compare_peers);
+	for (size_t i = 0; i < n; i++) {
+		run = i && peer[i] == peer[i - 1] ? run + 1 : 1;
+		if (run > *ret_n) {
+			*ret_n = run;
+			busiest = peer[i];
+		}
+	}
+	free(peer);
+	return busiest;
+}
+
+/* For lws' own http_opening_over follows, now or later. */
+static void evict(struct opening *o)
+{
+	if (o->wsi)
+		lws_set_timeout(o->wsi, PENDING_TIMEOUT_KILLED_BY_PARENT, LWS_TO_KILL_SYNC);
+	else
+		waiting_end(o, true);
+}
+
+static void tell_evicted(struct http_lws *h, const struct opening *o, size_t n)
+{
+	struct netaddr peer = {.len = sizeof(peer.ss)};
+	char ip[NETADDR_TEXT_MAX] = "";
+
+	if (getpeername(o->fd, (struct sockaddr *)&peer.ss, &peer.len) == 0)
+		netaddr_format_ip(&peer, ip);
+	if (h->cfg.on_evicted)
+		h->cfg.on_evicted(h->cfg.arg, ip, n);
+}
+
+void http_opening_make_room(struct http_lws *h)
+{
+	size_t n = 0;
+	uint64_t peer = h->openings ? busiest_peer(h, &n) : 0;
+	struct opening *next;
+	bool told = false;
+
+	if (n < FAIR_SHARE)
+		return;
+	n = n / 2 < EVICT_MAX ? n / 2 : EVICT_MAX;
+	for (struct opening *o = h->opening; o && n; o = next) {
+		next = o->next;
+		if (o->peer != peer || o->drop)
+			continue;
+		if (!told)
+			tell_evicted(h, o, n);
+		told = true;
+		o->drop = true;
+		evict(o);
+		n--;
+	}
+}
+
+void http_opening_drop_all(struct http_lws *h)
+{
+	for (struct opening *o = h->opening; o; o = o->next)
+		waiting_end(o, true);
+}
+
+int http_opening_init(struct http_lws *h)
+{
+	if (h->cfg.once && ssl_index < 0)
+		ssl_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+	return loop_timer_new(h->loop, on_timer, h, &h->opening_timer);
+}
