@@ -65,15 +65,34 @@ static void sign(struct handshake_request *q, char *hex)
 	q->header[HANDSHAKE_AUTH] = (struct span){hex, 64};
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+/* One judge for each set of settings, as in a running bridge: making one costs more than a verdict.
+ * It is made anew once it remembers a nonce, so that an input always finds the same. */
+static struct handshake *judge_of(unsigned flags, bool forget)
 {
+	static struct handshake *made[16];
 	struct handshake_config cfg = {.max_skew_s = 300,
 				       .rate_per_ip = 1000,
 				       .rate_per_agent = 1000,
 				       .nonce_capacity = 100,
-				       .rate_keys = 16};
+				       .rate_keys = 16,
+				       .secret = flags & 1 ? SECRET : NULL,
+				       .trusted_proxies = flags & 2 ? "10.0.0.0/8" : NULL,
+				       .dn_policy = flags & 8 ? "*CN=gw*" : NULL};
+
+	if (forget) {
+		handshake_free(made[flags & 15]);
+		made[flags & 15] = NULL;
+	}
+	if (!made[flags & 15] && handshake_new(&cfg, &made[flags & 15]) < 0)
+		abort();
+	return made[flags & 15];
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+	static int64_t uptime_ms;
 	struct handshake_world w = {.now_ms = NOW_MS,
-				    .uptime_ms = 1,
+				    .uptime_ms = uptime_ms += 60000, /* rates are full again */
 				    .max_conn = 10,
 				    .is_connected = no,
 				    .is_denied = not_denied};
@@ -82,20 +101,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	struct handshake_identity who;
 	struct handshake *h;
 	char hex[65] = "", *text;
-	bool secret, proxied, signs;
+	bool secret, signs;
 
 	if (n == 0)
 		return 0;
 	secret = data[0] & 1;
-	proxied = data[0] & 2;
 	signs = data[0] & 4;
-	cfg.secret = secret ? SECRET : NULL;
-	cfg.trusted_proxies = proxied ? "10.0.0.0/8" : NULL;
-	cfg.dn_policy = data[0] & 8 ? "*CN=gw*" : NULL;
+	h = judge_of(data[0], false);
 	if (netaddr_parse_hostport(data[0] & 16 ? "10.0.0.1:1" : "127.0.0.1:1", &q.peer) < 0)
 		abort();
 	text = malloc(n);
-	if (!text || handshake_new(&cfg, &h) < 0)
+	if (!text)
 		abort();
 	memcpy(text, data + 1, n - 1);
 	parse(text, n - 1, &q);
@@ -108,6 +124,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		FUZZ_CHECK(v.nonce[0] && v.nonce_until_ms >= NOW_MS);
 		handshake_judge(h, &q, &w, &v);
 		FUZZ_CHECK(v.status != 0); /* the same nonce again */
+		(void)judge_of(data[0], true);
 	} else {
 		FUZZ_CHECK(v.status >= 400 && v.status < 600 && v.code && v.msg[0]);
 	}
@@ -124,7 +141,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 			FUZZ_CHECK(!(handshake_version_is_older(a, b) &&
 				     handshake_version_is_older(b, a)));
 	}
-	handshake_free(h);
 	free(text);
 	return 0;
 }
