@@ -192,9 +192,11 @@ def test_helper_down_holds_effects_and_says_so(site):
     assert site.ready()["metrics"]["helper"] == "down"
     held = site.command("make", {"name": "bob"})
     short = site.command("make", {"name": "eve"}, ttl_ms=500)
+    over = time.monotonic() + 0.7
     assert site.bridge.result(site.command("get_system_health"))["error"]["code"] == "helper_unreachable"
     assert site.bridge.result(site.command("ECHO", {"message": "e"}))["stdout"] == "e"
     site.bridge.wait_frame("TELEMETRY", n=3)
+    time.sleep(max(0, over - time.monotonic()))
     assert not [f for c in site.bridge.conns for f in c.of("RESULT") if f["correlation_id"] in (held, short)]
     site.helper.start()
     # its journal became known: the agent dials anew, the bridge offers again
