@@ -6,7 +6,7 @@ import random
 import time
 
 import viwtest
-import websockets
+import wslib
 
 
 class PlainAgent:
@@ -29,7 +29,7 @@ class PlainAgent:
                 await asyncio.sleep(0.05)
             try:
                 await self._session(self.rng.choice(self.urls))
-            except (OSError, websockets.WebSocketException, asyncio.TimeoutError, EOFError) as e:
+            except (OSError, wslib.WebSocketException, asyncio.TimeoutError, EOFError) as e:
                 name = type(e).__name__
                 self.hellos_refused[name] = self.hellos_refused.get(name, 0) + 1
             if not self.stopped:
@@ -37,7 +37,7 @@ class PlainAgent:
 
     async def _session(self, url):
         headers = viwtest.handshake_headers(self.agent_id, self.secret)
-        async with websockets.connect(url, extra_headers=headers, subprotocols=["viworks-agent-v1"],
+        async with wslib.connect(url, extra_headers=headers, subprotocols=["viworks-agent-v1"],
                                       ping_interval=15, ping_timeout=15, open_timeout=8, close_timeout=1,
                                       compression=None, max_size=2**22) as ws:
             ack = json.loads(await asyncio.wait_for(ws.recv(), 10))
@@ -68,7 +68,7 @@ class PlainAgent:
         """What is not sent now is sent after the next reconnect."""
         try:
             await self._send(ws, frame)
-        except (OSError, websockets.WebSocketException):
+        except (OSError, wslib.WebSocketException):
             pass
 
     async def _on_frame(self, ws, frame):
@@ -116,7 +116,7 @@ class PlainAgent:
             if old is not None and old.open and self.current is not old and time.monotonic() - self.moved_at > 2:
                 self.stale.append("(none yet, but it was not closed)")
             await face
-        except (OSError, websockets.WebSocketException, asyncio.TimeoutError, EOFError):
+        except (OSError, wslib.WebSocketException, asyncio.TimeoutError, EOFError):
             pass
         self.paused = False
 

@@ -86,10 +86,10 @@ class Bridge:
 
     def refused(self, headers, path="/agent/ws", **kwargs):
         """The refusal of a handshake: (status, code, headers)."""
-        import websockets
+        import wslib
         try:
             self.connect_ws(self.url(path), headers=headers, **kwargs)
-        except websockets.exceptions.InvalidStatusCode as e:
+        except wslib.InvalidStatusCode as e:
             log = [line for line in self.proc.find_logs("handshake_refused")][-1]
             return e.status_code, log.get("error"), e.headers
         raise AssertionError("the handshake was accepted")

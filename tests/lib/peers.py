@@ -45,8 +45,8 @@ class PeerBridge:
         return self
 
     async def _start(self):
-        import websockets
-        self.server = await websockets.serve(
+        import wslib
+        self.server = await wslib.serve(
             self._handle, self.host, self.port, ssl=self.ssl, process_request=self._request,
             subprotocols=["viworks-agent-v1"], ping_interval=None, max_size=2 ** 20)
 
@@ -74,7 +74,7 @@ class PeerBridge:
         return None
 
     async def _handle(self, ws, path=None):
-        import websockets
+        import wslib
         conn = Conn(ws, dict(ws.request_headers), ws.path)
         self.conns.append(conn)
         agent = conn.headers.get("x-agent-id") or ws.request_headers["X-Agent-Id"]
@@ -91,7 +91,7 @@ class PeerBridge:
                 frame = json.loads(text)
                 conn.frames.append(frame)
                 await self._answer(ws, conn, frame)
-        except websockets.exceptions.ConnectionClosed:
+        except wslib.ConnectionClosed:
             pass
         finally:
             conn.closed = True

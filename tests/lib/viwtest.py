@@ -514,7 +514,7 @@ class WsClient:
 
     def __init__(self, ws_loop, url, headers=None, subprotocols=("viworks-agent-v1",), ssl=None,
                  timeout=10.0, **kwargs):
-        import websockets
+        import wslib
         self._ws_loop = ws_loop
         options = {"ping_interval": None, "max_size": 2**22, "close_timeout": 2, "compression": None,
                    "open_timeout": timeout}
@@ -523,7 +523,7 @@ class WsClient:
             options["ssl"] = ssl
 
         async def go():
-            return await websockets.connect(url, extra_headers=headers or {},
+            return await wslib.connect(url, extra_headers=headers or {},
                                             subprotocols=list(subprotocols) or None, **options)
         self.ws = ws_loop.run(go(), timeout + 2)
 

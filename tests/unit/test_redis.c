@@ -188,15 +188,16 @@ static void on_turn(void *arg)
 	loop_stop(loop);
 }
 
-/* What is queued leaves; nothing is waited for. */
+/* What is queued leaves; nothing is waited for. (Not by a timer: libuv 1.45 runs those that are
+ * due before the first turn, and then there would be none.) */
 static void run_one_turn(void)
 {
-	struct loop_timer *t;
+	struct loop_later *x;
 
-	assert_int_equal(loop_timer_new(loop, on_turn, NULL, &t), 0);
-	loop_timer_start(t, 0, 0);
+	assert_int_equal(loop_later_new(loop, on_turn, NULL, &x), 0);
+	loop_later_ask(x);
 	loop_run(loop);
-	loop_timer_close(t);
+	loop_later_close(x);
 }
 
 static void open_client(struct client *c, const char *at, const struct redis_limits *limits)
