@@ -1,7 +1,7 @@
 # Debian packages: one table says which and why; only what is missing gets installed, and no
 # service of theirs is started or left enabled. Sourced by ./viw.
 
-# group|package|why
+# group|package|why; package@12 is for Debian 12 only.
 PACKAGES='
 build|gcc|C compiler
 build|libc6-dev|C library headers
@@ -46,8 +46,11 @@ package|dpkg-dev|builds the packages
 package|lintian|judges them
 package|mmdebstrap|bare chroot to install them in
 package|git|the files of the last commit
+debian|mmdebstrap|a bare Debian of another release
+debian|git|the files of this tree
 fuzz|clang|libFuzzer
-fuzz|libclang-rt-14-dev|libFuzzer runtime
+fuzz|libclang-rt-14-dev@12|libFuzzer runtime
+fuzz|libclang-rt-19-dev@13|libFuzzer runtime
 fmt|clang-format|formatting
 fmt|clang-tidy|lint
 fmt|cppcheck|lint
@@ -62,9 +65,12 @@ bench|linux-perf|profile of the bridge
 
 # packages_need GROUP…: installs what these groups lack, saying what and why.
 packages_need() {
-	local group package why row installed missing=() rows=()
+	local group package why row installed missing=() rows=() release
 	command -v dpkg-query >/dev/null || die "this is not Debian: install by hand what the table in tools/packages.sh lists"
+	release=$(. /etc/os-release && echo "${VERSION_ID:-13}")
 	while IFS='|' read -r group package why; do
+		[[ $package != *@* || ${package#*@} = "$release" ]] || continue
+		package=${package%@*}
 		[[ -n $package && " $* " == *" $group "* && " ${missing[*]-} " != *" $package "* ]] || continue
 		missing+=("$package")
 		rows+=("$package|$why")
