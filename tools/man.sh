@@ -17,21 +17,36 @@ viwctl|1|see and steer a fleet of gateways
 '
 
 troff_text() { # stdin as literal lines
-	sed -e 's/\\/\\e/g' -e "s/^\([.']\)/\\\\\&\1/" -e 's/-/\\-/g'
+	fold -s -w 90 | sed -e 's/\\/\\e/g' -e "s/^\([.']\)/\\\\\&\1/" -e 's/-/\\-/g'
+}
+
+section() { # NAME, stdin is its text
+	printf '.SH %s\n.nf\n' "$1"
+	troff_text
+	printf '.fi\n'
+}
+
+viwctl_sections() { # its words with their options, its exit codes
+	local word help
+	help=$("$bin/viwctl" help)
+	sed -n 's/^  \([a-z][a-z-]*\) .*/\1/p' <<<"$help" | while read -r word; do
+		sed -n "s/^  $word  *\(.*\)/\1:/p" <<<"$help"
+		"$bin/viwctl" "$word" --help
+		echo
+	done | section WORDS
+	sed -n '/^Exit codes:/,$ { /^ /p }' <<<"$help" | section 'EXIT STATUS'
 }
 
 while IFS='|' read -r program section line; do
 	[ -n "$program" ] && [ -x "$bin/$program" ] || continue
 	{
 		printf '.TH %s %s "" "ViWorkS Gateway" ""\n' "${program^^}" "$section"
-		printf '.SH NAME\n%s \\- %s\n.SH DESCRIPTION\n.nf\n' "$program" "$line"
-		"$bin/$program" --help | fold -s -w 90 | troff_text
-		printf '.fi\n'
+		printf '.SH NAME\n%s \\- %s\n' "$program" "$line"
+		"$bin/$program" --help | section DESCRIPTION
 		if [ "$program" = viwctl ]; then
-			printf '.SH WORDS\n.nf\n'
-			"$bin/$program" help | fold -s -w 100 | troff_text
-			printf '.fi\n'
+			viwctl_sections
+		else
+			printf '.SH EXIT STATUS\n0 clean stop, 78 configuration, 69 a needed service refused, 71 system error.\n'
 		fi
-		printf '.SH EXIT STATUS\n0 clean stop, 78 configuration, 69 a needed service refused, 71 system error.\n'
 	} >"$out/$program.$section"
 done <<<"$PAGES"

@@ -39,6 +39,8 @@ test|nginx|terminates mTLS in front of the bridge in tests
 test|systemd|checks the shipped units
 test|prometheus|promtool checks /metrics and alert rules
 test|iproute2|brings loopback up in test namespaces
+test|zsh|tries the completion of viwctl
+test|man-db|judges the manual pages
 test|dbus|bus of systemd, in the tests of units
 test|git|lists the sources for the source checks
 package|debhelper|builds the packages

@@ -9,13 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "viwctl.h"
 
 enum { FIELDS_MAX = 128 };
-
-static const char usage[] =
-    "usage: viwctl dead-letters [list [N] | show ID | retry ID... | drop ID...]\n";
 
 static void pg_rows_freep(struct pg_rows **r)
 {
@@ -88,7 +86,7 @@ static int show(struct ctl *c, int argc, char **argv)
 	int code;
 
 	if (argc != 1) {
-		fputs(usage, stderr);
+		ctl_usage("dead-letters", stderr);
 		return CTL_USAGE;
 	}
 	CLEANUP(pg_rows_freep) struct pg_rows *r = find(c, argv[0], &code);
@@ -219,7 +217,7 @@ static int each(struct ctl *c, int argc, char **argv, int (*one)(struct ctl *, c
 	int code = argc > 0 ? CTL_OK : CTL_USAGE;
 
 	if (argc == 0)
-		fputs(usage, stderr);
+		ctl_usage("dead-letters", stderr);
 	for (int i = 0; i < argc; i++) {
 		int r = one(c, argv[i]);
 		code = r == CTL_OK ? code : r;
@@ -229,17 +227,22 @@ static int each(struct ctl *c, int argc, char **argv, int (*one)(struct ctl *, c
 
 int cmd_dead_letters(struct ctl *c, int argc, char **argv)
 {
-	const char *word = argc > 1 ? argv[1] : "list";
+	bool end = false;
+	int code = ctl_no_options("dead-letters", argc, argv, -1, &end);
+	if (end)
+		return code;
+	argc -= optind;
+	argv += optind;
+	const char *word = argc > 0 ? argv[0] : "list";
 
 	if (strcmp(word, "list") == 0)
-		return list(c, argc > 2 ? argc - 2 : 0, argv + 2);
+		return list(c, argc - 1, argv + 1);
 	if (strcmp(word, "show") == 0)
-		return show(c, argc - 2, argv + 2);
+		return show(c, argc - 1, argv + 1);
 	if (strcmp(word, "retry") == 0)
-		return each(c, argc - 2, argv + 2, retry_one);
+		return each(c, argc - 1, argv + 1, retry_one);
 	if (strcmp(word, "drop") == 0)
-		return each(c, argc - 2, argv + 2, drop_one);
-	bool help = strcmp(word, "--help") == 0;
-	fputs(usage, help ? stdout : stderr);
-	return help ? CTL_OK : CTL_USAGE;
+		return each(c, argc - 1, argv + 1, drop_one);
+	ctl_usage("dead-letters", stderr);
+	return CTL_USAGE;
 }

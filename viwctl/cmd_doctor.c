@@ -3,12 +3,12 @@
  * it says ok, warn or bad, what it saw and what to do. Exit code 0 when nothing is bad.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -270,12 +270,10 @@ static void check_certificate(struct doctor *d, const char *name, const char *wh
 int cmd_doctor(struct ctl *c, int argc, char **argv)
 {
 	struct doctor d = {.c = c};
-	if (argc > 1) {
-		fprintf(
-		    stderr,
-		    "viwctl doctor takes no arguments; exit code 0 when nothing is bad, else 1\n");
-		return strcmp(argv[1], "--help") == 0 ? CTL_OK : CTL_USAGE;
-	}
+	bool end = false;
+	int code = ctl_no_options("doctor", argc, argv, 0, &end);
+	if (end)
+		return code;
 	buf_init(&d.json, 1U << 20);
 	jsonw_init(&d.w, &d.json);
 	jsonw_arr(&d.w, NULL);

@@ -1,8 +1,8 @@
 /* viwctl gateways: the fleet, or one gateway in full. */
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/ident.h"
 #include "viwctl.h"
@@ -17,20 +17,18 @@ static const struct col list_cols[] = {
 
 /* Keyset by agent_id: $5 is the last one of the page before. The page is taken before the join, or
  * the planner walks the whole table for it. */
+/* clang-format off */
 static const struct pg_stmt list_stmt = {
     "viwctl_gateways",
-    "select g.agent_id, g.status, g.site, g.version, " TS(
-	"g.last_seen") ", "
-		       "round(s.cpu_pct::numeric, 1), round(s.mem_pct::numeric, 1), "
-		       "round(s.disk_pct::numeric, 1), "
-		       "s.containers_running, g.bridge_id from (select * from os_gateways "
-		       "where ($1::text is null or site = $1) and ($2::text is null or status = "
-		       "$2) "
-		       "and ($3::text is null or labels ->> $3 = $4) and agent_id > coalesce($5, "
-		       "'') "
-		       "order by agent_id limit $6::bigint) g "
-		       "left join os_gateway_status s using (agent_id) order by g.agent_id",
+    "select g.agent_id, g.status, g.site, g.version, " TS("g.last_seen") ", "
+    "round(s.cpu_pct::numeric, 1), round(s.mem_pct::numeric, 1), round(s.disk_pct::numeric, 1), "
+    "s.containers_running, g.bridge_id from (select * from os_gateways "
+    "where ($1::text is null or site = $1) and ($2::text is null or status = $2) "
+    "and ($3::text is null or labels ->> $3 = $4) and agent_id > coalesce($5, '') "
+    "order by agent_id limit $6::bigint) g "
+    "left join os_gateway_status s using (agent_id) order by g.agent_id",
 };
+/* clang-format on */
 
 static const struct col one_cols[] = {
     {"agent_id", COL_TEXT},   {"display_name", COL_TEXT}, {"status", COL_TEXT},
@@ -41,17 +39,17 @@ static const struct col one_cols[] = {
     {"services", COL_JSON},   {"metrics", COL_JSON},	  {"open_commands", COL_NUM},
 };
 
+/* clang-format off */
 static const struct pg_stmt one_stmt = {
     "viwctl_gateway",
     "select g.agent_id, g.display_name, g.status, g.hostname, g.site, g.labels, g.version, "
-    "g.capabilities, g.bridge_id, g.conn_id, g.epoch, g.ip, " TS("g.first_seen") ", " TS(
-	"g.last_seen") ", " TS("s.ts") ", s.services, s.metrics, "
-				       "(select count(*) from agent_commands c where c.agent_id = "
-				       "g.agent_id "
-				       "and c.status in ('queued', 'offered', 'accepted')) "
-				       "from os_gateways g left join os_gateway_status s using "
-				       "(agent_id) where g.agent_id = $1",
+    "g.capabilities, g.bridge_id, g.conn_id, g.epoch, g.ip, " TS("g.first_seen") ", "
+    TS("g.last_seen") ", " TS("s.ts") ", s.services, s.metrics, "
+    "(select count(*) from agent_commands c where c.agent_id = g.agent_id "
+    "and c.status in ('queued', 'offered', 'accepted')) "
+    "from os_gateways g left join os_gateway_status s using (agent_id) where g.agent_id = $1",
 };
+/* clang-format on */
 
 static int show_one(struct ctl *c, const char *agent_id)
 {
@@ -87,18 +85,9 @@ static bool split_label(char *text, const char **key, const char **value)
 
 int cmd_gateways(struct ctl *c, int argc, char **argv)
 {
-	static const struct option options[] = {
-	    {"site", required_argument, NULL, 's'},
-	    {"label", required_argument, NULL, 'l'},
-	    {"status", required_argument, NULL, 't'},
-	    {"after", required_argument, NULL, 'a'},
-	    {"limit", required_argument, NULL, 'n'},
-	    {"help", no_argument, NULL, 'h'},
-	    {NULL, 0, NULL, 0},
-	};
 	const char *param[6] = {NULL, NULL, NULL, NULL, NULL, "1000"};
-	optind = 1;
-	for (int o; (o = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+	bool ids = false;
+	for (int o; (o = ctl_option("gateways", argc, argv)) != -1;) {
 		if (o == 's') {
 			param[0] = optarg;
 		} else if (o == 't') {
@@ -107,14 +96,13 @@ int cmd_gateways(struct ctl *c, int argc, char **argv)
 			param[4] = optarg;
 		} else if (o == 'n') {
 			param[5] = optarg;
-		} else if (o == 'l' && split_label(optarg, &param[2], &param[3])) {
-			continue;
-		} else {
-			fprintf(o == 'h' ? stdout : stderr,
-				"viwctl gateways [AGENT] [--site S] [--label k=v] "
-				"[--status expected|online|offline|decommissioned] "
-				"[--limit N (1000)] [--after AGENT]\n");
-			return o == 'h' ? CTL_OK : CTL_USAGE;
+		} else if (o == 'i') {
+			ids = true;
+		} else if (o == 'l' && !split_label(optarg, &param[2], &param[3])) {
+			ctl_error("--label takes key=value");
+			return CTL_USAGE;
+		} else if (o != 'l') {
+			return o == CTL_OPTION_HELP ? CTL_OK : CTL_USAGE;
 		}
 	}
 	if (optind < argc)
@@ -128,8 +116,11 @@ int cmd_gateways(struct ctl *c, int argc, char **argv)
 	struct pg_rows *r = ctl_query(c, &list_stmt, 6, param);
 	if (!r)
 		return CTL_UNAVAILABLE;
-	ctl_print_rows(c, list_cols, ARRAY_LEN(list_cols), r);
-	if (!c->json && pg_rows_len(r) == (size_t)limit)
+	for (size_t i = 0; ids && i < pg_rows_len(r); i++)
+		printf(SPAN_FMT "\n", SPAN_ARG(pg_rows_text(r, i, 0)));
+	if (!ids)
+		ctl_print_rows(c, list_cols, ARRAY_LEN(list_cols), r);
+	if (!c->json && !ids && pg_rows_len(r) == (size_t)limit)
 		printf("… more: --after " SPAN_FMT "\n",
 		       SPAN_ARG(pg_rows_text(r, pg_rows_len(r) - 1, 0)));
 	pg_rows_free(r);

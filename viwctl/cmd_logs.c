@@ -3,12 +3,12 @@
  * cursor of one answer is the start of the next, so nothing is shown twice; a gap (the journal was
  * rotated past the cursor) is said.
  */
-#include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/jsonw.h"
 #include "base/program.h"
@@ -120,15 +120,9 @@ static int show(struct ctl *c, struct logs_options *o, const char *id)
 	return code;
 }
 
-static bool parse(int argc, char **argv, struct logs_options *o, bool *ret_help)
+static bool parse(int argc, char **argv, struct logs_options *o, int *ret_code)
 {
-	static const struct option options[] = {
-	    {"unit", required_argument, NULL, 'u'}, {"lines", required_argument, NULL, 'n'},
-	    {"follow", no_argument, NULL, 'f'},	    {"priority", required_argument, NULL, 'p'},
-	    {"help", no_argument, NULL, 'h'},	    {NULL, 0, NULL, 0},
-	};
-	optind = 1;
-	for (int opt; (opt = getopt_long(argc, argv, "u:n:fp:h", options, NULL)) != -1;) {
+	for (int opt; (opt = ctl_option("logs", argc, argv)) != -1;) {
 		if (opt == 'u')
 			o->unit = optarg;
 		else if (opt == 'n')
@@ -138,23 +132,23 @@ static bool parse(int argc, char **argv, struct logs_options *o, bool *ret_help)
 		else if (opt == 'p')
 			o->priority = optarg;
 		else
-			return *ret_help = opt == 'h', false;
+			return *ret_code = opt == CTL_OPTION_HELP ? CTL_OK : CTL_USAGE, false;
 	}
 	o->agent_id = optind + 1 == argc ? argv[optind] : NULL;
-	return o->agent_id && o->unit && o->lines >= 1 && o->lines <= 1000 &&
-	       ident_is_agent_id(o->agent_id, strlen(o->agent_id));
+	if (o->agent_id && o->unit && o->lines >= 1 && o->lines <= 1000 &&
+	    ident_is_agent_id(o->agent_id, strlen(o->agent_id)))
+		return true;
+	ctl_usage("logs", stderr);
+	*ret_code = CTL_USAGE;
+	return false;
 }
 
 int cmd_logs(struct ctl *c, int argc, char **argv)
 {
 	struct logs_options o = {.lines = 200};
-	bool help = false;
-	if (!parse(argc, argv, &o, &help)) {
-		fputs("viwctl logs AGENT --unit U [-n LINES (200, at most 1000)] [--priority P] "
-		      "[-f]\n",
-		      help ? stdout : stderr);
-		return help ? CTL_OK : CTL_USAGE;
-	}
+	int usage_code = CTL_OK;
+	if (!parse(argc, argv, &o, &usage_code))
+		return usage_code;
 	if (!ctl_pg(c) || program_catch_signals() < 0)
 		return CTL_UNAVAILABLE;
 	for (;;) {

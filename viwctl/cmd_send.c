@@ -1,9 +1,9 @@
 /* viwctl send: one command to one gateway, or a rolling fan-out to many. */
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/program.h"
@@ -17,20 +17,6 @@ struct send_options {
 	const char *site, *label_key, *label_value, *id;
 	long ttl_s, batch, max_failures;
 };
-
-static void usage(FILE *out)
-{
-	fputs(
-	    "viwctl send AGENT VERB [key=value | key=@FILE | key=- ...]\n"
-	    "viwctl send --all|--site S|--label k=v VERB [key=value ...]\n"
-	    "  --wait            follow the states, print the result, exit with the command's rc\n"
-	    "  --ttl SECONDS     not started later than this (60; 1 to 86400)\n"
-	    "  --id ID           correlation id (a new UUID)\n"
-	    "  --dry-run         check and show, send nothing\n"
-	    "  --batch N         gateways at once in a fan-out (10)\n"
-	    "  --max-failures M  stop the fan-out after so many that are not done (0)\n",
-	    out);
-}
 
 static bool parse_long(const char *text, long min, long max, const char *what, long *ret)
 {
@@ -59,22 +45,8 @@ static bool parse_label(struct send_options *o, char *text)
 
 static bool parse_options(int argc, char **argv, struct send_options *o)
 {
-	static const struct option options[] = {
-	    {"wait", no_argument, NULL, 'w'},
-	    {"ttl", required_argument, NULL, 't'},
-	    {"id", required_argument, NULL, 'i'},
-	    {"dry-run", no_argument, NULL, 'd'},
-	    {"all", no_argument, NULL, 'a'},
-	    {"site", required_argument, NULL, 's'},
-	    {"label", required_argument, NULL, 'l'},
-	    {"batch", required_argument, NULL, 'b'},
-	    {"max-failures", required_argument, NULL, 'm'},
-	    {"help", no_argument, NULL, 'h'},
-	    {NULL, 0, NULL, 0},
-	};
 	bool ok = true;
-	optind = 1;
-	for (int opt; ok && (opt = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+	for (int opt; ok && (opt = ctl_option("send", argc, argv)) != -1;) {
 		switch (opt) {
 		case 'w':
 			o->wait = true;
@@ -91,9 +63,9 @@ static bool parse_options(int argc, char **argv, struct send_options *o)
 		case 'i':
 			o->id = optarg;
 			break;
-		case 'h':
+		case CTL_OPTION_HELP:
 			o->help = true;
-			break;
+			return false;
 		case 'l':
 			ok = parse_label(o, optarg);
 			break;
@@ -337,14 +309,12 @@ static int send_many(struct ctl *c, const struct send_options *o, const char *ve
 int cmd_send(struct ctl *c, int argc, char **argv)
 {
 	struct send_options o = {.ttl_s = 60, .batch = 10};
-	if (!parse_options(argc, argv, &o) || o.help) {
-		usage(o.help ? stdout : stderr);
+	if (!parse_options(argc, argv, &o))
 		return o.help ? CTL_OK : CTL_USAGE;
-	}
 	bool many = o.all || o.site || o.label_key;
 	int first = optind + (many ? 1 : 2);
 	if (argc < first || (many && o.id)) {
-		usage(stderr);
+		ctl_usage("send", stderr);
 		return CTL_USAGE;
 	}
 	const char *verb_name = argv[first - 1];

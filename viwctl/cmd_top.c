@@ -90,10 +90,11 @@ static int draw_json(struct ctl *c)
 
 int cmd_top(struct ctl *c, int argc, char **argv)
 {
-	bool once = argc == 2 && strcmp(argv[1], "--once") == 0;
-	if (argc > 1 && !once) {
-		fprintf(stderr, "viwctl top [--once]\n");
-		return CTL_USAGE;
+	bool once = false;
+	for (int o; (o = ctl_option("top", argc, argv)) != -1;) {
+		if (o != 'o')
+			return o == CTL_OPTION_HELP ? CTL_OK : CTL_USAGE;
+		once = true;
 	}
 	if (!ctl_redis(c) || !ctl_pg(c))
 		return CTL_UNAVAILABLE;

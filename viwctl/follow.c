@@ -206,66 +206,19 @@ static const struct col print_cols[] = {
     {"late_results", COL_NUM},
 };
 
+/* clang-format off */
 static const struct pg_stmt print_stmt = {
     "viwctl_command",
-    "select c.correlation_id, c.agent_id, c.command, c.params, c.status, "
-    "c.issued_by_admin_id, " TS("c.issued_at") ", " TS("c.expires_at") ", " TS(
-	"c.queued_at") ", " TS("c.offered_at") ", " TS("c.accepted_at") ", " TS("c.completed_"
-										"at") ", r.rc, "
-										      "r."
-										      "duration"
-										      "_ms, "
-										      "r.error_"
-										      "code, "
-										      "r.error_"
-										      "msg, "
-										      "r."
-										      "truncate"
-										      "d, "
-										      "r."
-										      "stdout_"
-										      "redacted"
-										      ", "
-										      "r."
-										      "stderr_"
-										      "redacted"
-										      ", "
-										      "(select "
-										      "nullif("
-										      "count(*)"
-										      ", 0) "
-										      "from "
-										      "agent_"
-										      "command_"
-										      "late_"
-										      "results "
-										      "l "
-										      "where "
-										      "l."
-										      "correlat"
-										      "ion_id "
-										      "= "
-										      "c."
-										      "correlat"
-										      "ion_id) "
-										      "from "
-										      "agent_"
-										      "commands"
-										      " c left "
-										      "join "
-										      "agent_"
-										      "command_"
-										      "results "
-										      "r using "
-										      "(correla"
-										      "tion_id)"
-										      " "
-										      "where "
-										      "c."
-										      "correlat"
-										      "ion_id "
-										      "= $1",
+    "select c.correlation_id, c.agent_id, c.command, c.params, c.status, c.issued_by_admin_id, "
+    TS("c.issued_at") ", " TS("c.expires_at") ", " TS("c.queued_at") ", " TS("c.offered_at") ", "
+    TS("c.accepted_at") ", " TS("c.completed_at") ", r.rc, r.duration_ms, r.error_code, "
+    "r.error_msg, r.truncated, r.stdout_redacted, r.stderr_redacted, "
+    "(select nullif(count(*), 0) from agent_command_late_results l "
+    "where l.correlation_id = c.correlation_id) "
+    "from agent_commands c left join agent_command_results r using (correlation_id) "
+    "where c.correlation_id = $1",
 };
+/* clang-format on */
 
 int command_print(struct ctl *c, const char *correlation_id)
 {

@@ -3,37 +3,7 @@
 #include <string.h>
 
 #include "base/program.h"
-#include "viwctl.h"
-
-struct subcommand {
-	const char *word, *args, *line;
-	int (*run)(struct ctl *c, int argc, char **argv);
-};
-
-static const struct subcommand subcommands[] = {
-#define SUBCOMMAND(word, args, line, run) {word, args, line, run},
-#include "subcommands.def"
-#undef SUBCOMMAND
-};
-
-static const struct subcommand *find(const char *word)
-{
-	for (size_t i = 0; i < ARRAY_LEN(subcommands); i++) {
-		if (strcmp(subcommands[i].word, word) == 0)
-			return &subcommands[i];
-	}
-	return NULL;
-}
-
-static void usage(FILE *out)
-{
-	fprintf(out, "viwctl: see and steer a fleet of gateways\n\n");
-	for (size_t i = 0; i < ARRAY_LEN(subcommands); i++)
-		fprintf(out, "  %-14s %-44s %s\n", subcommands[i].word, subcommands[i].args,
-			subcommands[i].line);
-	fprintf(out, "\nviwctl WORD --help shows a word's options; viwctl --help the settings.\n"
-		     "Every word takes --json.\n");
-}
+#include "words.h"
 
 /* --json is understood wherever it stands, so that no word has to know it. */
 static int take_json(int argc, char **argv, bool *ret_json)
@@ -60,15 +30,17 @@ int main(int argc, char **argv)
 	int n = 0;
 	while (words && words[n])
 		n++;
-	n = take_json(n, words, &c.json);
-	const struct subcommand *s = n > 0 ? find(words[0]) : NULL;
+	if (words)
+		n = take_json(n, words, &c.json);
+	const struct ctl_word *s = n > 0 ? ctl_word_find(words[0]) : NULL;
+	bool help = n > 0 && strcmp(words[0], "help") == 0;
 	if (s) {
 		code = s->run(&c, n, words);
 	} else {
-		if (n > 0 && strcmp(words[0], "help") != 0)
+		if (n > 0 && !help)
 			ctl_error("'%s' is not a word of viwctl", words[0]);
-		usage(n > 0 && strcmp(words[0], "help") == 0 ? stdout : stderr);
-		code = n > 0 && strcmp(words[0], "help") == 0 ? CTL_OK : CTL_USAGE;
+		ctl_help(help ? stdout : stderr);
+		code = help ? CTL_OK : CTL_USAGE;
 	}
 	ctl_fini(&c);
 	return code;

@@ -1,16 +1,14 @@
 /*
- * What the subcommands of viwctl share: settings, lazily opened connections, output. A subcommand
- * is a row in main.c's table: word, arguments, one line, function. It returns the exit code.
- *
- * Exit codes: 0 done; 64 usage; 69 a service did not answer; 71 system; 78 settings; 1 not found
- * or refused. `send --wait`: the command's own rc, and 110 expired, 111 cancelled, 112 rejected,
- * 113 unknown, 114 still waiting.
+ * What the subcommands of viwctl share: settings, lazily opened connections, options, output. A
+ * subcommand is a row of subcommands.def, its options are rows of options.def, exit codes of
+ * exits.def. It returns the exit code.
  */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/settings.h"
 #include "pg/pg.h"
@@ -18,17 +16,9 @@
 #include "verbs/verbs.h"
 
 enum ctl_exit {
-	CTL_OK = 0,
-	CTL_NO = 1,
-	CTL_USAGE = 64,
-	CTL_UNAVAILABLE = 69,
-	CTL_SYSTEM = 71,
-	CTL_CONFIG = 78,
-	CTL_EXPIRED = 110,
-	CTL_CANCELLED = 111,
-	CTL_REJECTED = 112,
-	CTL_UNKNOWN = 113,
-	CTL_WAITING = 114,
+#define EXIT(name, code, line) CTL_##name = (code),
+#include "exits.def"
+#undef EXIT
 };
 
 struct viwctl_settings {
@@ -63,6 +53,17 @@ void ctl_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* <prefix>.<name> into out. */
 void ctl_key(const struct ctl *c, const char *name, char *out, size_t cap);
 
+/* ---- options ---- */
+#define CTL_OPTION_HELP 256
+/* The next option of the word: its key in options.def, with optarg; -1 at the end (optind is the
+ * first operand); '?' or CTL_OPTION_HELP once the usage has been shown. */
+int ctl_option(const char *word, int argc, char **argv);
+/* For a word with no options and so many operands (-1: any): *ret_end says to leave with the
+ * returned exit code, else optind is the first operand. */
+int ctl_no_options(const char *word, int argc, char **argv, int operands, bool *ret_end) MUST_CHECK;
+/* Calls and options of the word. */
+void ctl_usage(const char *word, FILE *out);
+
 /* ---- tables for people, JSON for programs ---- */
 enum col_kind { COL_TEXT, COL_NUM, COL_JSON };
 struct col {
@@ -86,5 +87,7 @@ int cmd_logs(struct ctl *c, int argc, char **argv);
 int cmd_top(struct ctl *c, int argc, char **argv);
 int cmd_enroll(struct ctl *c, int argc, char **argv);
 int cmd_doctor(struct ctl *c, int argc, char **argv);
+int cmd_rotation_check(struct ctl *c, int argc, char **argv);
+int cmd_completion(struct ctl *c, int argc, char **argv);
 int cmd_dead_letters(struct ctl *c, int argc, char **argv);
 int cmd_lost(struct ctl *c, int argc, char **argv);
