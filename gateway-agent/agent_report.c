@@ -135,6 +135,7 @@ static void compose_telemetry(struct agent *a, struct span helper_data)
 	self.reconnects = v.reconnects;
 	self.uptime_s = (uint64_t)(clock_boot_ms() - a->started_boot_ms) / 1000;
 	cert_days(a, &self.cert_days, &self.bundle_days, &self.backend_days);
+	self.tls = trust_told(a->trust);
 	metric_set(metrics_get(a->metrics, M_commands_held, NULL, NULL), n.held);
 	metric_set(metrics_get(a->metrics, M_results_waiting, NULL, NULL), n.results);
 	buf_clear(&a->last_metrics);

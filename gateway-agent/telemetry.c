@@ -331,6 +331,8 @@ static void put_self(const struct telemetry_paths *p, const struct telemetry_sel
 	put_days(w, "trust_bundle", self->bundle_days);
 	put_days(w, "backend", self->backend_days);
 	jsonw_obj_end(w);
+	if (self->tls.p)
+		jsonw_raw(w, "tls", self->tls.p, self->tls.n);
 	telemetry_read_cgroup(p, &g);
 	if (g.memory_limit_bytes || g.cpu_limit_cores > 0) {
 		jsonw_obj(w, "agent_cgroup");
@@ -354,7 +356,7 @@ static void put_self(const struct telemetry_paths *p, const struct telemetry_sel
 /* Members the agent writes itself, whatever the helper says. */
 static bool is_own_key(struct span key)
 {
-	static const char *const own[] = {"helper",	  "agent",	   "cert_days_left",
+	static const char *const own[] = {"helper",	  "agent",	   "cert_days_left", "tls",
 					  "agent_cgroup", "telemetry_gap", "services"};
 	size_t i;
 

@@ -29,6 +29,7 @@ struct telemetry_self {
 	bool helper_up;
 	uint64_t reconnects, held, results_waiting, uptime_s;
 	int64_t cert_days, bundle_days, backend_days; /* INT64_MIN: none */
+	struct span tls;			      /* trust_told; absent: no TLS */
 	uint64_t gap_frames, gap_first_seq, gap_last_seq;
 };
 

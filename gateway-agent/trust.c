@@ -12,10 +12,12 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "base/jsonw.h"
 #include "crypto/crypto.h"
 
 #define PEM_MAX_BYTES 1048576
 #define BUNDLE_MAX    512
+#define TOLD_MAX      8
 
 struct trust {
 	X509 *cert;
@@ -26,6 +28,9 @@ struct trust {
 	int64_t bundle_not_after_ms;
 	uint8_t pin[TRUST_MAX_PINS][SHA256_BYTES];
 	size_t pins;
+	char ca[TOLD_MAX][CERT_LINK_LEN + 1];
+	size_t cas; /* may be more than TOLD_MAX */
+	struct buf told;
 	uint8_t digest[SHA256_BYTES]; /* over all files, to see changes */
 };
 
@@ -158,6 +163,8 @@ static int load_bundle(struct trust *t, const char *path, char *why, size_t cap)
 	}
 	while (r == 0 && n < BUNDLE_MAX && (x = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
 		n++;
+		if (t->cas++ < TOLD_MAX)
+			cert_subject_link(x, t->ca[t->cas - 1]);
 		if (X509_STORE_add_cert(t->store, x) != 1)
 			r = fault(why, cap, "TRUST_BUNDLE", path, openssl_error());
 		else if (cert_info_from_x509(x, &info) == 0 &&
@@ -199,6 +206,44 @@ static int load_pins(struct trust *t, const char *csv, char *why, size_t cap)
 	return 0;
 }
 
+static int tell(struct trust *t)
+{
+	char text[CERT_LINK_LEN + 1];
+	struct jsonw w;
+	int i;
+
+	buf_init(&t->told, 4096);
+	jsonw_init(&w, &t->told);
+	jsonw_obj(&w, NULL);
+	jsonw_arr(&w, "issuers");
+	for (i = -1; t->cert && i < sk_X509_num(t->chain) && i < TOLD_MAX - 1; i++) {
+		cert_issuer_link(i < 0 ? t->cert : sk_X509_value(t->chain, i), text);
+		jsonw_str(&w, NULL, text);
+	}
+	jsonw_arr_end(&w);
+	if (t->cas <= TOLD_MAX) {
+		jsonw_arr(&w, "trust");
+		for (i = 0; i < (int)t->cas; i++)
+			jsonw_str(&w, NULL, t->ca[i]);
+		jsonw_arr_end(&w);
+	} else {
+		jsonw_uint(&w, "trust_untold", t->cas);
+	}
+	jsonw_arr(&w, "pins");
+	for (i = 0; i < (int)t->pins; i++) {
+		cert_pin_short(t->pin[i], text);
+		jsonw_str(&w, NULL, text);
+	}
+	jsonw_arr_end(&w);
+	jsonw_obj_end(&w);
+	return jsonw_finish(&w);
+}
+
+struct span trust_told(const struct trust *t)
+{
+	return (struct span){t->told.data, t->told.len};
+}
+
 int trust_load(const struct trust_config *cfg, struct trust **ret, char *why, size_t cap)
 {
 	struct trust *t = calloc(1, sizeof *t);
@@ -221,6 +266,8 @@ int trust_load(const struct trust_config *cfg, struct trust **ret, char *why, si
 		r = load_bundle(t, cfg->bundle_path, why, cap);
 	if (r == 0 && cfg->pins_csv)
 		r = load_pins(t, cfg->pins_csv, why, cap);
+	if (r == 0)
+		r = tell(t);
 	if (r < 0) {
 		trust_free(t);
 		return r;
@@ -237,6 +284,7 @@ void trust_free(struct trust *t)
 	sk_X509_pop_free(t->chain, X509_free);
 	EVP_PKEY_free(t->key);
 	X509_STORE_free(t->store);
+	buf_fini(&t->told);
 	free(t);
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/macros.h"
 #include "crypto/x509.h"
+#include "wire/json_scan.h"
 
 struct ssl_st;
 struct ssl_ctx_st;
@@ -32,6 +33,10 @@ bool trust_equal(const struct trust *a, const struct trust *b);
 bool trust_has_cert(const struct trust *t);
 const struct cert_info *trust_cert_info(const struct trust *t); /* NULL: no certificate */
 int64_t trust_bundle_not_after_ms(const struct trust *t);	/* earliest; 0: no bundle */
+/* What an operator must know before a CA or a key is changed, as a JSON object: by whom this
+ * certificate was issued (one link a certificate of its file), which CAs are trusted (not listed
+ * when more than 8: `trust_untold` counts them), which keys are pinned. Lives as long as t. */
+struct span trust_told(const struct trust *t);
 
 /* A client context: TLS 1.2 or newer, no session cache, no CA. Freed by SSL_CTX_free. */
 struct ssl_ctx_st *trust_new_ctx(void);

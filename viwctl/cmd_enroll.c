@@ -1,6 +1,5 @@
 /* viwctl enroll: all that a new gateway needs, in one folder; and taking it back. */
 #include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,48 +13,23 @@
 #include "crypto/crypto.h"
 #include "viwctl.h"
 
-#define CA_DAYS	   3650
-#define CERT_DAYS  397
-#define CRL_DAYS   30
+#define CA_DAYS	  3650
+#define CERT_DAYS 397
+/* Long: revoking reaches bridges at once through Redis, and past its time a CRL refuses everybody.
+ */
+#define CRL_DAYS   CERT_DAYS
 #define CSR_MAX	   65536
 #define TARGET_DIR "/etc/viworks" /* where the files go on the site */
 
 struct enroll_options {
 	const char *agent_id, *out, *csr, *site, *backend, *trust, *shared_secret, *pins;
 	long days;
-	bool init_ca, revoke, help;
+	bool init_ca, revoke, renew_crl, help;
 };
-
-static void usage(FILE *out)
-{
-	fputs("viwctl enroll --init-ca                  make the client CA in VIWCTL_CA_DIR\n"
-	      "viwctl enroll AGENT [options]            key, certificate, secrets and settings in "
-	      "DIR\n"
-	      "  --out DIR               where to (./AGENT)\n"
-	      "  --csr FILE              certify this request; the key stays where it was made\n"
-	      "  --days N                validity (397)\n"
-	      "  --backend URL[,URL]     VIW_AGENT_BACKEND_URL\n"
-	      "  --site S                VIW_AGENT_SITE\n"
-	      "  --trust FILE            CA that signed the bridge's certificate, copied along\n"
-	      "  --pin B64[,B64]         VIW_AGENT_BACKEND_SPKI_PIN\n"
-	      "  --shared-secret FILE    the bridge's shared secret, copied along\n"
-	      "viwctl enroll --revoke AGENT             revoke its certificates: CRL and "
-	      "viw.revoked\n",
-	      out);
-}
 
 static bool parse(int argc, char **argv, struct enroll_options *o)
 {
-	static const struct option options[] = {
-	    {"init-ca", no_argument, NULL, 'i'},    {"revoke", no_argument, NULL, 'r'},
-	    {"out", required_argument, NULL, 'o'},  {"csr", required_argument, NULL, 'c'},
-	    {"days", required_argument, NULL, 'd'}, {"backend", required_argument, NULL, 'b'},
-	    {"site", required_argument, NULL, 's'}, {"trust", required_argument, NULL, 't'},
-	    {"pin", required_argument, NULL, 'p'},  {"shared-secret", required_argument, NULL, 'S'},
-	    {"help", no_argument, NULL, 'h'},	    {NULL, 0, NULL, 0},
-	};
-	optind = 1;
-	for (int opt; (opt = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+	for (int opt; (opt = ctl_option("enroll", argc, argv)) != -1;) {
 		switch (opt) {
 		case 'i':
 			o->init_ca = true;
@@ -87,13 +61,16 @@ static bool parse(int argc, char **argv, struct enroll_options *o)
 		case 'S':
 			o->shared_secret = optarg;
 			break;
-		case 'h':
+		case 'R':
+			o->renew_crl = true;
+			break;
+		case CTL_OPTION_HELP:
 			return o->help = true, false;
 		default:
 			return false;
 		}
 	}
-	if (o->init_ca)
+	if (o->init_ca || o->renew_crl)
 		return optind == argc;
 	o->agent_id = optind + 1 == argc ? argv[optind] : NULL;
 	if (!o->agent_id || !ident_is_agent_id(o->agent_id, strlen(o->agent_id))) {
@@ -110,7 +87,7 @@ static bool parse(int argc, char **argv, struct enroll_options *o)
 
 static int init_ca(struct ctl *c)
 {
-	int r = ca_init(c->cfg.ca_dir, "ViWorkS gateway client CA", CA_DAYS);
+	int r = ca_init(c->cfg.ca_dir, "ViWorkS gateway client CA", CA_DAYS, CRL_DAYS);
 	if (r == -EEXIST)
 		ctl_error("%s holds a CA already (ca.key)", c->cfg.ca_dir);
 	else if (r < 0)
@@ -119,6 +96,17 @@ static int init_ca(struct ctl *c)
 		printf("%s/ca.crt: AGENT_BRIDGE_TLS_CLIENT_CA\n%s/crl.pem: AGENT_BRIDGE_TLS_CRL\n"
 		       "%s/ca.key: keep it off the bridge\n",
 		       c->cfg.ca_dir, c->cfg.ca_dir, c->cfg.ca_dir);
+	return r < 0 ? CTL_NO : CTL_OK;
+}
+
+static int renew_crl(struct ctl *c)
+{
+	int r = ca_renew_crl(c->cfg.ca_dir, CRL_DAYS);
+	if (r < 0)
+		ctl_error("VIWCTL_CA_DIR %s: %s", c->cfg.ca_dir, strerror(-r));
+	else
+		printf("%s/crl.pem: good for %d days; copy it to each bridge\n", c->cfg.ca_dir,
+		       CRL_DAYS);
 	return r < 0 ? CTL_NO : CTL_OK;
 }
 
@@ -334,9 +322,10 @@ static int revoke_agent(struct ctl *c, const struct enroll_options *o)
 int cmd_enroll(struct ctl *c, int argc, char **argv)
 {
 	struct enroll_options o = {.days = CERT_DAYS};
-	if (!parse(argc, argv, &o)) {
-		usage(o.help ? stdout : stderr);
+	if (!parse(argc, argv, &o))
 		return o.help ? CTL_OK : CTL_USAGE;
-	}
-	return o.init_ca ? init_ca(c) : o.revoke ? revoke_agent(c, &o) : enroll(c, &o);
+	return o.renew_crl ? renew_crl(c)
+	       : o.init_ca ? init_ca(c)
+	       : o.revoke  ? revoke_agent(c, &o)
+			   : enroll(c, &o);
 }

@@ -159,7 +159,7 @@ static int make_cert(const char *cn, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issu
 /* Signs an empty or full CRL and writes crl.pem. revoked: index text. */
 static int write_crl(const struct ca *ca, const struct buf *index, int days);
 
-int ca_init(const char *dir, const char *name, int days)
+int ca_init(const char *dir, const char *name, int days, int crl_days)
 {
 	static const struct extension ext[] = {
 	    {NID_basic_constraints, "critical,CA:TRUE,pathlen:0"},
@@ -189,7 +189,7 @@ int ca_init(const char *dir, const char *name, int days)
 		r = write_pem(dir, "ca.crt", &pem, 0644);
 	const struct ca ca = {.lock = lock, .dir = dir, .cert = cert, .key = key};
 	if (r == 0)
-		r = write_crl(&ca, &none, 30);
+		r = write_crl(&ca, &none, crl_days);
 	buf_clear(&pem);
 	if (r == 0)
 		r = key_pem(key, &pem);
@@ -468,5 +468,21 @@ int ca_revoke(const char *dir, const char *agent_id, int crl_days,
 	ca_close(&ca);
 	if (r == 0)
 		*ret_n = n;
+	return r;
+}
+
+int ca_renew_crl(const char *dir, int crl_days)
+{
+	struct ca ca;
+	struct buf index;
+	int r = ca_open(dir, &ca);
+	if (r < 0)
+		return r;
+	buf_init(&index, INDEX_MAX);
+	r = read_index(&ca, &index);
+	if (r == 0)
+		r = write_crl(&ca, &index, crl_days);
+	buf_fini(&index);
+	ca_close(&ca);
 	return r;
 }

@@ -12,7 +12,9 @@
 #include "base/macros.h"
 
 /* Makes the CA; -EEXIST when there is one. `name` is its CN. The folder is made 0700. */
-int ca_init(const char *dir, const char *name, int days) MUST_CHECK;
+int ca_init(const char *dir, const char *name, int days, int crl_days) MUST_CHECK;
+/* Signs crl.pem anew, with what is revoked already. */
+int ca_renew_crl(const char *dir, int crl_days) MUST_CHECK;
 
 struct ca_issued {
 	struct buf cert_pem, key_pem; /* key empty when a CSR was given; wiped by ca_issued_fini */

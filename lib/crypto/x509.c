@@ -3,6 +3,7 @@
 #include "crypto/x509.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -179,4 +180,47 @@ int cert_from_pem(const char *pem, size_t n, struct x509_st **ret)
 void cert_free(struct x509_st *cert)
 {
 	X509_free(cert);
+}
+
+/* ---- links ---- */
+
+#define KEY_ID_BYTES 8
+
+static void put_link(const X509_NAME *name, const ASN1_OCTET_STRING *key_id,
+		     char out[CERT_LINK_LEN + 1])
+{
+	int ok = 0;
+	unsigned long hash = X509_NAME_hash_ex(name, NULL, NULL, &ok);
+	int n = snprintf(out, CERT_LINK_LEN + 1, "%08lx:", ok ? hash & 0xffffffffUL : 0);
+	uint8_t bytes[KEY_ID_BYTES] = {0};
+	size_t len = key_id ? (size_t)ASN1_STRING_length(key_id) : 0;
+	if (len > 0) {
+		memcpy(bytes, ASN1_STRING_get0_data(key_id),
+		       len < sizeof bytes ? len : sizeof bytes);
+		crypto_hex(bytes, sizeof bytes, out + n);
+	}
+	ERR_clear_error();
+}
+
+void cert_subject_link(struct x509_st *cert, char out[CERT_LINK_LEN + 1])
+{
+	put_link(X509_get_subject_name(cert), X509_get0_subject_key_id(cert), out);
+}
+
+void cert_issuer_link(struct x509_st *cert, char out[CERT_LINK_LEN + 1])
+{
+	put_link(X509_get_issuer_name(cert), X509_get0_authority_key_id(cert), out);
+}
+
+bool cert_link_fits(const char *issuer, const char *subject)
+{
+	const char *a = strchr(issuer, ':'), *b = strchr(subject, ':');
+	return a && b && a - issuer == b - subject &&
+	       strncmp(issuer, subject, (size_t)(a - issuer)) == 0 &&
+	       (!a[1] || !b[1] || strcmp(a, b) == 0);
+}
+
+void cert_pin_short(const uint8_t spki_pin[32], char out[CERT_PIN_LEN + 1])
+{
+	crypto_hex(spki_pin, CERT_PIN_LEN / 2, out);
 }

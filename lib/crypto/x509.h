@@ -24,3 +24,16 @@ bool cert_names_agent(struct x509_st *cert, const char *agent_id);
 /* PEM (first certificate) into a new X509; caller frees with cert_free. */
 int cert_from_pem(const char *pem, size_t n, struct x509_st **ret) MUST_CHECK;
 void cert_free(struct x509_st *cert);
+
+/* How a certificate names its issuer, and an issuer itself, short enough to be told: hash of the
+ * name (8 hex digits, as `openssl x509 -subject_hash`), colon, the first 16 hex digits of the key
+ * identifier (none when the certificate gives none). */
+#define CERT_LINK_LEN 25
+void cert_subject_link(struct x509_st *cert, char out[CERT_LINK_LEN + 1]);
+void cert_issuer_link(struct x509_st *cert, char out[CERT_LINK_LEN + 1]);
+/* As OpenSSL looks for an issuer (RFC 5280, 6.1): the same name, and the same key identifier where
+ * both give one. */
+bool cert_link_fits(const char *issuer, const char *subject);
+/* The first 16 hex digits of the SPKI pin. */
+#define CERT_PIN_LEN 16
+void cert_pin_short(const uint8_t spki_pin[32], char out[CERT_PIN_LEN + 1]);

@@ -1,4 +1,6 @@
 """The whole chain, started as `./viw up` starts it, for tests that look at it from outside."""
+import subprocess
+
 import pytest
 import viwtest
 
@@ -80,3 +82,16 @@ def chain(start, redis, pg, tmp):
     viwtest.wait_for(lambda: viwtest.http_status(f"{c.http_url}/internal/agent/_readyz") == 200,
                      what="the bridge is ready")
     return c
+
+
+@pytest.fixture
+def ctl(request, redis, pg, tmp):
+    """ctl("gateways", "--json") -> CompletedProcess; env= overrides settings."""
+    def run(*words, env=None, stdin=None, timeout=40):
+        settings = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "VIWCTL_REDIS_URL": redis.url,
+                    "VIWCTL_DATABASE_URL": pg.uri, "VIWCTL_CA_DIR": str(tmp / "ca"),
+                    "ASAN_OPTIONS": "exitcode=99", **(env or {})}
+        return subprocess.run([viwtest.BIN / "viwctl", *map(str, words)], env=settings, text=True,
+                              cwd=tmp, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=timeout)
+    return run

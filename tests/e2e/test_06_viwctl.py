@@ -3,23 +3,9 @@ import json
 import os
 import subprocess
 import threading
-import time
 
 import pytest
 import viwtest
-
-
-@pytest.fixture
-def ctl(request, redis, pg, tmp):
-    """ctl("gateways", "--json") -> CompletedProcess; env= overrides settings."""
-    def run(*words, env=None, stdin=None, timeout=40):
-        settings = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "VIWCTL_REDIS_URL": redis.url,
-                    "VIWCTL_DATABASE_URL": pg.uri, "VIWCTL_CA_DIR": str(tmp / "ca"),
-                    "ASAN_OPTIONS": "exitcode=99", **(env or {})}
-        return subprocess.run([viwtest.BIN / "viwctl", *map(str, words)], env=settings, text=True,
-                              cwd=tmp, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              timeout=timeout)
-    return run
 
 
 class Hand:

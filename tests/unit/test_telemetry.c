@@ -67,6 +67,7 @@ static const char *compose(struct span helper, const char *services, struct tele
 				      .cert_days = 12,
 				      .bundle_days = INT64_MIN,
 				      .backend_days = -2,
+				      .tls = {"{\"pins\":[]}", 11},
 				      .gap_frames = 3,
 				      .gap_first_seq = 7,
 				      .gap_last_seq = 9};
@@ -102,6 +103,7 @@ static void test_telemetry_own_figures(void **state)
 	has(json, "\"helper\":\"down\"");
 	has(json, "\"reconnects\":4");
 	has(json, "\"cert_days_left\":{\"client\":12,\"backend\":-2}");
+	has(json, "\"tls\":{\"pins\":[]}");
 	has(json, "\"telemetry_gap\":{\"frames\":3,\"first_seq\":7,\"last_seq\":9}");
 	assert_int_equal(cpu.total, 1000);
 	/* no tick since: no figure rather than a wrong one */
