@@ -14,6 +14,7 @@
 #include "base/crash.h"
 
 #define FIELDS_A_COMMAND 10
+#define FIRST_COMMAND	 3
 #define FRESH_MS	 2000
 #define CANCEL_AGAIN_MS	 25000
 
@@ -107,7 +108,7 @@ static void take_answer(struct dispatch *d, struct holding *s, const struct redi
 	dispatch_set_left(d, s, (uint64_t)redis_int(redis_at(reply, 0)));
 	for (size_t i = 0; i < s->slots; i++)
 		s->slot[i].seen = false;
-	for (size_t i = 1; i + FIELDS_A_COMMAND <= redis_len(reply); i += FIELDS_A_COMMAND) {
+	for (size_t i = FIRST_COMMAND; i + FIELDS_A_COMMAND <= redis_len(reply); i += FIELDS_A_COMMAND) {
 		int r;
 
 		for (size_t k = 0; k < FIELDS_A_COMMAND; k++)
@@ -161,6 +162,8 @@ static void on_offer(void *arg, const struct redis_reply *reply)
 {
 	struct dispatch_call *c = arg;
 
+	if (redis_type(reply) == REDIS_ARR)
+		store_note_offers(c->d->store, redis_at(reply, 1), redis_at(reply, 2));
 	offer_answered(c->d, c->sid, c->sent_ms, c->again, reply);
 	dispatch_call_free(c);
 }
@@ -177,7 +180,8 @@ static void start_offer(struct dispatch *d, struct holding *s)
 			      span_of(d->cfg.bridge_id),
 			      span_of(s->conn),
 			      {0},
-			      store_now_text(d->store)};
+			      store_now_text(d->store),
+			      store_offers(d->store)};
 	struct dispatch_call *c = dispatch_call_new(d, s->sid);
 
 	(void)snprintf(epoch, sizeof(epoch), "%" PRIu64, s->epoch);

@@ -228,6 +228,7 @@ static void lease_answered(struct router *r, const struct redis_reply *reply)
 	r->lease_asked = false;
 	if (redis_type(reply) != REDIS_ARR)
 		return; /* every step is fenced: nothing to undo */
+	store_note_offers(r->store, redis_at(reply, 3), redis_at(reply, 4));
 	if (token.n && span_eq(word, "kept"))
 		return;
 	if (token.n) {
@@ -251,7 +252,8 @@ static void on_tick(void *arg)
 	struct span argv[] = {span_of(store_prefix(r->store)),
 			      span_of(store_bridge_id(r->store)),
 			      span_of(r->token),
-			      {0}};
+			      {0},
+			      store_offers(r->store)};
 
 	if (r->lease_asked || !redis_is_up(store_redis(r->store)))
 		return;

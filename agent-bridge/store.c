@@ -9,6 +9,7 @@
 #include "store.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +52,8 @@ struct store {
 	struct ops ops;
 	struct store_part *parts;
 	char prefix[64], bridge_id[128], instance[UUID_LEN + 1], started[24];
+	int64_t offers; /* -1: not told yet */
+	char offers_text[24];
 
 	bool up, impaired, pressed, first_up_done;
 	bool readonly; /* impaired by it: a failover may have moved the writable server */
@@ -117,6 +120,26 @@ struct span store_now_text(struct store *s)
 		clock_format_rfc3339(now, s->now_text);
 	}
 	return (struct span){s->now_text, CLOCK_RFC3339_LEN};
+}
+
+struct span store_offers(const struct store *s)
+{
+	return span_of(s->offers_text);
+}
+
+void store_note_offers(struct store *s, const struct redis_reply *offers,
+		       const struct redis_reply *lost)
+{
+	int64_t n = redis_int(offers);
+
+	if (redis_int(lost) == 1)
+		LOG_WARN(FIELDS(.event = "redis_lost_data", .has_count = true, .count = s->offers),
+			 "Redis has forgotten offers it had recorded; for a while commands end "
+			 "only by what their agents say");
+	if (n > s->offers) {
+		s->offers = n;
+		(void)snprintf(s->offers_text, sizeof(s->offers_text), "%" PRId64, n);
+	}
 }
 
 void store_join(struct store *s, struct store_part *p)
@@ -709,6 +732,8 @@ int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg
 	(void)snprintf(s->bridge_id, sizeof(s->bridge_id), "%s", cfg->bridge_id);
 	(void)snprintf(s->reason, sizeof(s->reason), "not connected to Redis yet");
 	ident_uuid4(s->instance);
+	s->offers = -1;
+	(void)snprintf(s->offers_text, sizeof(s->offers_text), "-1");
 	s->m_up = metrics_get(m, M_redis_up, NULL, NULL);
 	s->m_reply = metrics_get(m, M_redis_reply, NULL, NULL);
 	s->m_drop_away = metrics_get(m, M_frames_dropped, "redis_away", NULL);

@@ -69,6 +69,11 @@ void store_note_passing(struct store *s, enum redis_error_class c);
 /* XADD to dead_letters; lost only at the cap. */
 void store_dead_letter(struct store *s, const char *stream, struct span entry_id,
 		       const char *reason, struct span payload);
+/* How many offers this bridge has made, as it was told last, in text: what Redis must not forget. */
+struct span store_offers(const struct store *s);
+/* An answer of lib/doubt.lua: the number, and 1 when Redis has forgotten some. */
+void store_note_offers(struct store *s, const struct redis_reply *offers,
+		       const struct redis_reply *lost);
 const char *store_prefix(const struct store *s);
 const char *store_bridge_id(const struct store *s);
 /* The wall clock as the contract writes it, of this loop turn; valid until the next call. */

@@ -1,12 +1,13 @@
 #!lua
--- EXPIRE: commands whose time is over. Not offered: they end here. Offered: only the agent knows,
--- so its bridge is told to ask it, and again every half minute.
+-- EXPIRE: commands whose time is over. Not offered: they end here. Offered, or in doubt: only the agent
+-- knows, so its bridge is told to ask it, and again every half minute.
 --   in:  prefix, lease text, bridge, now as text, count
 --   out: 'FENCED', or how long until the next deadline (ms, -1: none), how many ended, then the agents of this
 --        bridge to look at
 -- @include lib/keys.lua
 -- @include lib/hint.lua
 -- @include lib/finish.lua
+-- @include lib/doubt.lua
 local ASK_AGAIN_MS = 30000
 local _, lease, bridge, received_at, count = unpack(ARGV)
 if redis.call('GET', key('lease.router')) ~= lease then
@@ -19,11 +20,11 @@ for _, cid in ipairs(redis.call('ZRANGE', key('deadlines'), '-inf', int(now), 'B
   count)) do
   local agent, entry, state = unpack(redis.call('HMGET', key('cid.' .. cid), 'agent', 'entry',
     'state'))
-  if state == 'queued' then
+  if state == 'queued' and not in_doubt(entry) then
     finish(cid, agent, entry, bridge_result(cid, agent, 'expired', 'expired',
       'its time was over before it could be offered', bridge, received_at), 'done')
     out[2] = out[2] + 1
-  elseif state == 'offered' then
+  elseif state == 'queued' or state == 'offered' then
     redis.call('ZADD', key('deadlines'), int(now + ASK_AGAIN_MS), cid)
     local owner = owner_bridge(agent)
     if owner == bridge then

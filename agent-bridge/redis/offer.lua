@@ -2,15 +2,17 @@
 -- OFFER: what an agent is to be sent now, at most `window` of its commands being open at once.
 --   in:  prefix, agent, owner text of its connection, journal id or '', window,
 --        '1' to offer again what was offered and not answered (a new connection), bridge, conn,
---        epoch, now as text
---   out: 'FENCED', or the number left in the mailbox, then 10 for each entry to send:
+--        epoch, now as text, offers this bridge remembers
+--   out: 'FENCED', or the number left in the mailbox, this bridge's offers, 1 if Redis lost some, then 10 for each
+--        entry to send:
 --        kind (command, cancel), correlation id, verb, params, ttl left (ms), expires_ms,
 --        issued_at, issued by, signature, age since the stream entry (ms)
 -- An id that was offered under one journal never goes to another one: it ends unknown. Past its
 -- time nothing is sent as a command.
 -- @include lib/keys.lua
 -- @include lib/finish.lua
-local _, agent, mine, journal, window, again, bridge, conn, epoch, received_at = unpack(ARGV)
+-- @include lib/doubt.lua
+local _, agent, mine, journal, window, again, bridge, conn, epoch, received_at, seen = unpack(ARGV)
 window = tonumber(window)
 if redis.call('HGET', key('owner'), agent) ~= mine then
   return 'FENCED'
@@ -18,7 +20,8 @@ end
 
 local mbox, offered = key('mbox.' .. agent), key('offered.' .. agent)
 local now = now_ms()
-local out, open = {0}, 0
+local _, lost = count_offers(bridge, seen, 0)
+local out, open, bound = {0, 0, lost}, 0, 0
 
 local function send(kind, e)
   local exp = tonumber(e.exp)
@@ -29,6 +32,7 @@ local function send(kind, e)
 end
 
 local function bind(e)
+  bound = bound + 1
   redis.call('HSET', offered, e.cid, journal)
   redis.call('HSET', key('cid.' .. e.cid), 'state', 'offered')
   redis.call('XADD', key('command_events'), '*', 'correlation_id', e.cid, 'agent_id', agent,
@@ -45,7 +49,7 @@ local function consider(e)
   local under = redis.call('HGET', offered, e.cid)
   local cancel = redis.call('HGET', key('cid.' .. e.cid), 'cancel')
   local late = tonumber(e.exp) <= now
-  if not under and e.maybe == '' and late then
+  if not under and late and e.maybe == '' and not in_doubt(e.id) then
     return ends(e, 'expired', 'expired', 'its time was over before it could be offered', 'done')
   elseif under and under ~= '' and journal ~= '' and under ~= journal then
     return ends(e, 'unknown', 'journal_changed',
@@ -83,4 +87,5 @@ while open < window do
   end
 end
 out[1] = redis.call('XLEN', mbox)
+out[2] = count_offers(bridge, seen, bound)
 return out

@@ -13,6 +13,7 @@
 -- @include lib/keys.lua
 -- @include lib/hint.lua
 -- @include lib/finish.lua
+-- @include lib/doubt.lua
 local FIELDS, FIRST = 13, 5
 local _, lease, bridge, received_at = unpack(ARGV, 1, 4)
 if redis.call('GET', key('lease.router')) ~= lease then
@@ -56,7 +57,7 @@ function kinds.run(e, m)
   if m.state == 'tombstone' then
     if m.agent ~= e.agent then
       return 'duplicate', ''
-    elseif e.extra == '1' then -- lost, then cancelled, then queued again: it may have run
+    elseif e.extra == '1' or in_doubt(int(now)) then -- lost, then cancelled, then sent again: it may have run
       return 'asked', put_in_mailbox(e, 'offered', true)
     end
     -- The result names the command although it never had a mailbox entry.
@@ -70,7 +71,7 @@ function kinds.run(e, m)
   elseif redis.call('SISMEMBER', key('decommissioned'), e.agent) == 1 then
     e.verb, e.extra = 'decommissioned', 'the agent is decommissioned'
     return kinds.reject(e, {})
-  elseif e.extra ~= '1' and tonumber(e.exp) <= now then
+  elseif e.extra ~= '1' and tonumber(e.exp) <= now and not in_doubt(int(now)) then
     write_result(e.cid, e.agent, {verb = e.verb, by = e.by, issued_at = e.issued_at,
       expires_at = e.expires_at}, bridge_result(e.cid, e.agent, 'expired', 'expired',
       'its time was over before it could be offered', bridge, received_at))
@@ -89,9 +90,9 @@ function kinds.cancel(e, m)
     return 'tombstone', ''
   elseif m.agent ~= e.agent then
     return 'mismatch', ''
-  elseif m.state == 'queued' then
+  elseif m.state == 'queued' and not in_doubt(m.entry) then
     return ends(e, m.entry, 'cancelled', 'cancelled', 'cancelled before it was offered'), ''
-  elseif m.state == 'offered' then
+  elseif m.state == 'queued' or m.state == 'offered' then
     redis.call('HSET', key('cid.' .. e.cid), 'cancel', '1')
     return 'asked', tell(e.agent)
   end

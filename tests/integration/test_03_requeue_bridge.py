@@ -1,9 +1,11 @@
-"""Redis loses everything while commands are open: bridge, results-writer and an agent bring each to its one end."""
+"""Redis loses what it knew of commands: bridge, results-writer and an agent bring each to its one true end."""
+import os
+
 import pytest
 
 import viwtest
 import writers
-from bridges import Bridge, result
+from bridges import Bridge, leftovers, result, results, wait_result
 from viwtest import wait_for
 from writers import start_writer
 
@@ -62,3 +64,60 @@ def test_open_commands_survive_a_wiped_redis(redis, pg, start, connect):
         {"status": "done", "n": 3}, {"status": "unknown", "n": 1}]
     assert w.metric("viw_commands_redis_lost_total") == 1
     assert w.metric("viw_commands_requeued_total") == 3
+
+
+@pytest.mark.timeout(60)
+def test_an_id_lost_before_it_had_a_row_is_never_called_cancelled_when_it_ran(redis, pg, start, connect):
+    """It ran, Redis lost it before results-writer had seen it; then the backend cancels it and sends it again."""
+    b = Bridge(start, redis, connect)
+    agent = b.agent("gw-1", journal_id="j1")
+    redis.xadd_command("gw-1", "ECHO", "c-ran", ttl_s="60")
+    assert agent.expect("COMMAND")["correlation_id"] == "c-ran"
+    send_result(agent, "c-ran", rc=0, stdout="it ran")
+    redis.client.flushall()
+    b.proc.wait_log("redis_lost_data")
+    redis.xadd_command("gw-1", "ECHO", "c-ran", op="cancel")
+    redis.xadd_command("gw-1", "ECHO", "c-ran", ttl_s="60")
+    redis.xadd_command("gw-1", "ECHO", "c-new", op="cancel")
+    redis.xadd_command("gw-1", "ECHO", "c-new", ttl_s="60")
+    start_writer(start, "results", redis, pg.uri)
+    assert [agent.expect("CANCEL", timeout=12)["correlation_id"] for _ in range(2)] == ["c-ran", "c-new"]
+    send_result(agent, "c-ran", rc=0, stdout="it ran")
+    send_result(agent, "c-new", status="cancelled")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-ran' AND status = 'done'")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-new' AND status = 'cancelled'")
+    assert leftovers(redis) == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ending", ["expired", "cancelled"])
+def test_an_offer_that_redis_forgot_still_counts(redis, start, connect, ending):
+    """The AOF loses its tail: the command is back in its mailbox as if nobody had ever got it. Its agent is away
+    until it is over, but only the agent knows."""
+    b = Bridge(start, redis, connect)
+    redis.xadd_command("gw-1", "ECHO", "c-ran", ttl_s="4" if ending == "expired" else "60")
+    wait_for(lambda: redis.client.hget("viw.cid.c-ran", "state") == "queued")
+    aof = sorted((redis.dir / "appendonlydir").glob("*.incr.aof"))[-1]
+    size = aof.stat().st_size
+    agent = b.agent("gw-1", journal_id="j1")
+    agent.expect("COMMAND")
+    send_result(agent, "c-ran", rc=0, stdout="it ran")
+    agent.close()
+    wait_for(lambda: not redis.client.hexists("viw.owner", "gw-1"))
+    redis.kill()
+    os.truncate(aof, size)
+    redis.start("--aof-load-truncated", "yes")
+    assert redis.client.hget("viw.cid.c-ran", "state") == "queued" and results(redis) == []
+    b.proc.wait_log("redis_lost_data")
+    if ending == "cancelled":
+        redis.xadd_command("gw-1", "ECHO", "c-ran", op="cancel")
+        wait_for(lambda: redis.client.hget("viw.cid.c-ran", "cancel") == "1")
+    else:
+        wait_for(lambda: redis.client.zscore("viw.deadlines", "c-ran") > int(redis.client.hget("viw.cid.c-ran", "exp")),
+                 15, "its deadline has passed and it is to be asked for")
+    assert results(redis) == []
+    again = b.agent("gw-1", journal_id="j1")
+    cancel = again.expect("CANCEL", timeout=10)
+    assert (cancel["correlation_id"], cancel["reason"]) == ("c-ran", ending)
+    send_result(again, "c-ran", rc=0, stdout="it ran")
+    assert wait_result(redis, "c-ran")["frame"]["status"] == "success" and leftovers(redis) == []

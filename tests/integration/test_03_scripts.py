@@ -36,8 +36,8 @@ class Site:
     def __init__(self, db, lua, agent="a1", bridge="b1", conn="c1"):
         self.db, self.lua, self.agent, self.bridge, self.conn = db, lua, agent, bridge, conn
         lua.bridge_lease(bridge, "inst-1", "", 15000)
-        token, _ = lua.router_lease(bridge, "", 4000)
-        self.lease = f"{bridge}|{token}"
+        token = lua.router_lease(bridge, "", 4000, -1)[0]
+        self.lease, self.token, self.offers = f"{bridge}|{token}", token, 0
         self.claim()
         db.xgroup_create("viw.commands", "agent-bridge", "0", mkstream=True)
 
@@ -60,11 +60,12 @@ class Site:
 
     def offer(self, journal="", window=4, again=0, owner=None):
         out = self.lua.offer(self.agent, owner or self.owner, journal, window, again, self.bridge, self.conn,
-                             self.epoch, NOW)
+                             self.epoch, NOW, self.offers)
         if out == "FENCED":
             return out
+        self.offers = int(out[1])
         names = ("kind", "cid", "verb", "params", "left", "exp", "issued_at", "by", "sig", "age")
-        return [dict(zip(names, out[i:i + 10])) for i in range(1, len(out), 10)]
+        return [dict(zip(names, out[i:i + 10])) for i in range(3, len(out), 10)]
 
     def answer(self, cid, agent=None, frame='{"type":"RESULT"}'):
         return self.lua.result(agent or self.agent, cid, frame, self.bridge, self.epoch, NOW)[0]
@@ -166,18 +167,18 @@ def test_bridge_lease_remembers_since_when(db, lua):
 
 
 def test_router_lease_is_taken_kept_and_never_kept_once_lapsed(db, lua):
-    token, word = lua.router_lease("b1", "", 4000)
+    token, word = lua.router_lease("b1", "", 4000, -1)[:2]
     assert word == "taken"
-    assert lua.router_lease("b1", token, 4000) == [token, "kept"]
-    none, holder, ms = lua.router_lease("b2", "", 4000)
+    assert lua.router_lease("b1", token, 4000, 0)[:2] == [token, "kept"]
+    none, holder, ms = lua.router_lease("b2", "", 4000, -1)[:3]
     assert none == "" and holder == f"b1|{token}" and 0 < ms <= 4000
-    assert lua.router_lease("b1", "", 4000)[0] == ""  # the same name without the token is another process
+    assert lua.router_lease("b1", "", 4000, 0)[0] == ""  # the same name without the token is another process
     db.delete("viw.lease.router")
-    fresh, word = lua.router_lease("b1", token, 4000)
+    fresh, word = lua.router_lease("b1", token, 4000, 0)[:2]
     assert word == "taken" and int(fresh) > int(token)
     db.delete("viw.lease.router", "viw.fence.router")  # Redis lost both: tokens rise all the same
     time.sleep(0.002)
-    assert int(lua.router_lease("b2", "", 4000)[0]) > int(fresh)
+    assert int(lua.router_lease("b2", "", 4000, 0)[0]) > int(fresh)
 
 
 def test_router_yield_gives_back_only_its_own(db, lua, site):
@@ -411,6 +412,66 @@ def test_offer_looks_behind_entries_it_ends(db, lua, site):
     assert len(results_of(db)) == 9
 
 
+# ---------------------------------------------------------------- doubt: Redis has forgotten offers
+
+
+def test_offers_are_counted_and_a_count_that_fell_is_a_loss(db, lua, site):
+    site.route(*[site.entry(f"x{i}") for i in range(3)])
+    site.offer(window=2)
+    site.offer(window=2, again=1)  # offering again is no new offer
+    assert db.hgetall("viw.offers") == {"b1": "2"} and site.offers == 2
+    # A bridge that has just started learns the number; so does one whose last answer got lost.
+    assert lua.router_lease("b1", site.token, 4000, -1)[3:] == [2, 0]
+    assert lua.router_lease("b1", site.token, 4000, 1)[3:] == [2, 0]
+    assert lua.router_lease("b2", "", 4000, -1)[3:] == [0, 0] and not db.exists("viw.doubt")
+    assert lua.router_lease("b1", site.token, 4000, 7)[3:] == [7, 1]
+    assert 290_000 < int(db.get("viw.doubt")) - now_ms(db) <= 300_000 and db.ttl("viw.doubt") > 7 * 86400
+    assert lua.router_lease("b1", site.token, 4000, 7)[3:] == [7, 0]  # noticed once
+
+
+def lose_offers(db, lua, site):
+    """What the bridge finds after its Redis has come back without the last offer."""
+    db.hset("viw.offers", "b1", 3)
+    assert lua.router_lease("b1", site.token, 4000, 4)[4] == 1
+
+
+def test_doubt_cancelled_then_sent_again_asks_the_agent(db, lua, site):
+    lose_offers(db, lua, site)
+    assert site.route(site.entry("x1", kind="cancel"), site.entry("x1"))[::2] == ["tombstone", "asked"]
+    assert results_of(db) == []
+    assert [(o["kind"], o["cid"]) for o in site.offer("J")] == [("cancel", "x1")]
+    assert site.answer("x1") == "stored" and site.open_keys() == []
+
+
+def test_doubt_cancel_of_a_queued_one_asks_the_agent(db, lua, site):
+    site.route(site.entry("x1"))  # before the loss: its offer may be what was forgotten
+    lose_offers(db, lua, site)
+    site.route(site.entry("x2"))
+    assert site.route(site.entry("x1", kind="cancel"), site.entry("x2", kind="cancel"))[::2] == ["asked", "asked"]
+    assert results_of(db) == []
+    assert [(o["kind"], o["cid"]) for o in site.offer("J")] == [("cancel", "x1"), ("cancel", "x2")]
+    assert site.answer("x1") == site.answer("x2") == "stored" and site.open_keys() == []
+
+
+def test_doubt_nothing_expires_without_its_agent(db, lua, site):
+    site.route(site.entry("x1", ttl_ms=200))
+    lose_offers(db, lua, site)
+    assert site.route(site.entry("x2", ttl_ms=200), site.entry("x3", ttl_ms=-1))[::2] == ["queued", "queued"]
+    wait_for(lambda: now_ms(db) > int(site.marker("x2")["exp"]), 3)
+    assert lua.expire(site.lease, "b1", NOW, 64)[1:] == [0, "a1", "a1", "a1"] and results_of(db) == []
+    assert [(o["kind"], o["cid"], o["left"]) for o in site.offer("J")] == [("cancel", f"x{i}", "0") for i in (1, 2, 3)]
+    assert [site.answer(f"x{i}") for i in (1, 2, 3)] == ["stored"] * 3 and site.open_keys() == []
+
+
+def test_doubt_ends(db, lua, site):
+    lose_offers(db, lua, site)
+    db.set("viw.doubt", now_ms(db) - 1)
+    site.route(site.entry("x1"), site.entry("x2", kind="cancel"))
+    assert site.route(site.entry("x1", kind="cancel"), site.entry("x2"), site.entry("x3", ttl_ms=-1))[::2] == [
+        "cancelled", "cancelled", "expired"]
+    assert site.open_keys() == []
+
+
 # ---------------------------------------------------------------- lookup, result
 
 
@@ -528,11 +589,11 @@ def test_out_of_memory(db, lua, site, name):
     site.offer(window=1)
     args = {
         "release": ["a1", site.owner], "bridge_lease": ["b1", "inst-1", "1", 15000],
-        "router_lease": ["b1", site.lease.split("|")[1], 4000], "router_yield": [site.lease],
+        "router_lease": ["b1", site.token, 4000, 0], "router_yield": [site.lease],
         "trim": [site.lease, "commands", "agent-bridge"], "check": ["a1", site.owner], "lookup": ["a1", "x1"],
         "claim": ["a1", "b1", "c9", "n", now_ms(db) + 1000, ""], "reclaim": ["a1", "b1", "c1", site.epoch],
         "expire": [site.lease, "b1", NOW, 64], "router_read": [site.lease, ">", 64],
-        "offer": ["a1", site.owner, "", 4, 1, "b1", "c1", site.epoch, NOW],
+        "offer": ["a1", site.owner, "", 4, 1, "b1", "c1", site.epoch, NOW, 0],
         "post": ["a1", "x9", "d", 0, 64, "correlation_id", "x9"],
         "result": ["a1", "x1", "{}", "b1", site.epoch, NOW],
         "route": [site.lease, "b1", NOW, *site.entry("x3")],

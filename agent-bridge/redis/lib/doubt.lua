@@ -1,0 +1,25 @@
+-- Redis may forget (FLUSHALL, the AOF's tail, a replica that was behind). Each bridge counts its offers here; fewer
+-- than it remembers means that some are forgotten. What was routed until DOUBT_MS after that may have run
+-- before, under an offer, or a sending of the same id, that is forgotten: it ends by its agent's answer alone.
+local DOUBT_MS = 300000
+local DOUBT_KEPT_MS = 8 * 86400 * 1000
+
+-- `seen`: offers the bridge remembers, -1 when it has just started. Returns how many there are, 1 if some were lost.
+local function count_offers(bridge, seen, more)
+  local found = tonumber(redis.call('HGET', key('offers'), bridge) or '-1')
+  local lost = found < tonumber(seen)
+  if lost then
+    redis.call('SET', key('doubt'), int(now_ms() + DOUBT_MS), 'PX', DOUBT_KEPT_MS)
+  end
+  local n = math.max(found, tonumber(seen), 0) + more
+  if n ~= found then
+    redis.call('HSET', key('offers'), bridge, int(n))
+  end
+  return n, lost and 1 or 0
+end
+
+-- Whether a command may have run before it was put into its mailbox at `at` (an entry's id, or ms as text).
+local function in_doubt(at)
+  local till = redis.call('GET', key('doubt'))
+  return till and tonumber(at:match('^%d+')) < tonumber(till)
+end
