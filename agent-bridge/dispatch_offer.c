@@ -108,7 +108,8 @@ static void take_answer(struct dispatch *d, struct holding *s, const struct redi
 	dispatch_set_left(d, s, (uint64_t)redis_int(redis_at(reply, 0)));
 	for (size_t i = 0; i < s->slots; i++)
 		s->slot[i].seen = false;
-	for (size_t i = FIRST_COMMAND; i + FIELDS_A_COMMAND <= redis_len(reply); i += FIELDS_A_COMMAND) {
+	for (size_t i = FIRST_COMMAND; i + FIELDS_A_COMMAND <= redis_len(reply);
+	     i += FIELDS_A_COMMAND) {
 		int r;
 
 		for (size_t k = 0; k < FIELDS_A_COMMAND; k++)

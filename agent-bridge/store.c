@@ -427,7 +427,7 @@ static int ring_add(struct store *s, const struct store_conn *c, struct span fra
 		s->ring_first = e;
 	s->ring_last = e;
 	s->ring_bytes += sizeof(*e) + e->n;
-	while (s->ring_bytes > RING_MAX_BYTES && s->ring_first != s->ring_last) {
+	while (s->ring_first && s->ring_bytes > RING_MAX_BYTES && s->ring_first != s->ring_last) {
 		metric_add(s->up ? s->m_drop_full : s->m_drop_away, 1);
 		ring_drop_oldest(s);
 	}

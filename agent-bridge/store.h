@@ -69,7 +69,8 @@ void store_note_passing(struct store *s, enum redis_error_class c);
 /* XADD to dead_letters; lost only at the cap. */
 void store_dead_letter(struct store *s, const char *stream, struct span entry_id,
 		       const char *reason, struct span payload);
-/* How many offers this bridge has made, as it was told last, in text: what Redis must not forget. */
+/* How many offers this bridge has made, as it was told last, in text: what Redis must not forget.
+ */
 struct span store_offers(const struct store *s);
 /* An answer of lib/doubt.lua: the number, and 1 when Redis has forgotten some. */
 void store_note_offers(struct store *s, const struct redis_reply *offers,
