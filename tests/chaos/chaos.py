@@ -22,6 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "lib
 import verdict  # noqa: E402
 from faults import TABLE, Faults, crash_points  # noqa: E402
 from load import Load  # noqa: E402
+from watch import Watch  # noqa: E402
 from world import World  # noqa: E402
 
 # With a promise switched off: the faults that show it.
@@ -32,6 +33,7 @@ OFF_FAULTS = {"journal": ["kill_agent", "bad_helper_link"], "dedupe": ["kill_bri
 class Totals:
     def __init__(self):
         self.commands = self.faults = self.rounds = self.duplicates = self.excused = 0
+        self.offers_watched = 0
         self.states, self.by_fault, self.after_heal, self.violations = {}, {}, [], []
         self.crashed, self.passed, self.seeds = {}, set(), []
 
@@ -40,6 +42,7 @@ class Totals:
         self.commands += len(load.sent)
         self.duplicates += load.duplicates
         self.faults += sum(faults.done.values())
+        self.offers_watched += figures.get("offers_watched", 0)
         for k, n in figures["states"].items():
             self.states[k] = self.states.get(k, 0) + n
         for k, n in faults.done.items():
@@ -56,7 +59,7 @@ class Totals:
                 "duplicate_xadds": self.duplicates, "faults": self.faults, "by_fault": self.by_fault,
                 "crash_points_fired": len(self.crashed), "crash_points": dict(sorted(self.crashed.items())),
                 "crash_points_never_passed": sorted(set(crash_points()) - self.passed),
-                "states": self.states, "violations": len(self.violations),
+                "offers_watched": self.offers_watched, "states": self.states, "violations": len(self.violations),
                 "bound_95_per_command": f"{3 / max(1, self.commands):.2e}",
                 "unknown_share": round(self.states.get("unknown", 0) / max(1, self.commands), 6),
                 "terminal_after_heal_s": {"n": len(after), "p50": quantile(0.5), "p99": quantile(0.99),
@@ -68,10 +71,11 @@ def run_round(world, args, number, totals, log):
     load = Load(world, rng, f"s{world.seed}r{number}")
     world.all_sent.update(load.sent)
     load.sent = RecordingDict(world.all_sent)
-    names = args.faults or OFF_FAULTS.get(args.off) or [n for n in TABLE if not TABLE[n][2] or number % 3 == 2]
-    if any(TABLE[n][2] for n in names):
+    names = args.faults or OFF_FAULTS.get(args.off) or [n for n in TABLE if not TABLE[n][2] or number % 3 == 0]
+    lossy = any(TABLE[n][2] for n in names)
+    if lossy or world.has_lost:
         # Redis forgot whether it was offered to anybody: for an agent that never comes it stays open,
-        # truthfully, until LOST_AFTER_S past its deadline.
+        # truthfully, until LOST_AFTER_S past its deadline. So do those sent for a while after it.
         del load.kinds["offline"]
     if names == ["two_faced"]:
         load.kinds, load.waits_ms = {"plain": 1}, (300, 600)  # always some under way
@@ -82,7 +86,8 @@ def run_round(world, args, number, totals, log):
     for h in world.hosts:
         h.hurt = []
     for a in world.plain:
-        a.forget_after_ack = number % 3 != 2
+        a.forget_after_ack = not lossy
+    watch = None if lossy or args.off else Watch(world)
     end = time.monotonic() + args.seconds
     next_fault = time.monotonic() + 0.5
     while time.monotonic() < end:
@@ -107,6 +112,10 @@ def run_round(world, args, number, totals, log):
     world.prepare_redis()
     stuck = verdict.converge(world, load, args.bound)
     wrong, figures = verdict.check(world, load, healed_at)
+    if watch:
+        watch.stop()
+        wrong += watch.violations(load)
+        figures["offers_watched"] = sum(seen[1] for seen in watch.seen)
     if names == ["two_faced"]:  # no slow links here: what comes late was sent late
         wrong += [f"{a.agent_id}: COMMAND {cid} on a connection that was superseded long ago"
                   for a in world.plain for cid in a.stale]

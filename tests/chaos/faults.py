@@ -197,6 +197,8 @@ def wal_disk_full(world, rng):
 # ---- stores
 
 def redis_killed(world, rng):
+    if (world.redis_disk / "ballast").exists():  # what it could not write would be lost: another fault
+        return None, None
     world.redis.thaw()
     world.redis.kill()
     return "kill redis", world.tend_stores

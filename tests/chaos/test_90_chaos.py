@@ -10,6 +10,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[0] / "lib")]
 
 from faults import TABLE  # noqa: E402
+from load import Sent  # noqa: E402
+from watch import misplaced  # noqa: E402
 
 CHAOS_BIN = HERE.parents[1] / "build" / "chaos" / "bin"
 PROGRAMS = ("agent-bridge", "results-writer", "telemetry-writer", "gateway-agent", "host-helper", "viw-migrate")
@@ -54,3 +56,19 @@ def test_nothing_comes_on_a_connection_that_was_superseded():
 def test_a_broken_promise_is_noticed(promise):
     done = chaos("--seed", "7", *SMALL, "--off", promise, "--bound", "10", timeout=85)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("seen,word", [
+    ("o1 o2 e1 o3 e3 e2", None),
+    ("o1 o2 o3 o4 e2 o5", None),
+    ("o2 o1", "which was sent later"),
+    ("o1 o2 o3 o4 o5", "5 commands are open"),
+    ("o1 e1 o1", "a second time"),
+])
+def test_offers_out_of_order_or_beyond_the_window_are_noticed(seen, word):
+    seen = {(ms, w[0] == "o", 0, w[1:], "a1") for ms, w in enumerate(seen.split())}
+    sent = [Sent(str(i), "a1", "mark", 0) for i in range(6)]
+    for s in sent:
+        s.sure = True
+    wrong = list(misplaced(seen, sent))
+    assert [word] * len(wrong) == [word for w in wrong if word and word in w] and bool(wrong) == bool(word)

@@ -199,7 +199,7 @@ class World:
         self.programs = [*self.bridges, self.results, self.telemetry,
                          *(p for h in self.hosts for p in (h.helper, h.agent))]
 
-        self.all_sent, self.data_losses = {}, []
+        self.all_sent, self.data_losses, self.has_lost = {}, [], False
         self.prepare_redis()
 
     @property
@@ -216,6 +216,7 @@ class World:
     def lost_data(self, how):
         """Redis loses what it knew; ids it had not shown to anybody may be gone without a row."""
         self.data_losses.append(time.time() + 1)
+        self.has_lost = True
         how()
         self.prepare_redis()
         self.data_losses[-1] = time.time()
