@@ -123,6 +123,9 @@ for i = FIRST, #ARGV, FIELDS do
     m.agent, m.digest, m.entry, m.state = unpack(got)
   end
   local what, owner = kinds[e.kind](e, m)
+  if m.state == 'posted' and m.agent == e.agent and what ~= 'duplicate' then
+    redis.call('SREM', key('posted.' .. e.agent), e.cid)
+  end
   redis.call('XACK', key('commands'), 'agent-bridge', e.id)
   out[#out + 1] = what
   out[#out + 1] = owner

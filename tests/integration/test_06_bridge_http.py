@@ -228,6 +228,22 @@ def test_queue_max_is_429(bridge):
     assert body["error"]["code"] == "queue_full" and int(head["Retry-After"]) >= 1
 
 
+def test_queue_max_counts_what_is_not_routed_yet(bridge):
+    """The router is slower than who posts: nothing slips past it."""
+    b = bridge(queue_max=3)
+    b.redis.client.set("viw.lease.router", "elsewhere|1", px=600000)  # nobody routes here
+    viwtest.wait_for(lambda: b.metric("viw_router_leads") == 0, what="the lease is lost")
+    codes = [b.post("gw-off", path="/agent/commands/{}", correlation_id=f"c-{i}")[0] for i in range(5)]
+    assert codes == [202] * 3 + [429] * 2
+    assert b.redis.client.xlen("viw.mbox.gw-off") == 0
+    assert b.post("gw-off", path="/agent/commands/{}", correlation_id="c-1")[0] == 202  # it is in already
+    assert b.post("gw-2", path="/agent/commands/{}")[0] == 202
+    b.redis.client.delete("viw.lease.router")
+    viwtest.wait_for(lambda: b.redis.client.xlen("viw.mbox.gw-off") == 3, what="all three routed")
+    assert not b.redis.client.exists("viw.posted.gw-off")
+    assert b.post("gw-off", path="/agent/commands/{}")[0] == 429
+
+
 def test_command_rate_is_429(bridge):
     b = bridge(command_rate=4, queue_max=1000)
     codes = [b.post("gw-1", path="/agent/commands/{}")[0] for _ in range(6)]
