@@ -290,6 +290,39 @@ def test_unwilling_redis_is_waited_out(bridge, fault):
     b.wait_ready()
 
 
+def test_redis_that_loads_its_data_is_waited_out(bridge):
+    """Restarted with much to load, Redis answers LOADING for seconds: said in readiness, nothing lost."""
+    b = bridge()
+    ws = b.connect()
+    cid = b.redis.xadd_command("gw-1", "ECHO")
+    ws.expect("COMMAND", correlation_id=cid)
+    pipe = b.redis.client.pipeline()
+    for i in range(8000):
+        pipe.set(f"pad.{i}", "x")
+    pipe.execute()
+    b.redis.stop()  # it writes and syncs its AOF
+    b.wait_ready(False)
+    # 0.4 ms a key: it looks at its sockets after each 1024
+    loading = threading.Thread(target=b.redis.start, args=("--key-load-delay", "400"), kwargs={"timeout": 30})
+    loading.start()
+
+    def why():
+        status, _, text = b.http("GET", "/internal/agent/_readyz")
+        return status == 503 and "LOADING" in text
+    viwtest.wait_for(why, 10, "readiness says LOADING")
+    ws.send(result("gw-1", cid, rc=0))
+    ws.send(telemetry("gw-1", seq=7))
+    with pytest.raises(AssertionError):  # not acknowledged until it is stored
+        ws.recv(0.5)
+    status, code, head = b.refused(b.headers("gw-2"))
+    assert (status, code) == (503, "redis_away") and int(head["Retry-After"]) >= 1
+    loading.join(30)
+    ws.expect("RESULT_ACK", correlation_id=cid, timeout=15)
+    assert len(b.entries("command_results", correlation_id=cid)) == 1
+    assert [json.loads(e["frame"])["seq"] for e in b.entries("telemetry", agent_id="gw-1")] == [7]
+    b.wait_ready()
+
+
 def test_restart_brings_agents_back(bridge):
     b = bridge()
     ws = b.connect()
