@@ -30,6 +30,7 @@ test|libcmocka-dev|unit tests
 test|python3|integration and end-to-end tests
 test|python3-pytest|runs them
 test|python3-websockets|a WebSocket client we did not write
+test|node-ws|wscat, a WebSocket client for the terminal
 test|python3-redis|a Redis client we did not write
 test|python3-psycopg2|a PostgreSQL client we did not write
 test|python3-yaml|reads compose files and manifests

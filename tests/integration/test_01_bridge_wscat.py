@@ -1,37 +1,15 @@
 """An agent by hand: wscat, which offers no subprotocol and knows nothing of ours (contract 1)."""
 import json
-import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import viwtest
 from test_01_bridge_tls import mtls
 
-SOURCE = Path(__file__).resolve().parent.parent / "node"
-
-
 @pytest.fixture(scope="session")
 def wscat():
-    """Installed once into the user's cache, from the lock file."""
-    if not shutil.which("npm"):
-        pytest.skip("npm is missing: apt-get install npm")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "viworks-tests" / "node"
-    program = home / "node_modules/.bin/wscat"
-    lock = (SOURCE / "package-lock.json").read_text()
-    if not program.exists() or (home / "package-lock.json").read_text() != lock:
-        home.mkdir(parents=True, exist_ok=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(SOURCE / name, home)
-        try:
-            done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=home, timeout=50,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        except subprocess.TimeoutExpired:
-            pytest.skip("the npm registry does not answer")
-        if done.returncode:
-            pytest.skip(f"npm could not install wscat: {done.stdout.strip().splitlines()[-1]}")
-    return str(program)
+    return shutil.which("wscat") or pytest.skip("wscat is missing: apt-get install node-ws")
 
 
 def talk(wscat, b, agent_id, *frames, args=()):
