@@ -56,6 +56,11 @@ def http_ok(port, path):
         return False
 
 
+def metric(port, name):
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    return float(re.search(rf"^{name} (\S+)", text, re.M).group(1))
+
+
 def cpu_s(pid):
     """User and system seconds of all threads, also those that ended: proc(5), in 10 ms steps."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
