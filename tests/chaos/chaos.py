@@ -3,7 +3,7 @@
 checks that every command ended in exactly one truthful state and ran at most once.
 
     tests/chaos/run [--seed S] [--seeds N | --minutes N] [--rounds N] [--seconds N] [--rate N]
-                    [--faults name,…] [--off fencing|journal|dedupe] [--keep]
+                    [--faults name,…] [--off fencing|journal|dedupe] [--keep] [--report FILE | --sum FILE]
 
 Everything random comes from the seed that is printed (but not the programs' own timing). Exit 0: no
 violation; 1: violations, printed with the seed. With --off a promise is broken on purpose, and the
@@ -33,7 +33,7 @@ OFF_FAULTS = {"journal": ["kill_agent", "bad_helper_link"], "dedupe": ["kill_bri
 class Totals:
     def __init__(self):
         self.commands = self.faults = self.rounds = self.duplicates = self.excused = 0
-        self.offers_watched = 0
+        self.offers_watched, self.unknown = 0, []
         self.states, self.by_fault, self.after_heal, self.violations = {}, {}, [], []
         self.crashed, self.passed, self.seeds = {}, set(), []
 
@@ -48,7 +48,28 @@ class Totals:
         for k, n in faults.done.items():
             self.by_fault[k] = self.by_fault.get(k, 0) + n
         self.after_heal += figures["after_heal_s"]
+        self.unknown += figures["unknown"]
         self.violations += wrong
+
+    @classmethod
+    def read(cls, path):
+        """The sum of what `--report` wrote, one line a run."""
+        total = cls()
+        for line in open(path):
+            for name, value in json.loads(line).items():
+                if isinstance(value, dict):
+                    mine = getattr(total, name)
+                    for k, n in value.items():
+                        mine[k] = mine.get(k, 0) + n
+                elif name == "passed":
+                    total.passed |= set(value)
+                else:
+                    setattr(total, name, getattr(total, name) + value)
+        return total
+
+    def report(self, path):
+        with open(path, "a") as f:
+            f.write(json.dumps({**vars(self), "passed": sorted(self.passed)}) + "\n")
 
     def summary(self):
         after = sorted(self.after_heal)
@@ -62,6 +83,8 @@ class Totals:
                 "offers_watched": self.offers_watched, "states": self.states, "violations": len(self.violations),
                 "bound_95_per_command": f"{3 / max(1, self.commands):.2e}",
                 "unknown_share": round(self.states.get("unknown", 0) / max(1, self.commands), 6),
+                "unknown_because": {f"{code}: {why}": sum(1 for u in self.unknown if (u[2], u[3]) == (code, why))
+                                    for code, why in sorted({(str(u[2]), str(u[3])) for u in self.unknown})},
                 "terminal_after_heal_s": {"n": len(after), "p50": quantile(0.5), "p99": quantile(0.99),
                                           "max": quantile(1.0)}}
 
@@ -188,6 +211,8 @@ def arguments(argv):
     p.add_argument("--plain", type=int, default=8)
     p.add_argument("--faults", type=lambda s: s.split(","), default=None)
     p.add_argument("--off", default="", choices=("", "fencing", "journal", "dedupe"))
+    p.add_argument("--report", help="append the figures to this file, one line of JSON")
+    p.add_argument("--sum", metavar="REPORT", help="only print the sum of such a file")
     p.add_argument("--keep", action="store_true")
     p.add_argument("--go-on", action="store_true", help="further rounds after a violation")
     p.add_argument("--verbose", action="store_true")
@@ -196,6 +221,9 @@ def arguments(argv):
 
 def main(argv=None):
     args = arguments(argv)
+    if args.sum:
+        print(json.dumps(Totals.read(args.sum).summary(), indent=1))
+        return 0
     if os.geteuid() != 0:
         print("needs root: the helper trusts only root-owned files, and disks are filled", file=sys.stderr)
         return 78
@@ -214,6 +242,8 @@ def main(argv=None):
         if totals.violations and not args.go_on:
             break
     log(json.dumps(totals.summary(), indent=1))
+    if args.report:
+        totals.report(args.report)
     if args.off:
         log(f"{args.off} off: " + ("noticed, as it must be" if totals.violations else "NOT NOTICED"))
         return 0 if totals.violations else 1

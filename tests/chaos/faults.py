@@ -32,17 +32,17 @@ def programs_of(world, kind):
             "helper": [h.helper for h in world.hosts], "agent": [h.agent for h in world.hosts]}[kind]
 
 
-def hurts(program):
+def hurts(program, how):
     """A helper or supervisor that dies may take an outcome with it: `unknown` is the truth there."""
     if program.binary == "host-helper":
-        program.host.hurt.append(time.time())
+        program.host.hurt.append((time.time(), how))
 
 
 # ---- processes
 
 def kill_any(world, rng):
     p = rng.choice(world.programs)
-    hurts(p)
+    hurts(p, "helper killed")
     p.kill(restart_after=rng.random() * 2)
     return f"kill {p.name}", None
 
@@ -65,7 +65,7 @@ def kill_supervisor(world, rng):
     pids = subprocess.run(["pgrep", "-P", str(host.helper.proc.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
     if not pids:
         return None, None
-    host.hurt.append(time.time())
+    host.hurt.append((time.time(), "supervisor or script killed"))
     try:
         os.kill(int(rng.choice(pids)), signal.SIGKILL)
     except ProcessLookupError:
@@ -84,8 +84,8 @@ def crash_at_point(world, rng):
     def undo():
         p.arm.clear()
         if world.crash_count(name) > before:
-            hurts(p)
-    hurts(p)
+            hurts(p, f"killed at {name}")
+    hurts(p, f"to be killed at {name}")
     return f"arm {name} for {p.name}", undo
 
 

@@ -119,7 +119,9 @@ def check(world, load, healed_at):
         states[state] = states.get(state, 0) + 1
     after = sorted(max(0.0, rows[c]["completed_at"].timestamp() - healed_at) for c in load.sent
                    if c in rows and rows[c]["completed_at"] and rows[c]["completed_at"].timestamp() > healed_at)
-    return wrong, {"states": states, "after_heal_s": after}
+    unknown = [[s.cid, s.kind, by_cid[s.cid][0]["error_code"], justified(world, s, rows[s.cid])]
+               for s in load.sent.values() if s.cid in rows and rows[s.cid]["status"] == "unknown"]
+    return wrong, {"states": states, "after_heal_s": after, "unknown": unknown}
 
 
 def faults_of(world, s, row, results, seen):
@@ -146,6 +148,8 @@ def faults_of(world, s, row, results, seen):
         # redis_lost: the row lost its parameters; only then may the system cancel by itself
         if not world.data_losses:
             yield "cancelled, though nobody cancelled it"
+    if status == "unknown" and not justified(world, s, row):
+        yield f"unknown ({r['error_code']}: {r['error_msg']}), but nothing hurt that host"
     if s.kind in ("echo", "read"):
         return
     if status == "done" and ends != [0]:
@@ -155,13 +159,10 @@ def faults_of(world, s, row, results, seen):
             yield f"failed with rc {r['rc']}, but the ledger ends {ends}"
         if r["error_code"] not in (None, "", "timeout") and starts:
             yield f"failed with {r['error_code']}, but it was started"
-    if status == "unknown" and not justified(world, s, row):
-        yield f"unknown ({r['error_code']}: {r['error_msg']}), but nothing hurt that host"
 
 
 def justified(world, s, row):
+    """What hurt the host while the command was open, None if nothing did."""
     begin, end = s.at - 5, row["completed_at"].timestamp() + 5
-    for host in world.hosts:
-        if host.agent_id == s.agent:
-            return any(begin <= at <= end for at in host.hurt)
-    return False
+    hurts = [(at, how) for host in world.hosts if host.agent_id == s.agent for at, how in host.hurt]
+    return next((how for at, how in reversed(hurts) if begin <= at <= end), None)

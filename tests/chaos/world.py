@@ -152,7 +152,7 @@ class Host:
         self.disk.mkdir(parents=True)
         world.mount(self.disk, "24m")
         (self.disk / "state").mkdir(mode=0o700)
-        self.hurt = []  # times of faults that may leave an outcome unknown here
+        self.hurt = []  # (time, what) of faults that may leave an outcome unknown here
         key = viwtest.write_secret(self.dir / "secret", HELPER_KEY)
         self.helper = Program(world, f"helper-{i}", "host-helper", {
             "HOST_HELPER_SOCKET": self.dir / "sock", "HOST_HELPER_SECRET_FILE": key,
