@@ -451,8 +451,7 @@ void agent_close(struct agent *a)
 	commands_free(a->commands);
 	for (i = 0; i < ARRAY_LEN(timers); i++)
 		loop_timer_close(timers[i]);
-	for (i = 0; i < a->watches; i++)
-		loop_watch_close(a->watch[i]);
+	agent_watch_close(a->watch);
 	verbset_free(a->verbs);
 	trust_free(a->trust);
 	if (a->metrics)

@@ -1,4 +1,4 @@
-/* What agent.c, agent_report.c and agent_reload.c share: the agent itself. Nobody else looks in. */
+/* What the files agent*.c share: the agent itself. Nobody else looks in. */
 #pragma once
 
 #include "agent.h"
@@ -16,8 +16,6 @@
 #include "trust.h"
 #include "verbset.h"
 
-#define WATCHES_MAX 8
-
 struct agent {
 	struct loop *loop;
 	struct agent_settings *cfg;
@@ -30,8 +28,7 @@ struct agent {
 	struct local_http *http;
 	struct loop_timer *first_dial, *commands_timer, *telemetry_timer, *status_timer, *daily,
 	    *trim, *watchdog;
-	struct loop_watch *watch[WATCHES_MAX];
-	size_t watches;
+	struct agent_watch *watch;
 	int64_t commands_at_ms; /* 0: no tick planned */
 	struct telemetry_cpu cpu;
 	char telemetry_id[UUID_LEN + 16];
@@ -57,4 +54,7 @@ void agent_take_telemetry(void *agent);
 /* agent_reload.c: settings and TLS material taken over while it runs */
 struct trust_config agent_trust_config(const struct agent_settings *s);
 void agent_reload(void *agent);
-void agent_watch_files(struct agent *a);
+
+/* agent_watch.c: a reload by itself when a file that was read changes */
+void agent_watch_files(struct agent *a); /* those that the settings name now */
+void agent_watch_close(struct agent_watch *w);

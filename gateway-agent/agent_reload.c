@@ -1,6 +1,5 @@
 /* Settings and TLS material taken over while the agent runs: SIGHUP, or a file changed. Everything
  * that can fail is made first; a bad file changes nothing. */
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,6 +70,7 @@ static void adopt(struct agent *a, struct agent_settings *fresh, struct trust *t
 			.count = (int64_t)n),
 		 anew ? "settings and TLS material taken over; dialling anew"
 		      : "settings taken over");
+	agent_watch_files(a); /* others may be named now */
 	agent_check_expiry(a);
 	agent_changed(a);
 }
@@ -98,36 +98,4 @@ void agent_reload(void *arg)
 	}
 	settings_faults_fini(&faults);
 	settings_free(&agent_settings_spec, &fresh);
-}
-
-/* Folders, not files: certificates are replaced by rename, in Kubernetes by a symlink's change. */
-static void watch_folder_of(struct agent *a, const char *path)
-{
-	char copy[512];
-	const char *dir;
-	int r;
-
-	if (!path || a->watches == WATCHES_MAX ||
-	    (size_t)snprintf(copy, sizeof copy, "%s", path) >= sizeof copy)
-		return;
-	dir = dirname(copy);
-	r = loop_watch_new(a->loop, dir, agent_reload, a, &a->watch[a->watches]);
-	if (r == 0)
-		a->watches++;
-	else
-		LOG_WARN(FIELDS(.event = "watch_failed", .error = strerror(-r)),
-			 "%s is not watched; send SIGHUP after a change", dir);
-}
-
-void agent_watch_files(struct agent *a)
-{
-	static const char *const env[] = {"AGENT_CONFIG", "VIW_AGENT_SHARED_SECRET_FILE",
-					  "VIW_AGENT_HELPER_SECRET_FILE"};
-	size_t i;
-
-	watch_folder_of(a, a->cfg->cert_path);
-	watch_folder_of(a, a->cfg->key_path);
-	watch_folder_of(a, a->cfg->trust_bundle);
-	for (i = 0; i < ARRAY_LEN(env); i++)
-		watch_folder_of(a, getenv(env[i]));
 }

@@ -30,6 +30,8 @@ struct loader {
 	struct settings_faults *faults;
 	struct settings_pairs pairs;
 	const char *path; /* of the file, for faults */
+	void (*on_file)(void *arg, const char *path);
+	void *on_file_arg;
 };
 
 /* Where a value came from. text is owned and may be secret. */
@@ -264,6 +266,8 @@ static int read_referred(struct loader *l, const struct setting *row, const char
 			 struct source *s)
 {
 	struct buf b;
+	if (l->on_file)
+		l->on_file(l->on_file_arg, path);
 	buf_init(&b, max_bytes(row) + 2); /* and its newline */
 	int r = file_read_secret(path, &b);
 	if (r == 0 && memchr(b.data, '\0', b.len))
@@ -466,6 +470,8 @@ static int read_file(struct loader *l)
 	l->path = must_exist ? named : l->spec->default_file;
 	if (!l->path)
 		return 0;
+	if (l->on_file)
+		l->on_file(l->on_file_arg, l->path);
 	buf_init(&b, FILE_MAX_BYTES);
 	int r = file_read(l->path, &b);
 	if (r == 0) {
@@ -482,23 +488,44 @@ static int read_file(struct loader *l)
 	return r;
 }
 
+static int load(struct loader *l)
+{
+	size_t before = l->faults->n;
+	bool complete = true;
+	memset(l->cfg, 0, l->spec->struct_size);
+	int r = read_file(l);
+	for (size_t i = 0; i < l->spec->rows && r == 0; i++)
+		complete &= load_row(l, &l->spec->row[i]);
+	if (r == 0) {
+		refuse_unknown(l);
+		if (complete && l->spec->validate)
+			l->spec->validate(l->cfg, l->faults);
+	}
+	settings_pairs_fini(&l->pairs);
+	return r < 0 ? r : l->faults->n > before ? -EINVAL : 0;
+}
+
 int settings_load(const struct settings_spec *spec, char *const *envp, void *cfg,
 		  struct settings_faults *faults)
 {
-	struct loader l = {.spec = spec, .envp = envp, .cfg = cfg, .faults = faults};
-	size_t before = faults->n;
-	bool complete = true;
-	memset(cfg, 0, spec->struct_size);
-	int r = read_file(&l);
-	for (size_t i = 0; i < spec->rows && r == 0; i++)
-		complete &= load_row(&l, &spec->row[i]);
-	if (r == 0) {
-		refuse_unknown(&l);
-		if (complete && spec->validate)
-			spec->validate(cfg, faults);
-	}
-	settings_pairs_fini(&l.pairs);
-	return r < 0 ? r : faults->n > before ? -EINVAL : 0;
+	return load(&(struct loader){.spec = spec, .envp = envp, .cfg = cfg, .faults = faults});
+}
+
+int settings_files(const struct settings_spec *spec, char *const *envp,
+		   void (*on_file)(void *arg, const char *path), void *arg)
+{
+	struct settings_faults faults = {0};
+	struct loader l = {.spec = spec, .envp = envp, .faults = &faults};
+	l.on_file = on_file;
+	l.on_file_arg = arg;
+	l.cfg = malloc(spec->struct_size);
+	if (!l.cfg)
+		return -ENOMEM;
+	int r = load(&l);
+	settings_free(spec, l.cfg);
+	free(l.cfg);
+	settings_faults_fini(&faults);
+	return r == -ENOMEM ? r : 0;
 }
 
 void settings_free(const struct settings_spec *spec, void *cfg)

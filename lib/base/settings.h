@@ -139,6 +139,10 @@ struct settings_spec {
  * environ(7). cfg is to be freed with settings_free in every case. */
 int settings_load(const struct settings_spec *spec, char *const *envp, void *cfg,
 		  struct settings_faults *faults) MUST_CHECK;
+/* Tells each file that settings_load reads in this environment, there or not: the settings file and
+ * what a _FILE form names. For watching them. 0 or -ENOMEM. */
+int settings_files(const struct settings_spec *spec, char *const *envp,
+		   void (*on_file)(void *arg, const char *path), void *arg) MUST_CHECK;
 void settings_free(const struct settings_spec *spec, void *cfg);
 /* Secrets as ***, unset as empty; one `name = value` a line, valid as a file but for the mask. */
 void settings_dump(const struct settings_spec *spec, const void *cfg, FILE *out);

@@ -85,6 +85,42 @@ def test_sighup_reloads_settings_from_the_file(bridge, start, tmp, pki):
     assert not b2.conns[0].closed
 
 
+def test_files_named_in_the_settings_file_are_read_again_by_themselves(bridge, start, tmp):
+    """A secret that only the settings file names; the settings file; and what a reload named anew."""
+    b, b2, keys, more = bridge(secret="first"), bridge(secret="fourth"), tmp / "keys", tmp / "more"
+    keys.mkdir()
+    more.mkdir()
+
+    def secret(path, text):
+        viwtest.write_secret(tmp / "new", text)
+        os.replace(tmp / "new", path)
+        return path
+    env = peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws")
+    del env["VIW_AGENT_BACKEND_URL"]
+    conf = tmp / "conf" / "agent.toml"
+    conf.parent.mkdir()
+
+    def write(to, path):
+        conf.write_text(f'backend_url = "ws://127.0.0.1:{to.port}/agent/ws"\nshared_secret_file = "{path}"\n')
+    write(b, secret(keys / "shared", "first"))
+    p = start("gateway-agent", env=dict(env, AGENT_CONFIG=conf))
+    b.wait_frame("TELEMETRY")
+    b.secret = "second"
+    secret(keys / "shared", "second")
+    b.wait_frame("HELLO", conn=b.wait_conn(2))
+    secret(more / "shared", "third")
+    b.secret = "third"
+    write(b, more / "shared")
+    b.wait_frame("HELLO", conn=b.wait_conn(3))
+    b2.secret = "fourth"
+    write(b2, secret(more / "shared", "fourth"))
+    b2.wait_frame("HELLO")
+    b2.secret = "fifth"
+    secret(more / "shared", "fifth")
+    b2.wait_frame("HELLO", conn=b2.wait_conn(2))
+    assert not any(word in p.text for word in ("first", "second", "third", "fourth", "fifth"))
+
+
 def test_pin_change_drops_a_backend_no_longer_pinned(bridge, start, tmp, pki):
     b = bridge(ssl=server_context(pki))
     conf = tmp / "agent.toml"

@@ -259,6 +259,32 @@ static void test_secret_files(void **state)
 	assert_string_equal(cfg.redis_url, "redis://:pw@h:1/0");
 }
 
+static char told[512];
+static void on_file(void *arg, const char *path)
+{
+	size_t n = strlen(told);
+	(void)arg;
+	snprintf(told + n, sizeof told - n, "%s ", path);
+}
+
+static void test_files_are_told_there_or_not(void **state)
+{
+	char line[128];
+	(void)state;
+	snprintf(line, sizeof line, "token_file = \"%s\"\n", secret_file);
+	write_file(file, line, 0644);
+	unlink(secret_file);
+	told[0] = '\0';
+	assert_ok(settings_files(
+	    &spec, (char *const[]){file_env, "SAMPLE_REDIS_URL_FILE=/x/url", NULL}, on_file, NULL));
+	assert_non_null(strstr(told, file));
+	assert_non_null(strstr(told, secret_file));
+	assert_non_null(strstr(told, "/x/url"));
+	told[0] = '\0';
+	assert_ok(settings_files(&spec, (char *const[]){TOKEN, NULL}, on_file, NULL));
+	assert_string_equal(told, "");
+}
+
 static void test_secrets_are_never_in_faults(void **state)
 {
 	char big[128];
@@ -525,6 +551,7 @@ int main(void)
 	    T(test_kubernetes_names_are_let_pass),
 	    T(test_precedence),
 	    T(test_secret_files),
+	    T(test_files_are_told_there_or_not),
 	    T(test_secrets_are_never_in_faults),
 	    T(test_deprecated_warns),
 	    T(test_file_of_every_form),
