@@ -137,6 +137,7 @@ static void on_session_end(void *arg)
 	struct agent *a = arg;
 
 	commands_on_session_end(a->commands);
+	audit_summary_session_end(&a->audit);
 }
 
 static void on_command(void *arg, const struct wire_command *f, int64_t server_now_ms)
@@ -220,15 +221,21 @@ static void recall_journal(struct agent *a)
 	buf_fini(&b);
 }
 
-/* The last checkpoint of the helper's audit log goes out with each session, then every 5 min. */
+/* A summary of the helper's audit log goes out with each session, then every 5 min. */
 static void forward_audit(struct agent *a)
 {
 	int64_t now = clock_boot_ms();
+	struct buf b;
 
-	if (!a->audit.len || (a->last_audit_ms && now - a->last_audit_ms < AUDIT_EVERY_MS))
+	if (a->last_audit_ms && now - a->last_audit_ms < AUDIT_EVERY_MS)
 		return;
-	if (session_audit(a->session, (struct span){a->audit.data, a->audit.len}) == 0)
+	buf_init(&b, AUDIT_SUMMARY_MAX);
+	if (audit_summary_compose(&a->audit, &b) == 0 &&
+	    session_audit(a->session, (struct span){b.data, b.len}) == 0) {
+		audit_summary_sent(&a->audit);
 		a->last_audit_ms = now;
+	}
+	buf_fini(&b);
 }
 
 static void take_audit(struct agent *a, struct span data)
@@ -237,10 +244,11 @@ static void take_audit(struct agent *a, struct span data)
 
 	if (!json_find(data, "audit", &m) || m.type != JSON_T_OBJ)
 		return;
-	buf_clear(&a->audit);
-	if (buf_append(&a->audit, m.raw.p, m.raw.n) < 0)
-		buf_clear(&a->audit);
-	forward_audit(a);
+	if (audit_summary_learn(&a->audit, m.raw) == 0)
+		forward_audit(a);
+	else
+		LOG_WARN(FIELDS(.event = "audit_unreadable", .agent_id = a->cfg->id),
+			 "the helper's audit head cannot be read");
 }
 
 static void on_helper_up(void *arg, struct span data)
@@ -408,7 +416,7 @@ int agent_open(struct loop *l, struct agent_settings *cfg, struct agent **ret)
 			    .started_boot_ms = clock_boot_ms()};
 	a->warned[0] = a->warned[1] = a->warned[2] = INT64_MIN;
 	buf_init(&a->last_metrics, 200000);
-	buf_init(&a->audit, 8192);
+	audit_summary_init(&a->audit);
 	(void)!telemetry_read_cpu(&telemetry_host, &a->cpu);
 	r = open_parts(a);
 	if (r == 0)
@@ -457,6 +465,6 @@ void agent_close(struct agent *a)
 	if (a->metrics)
 		metrics_free(a->metrics);
 	buf_fini(&a->last_metrics);
-	buf_fini(&a->audit);
+	audit_summary_fini(&a->audit);
 	free(a);
 }

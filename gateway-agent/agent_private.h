@@ -3,6 +3,7 @@
 
 #include "agent.h"
 #include "agent_metrics.h"
+#include "audit_summary.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/program.h"
@@ -34,8 +35,8 @@ struct agent {
 	char telemetry_id[UUID_LEN + 16];
 	bool telemetry_asked, stopping, state_dir_bad;
 	int64_t started_wall_ms, started_boot_ms, last_audit_ms;
-	int64_t warned[3];	 /* days of the last expiry warning: client, bundle, backend */
-	struct buf audit;	 /* the helper's last checkpoint, a JSON object */
+	int64_t warned[3]; /* days of the last expiry warning: client, bundle, backend */
+	struct audit_summary audit;
 	struct buf last_metrics; /* for /metrics of the inbound feature and status */
 };
 

@@ -350,6 +350,7 @@ static void op_hello(struct helper *h, struct request *q UNUSED, struct reply_to
 	jsonw_uint(&w, "seq", h->audit.seq);
 	jsonw_str(&w, "hash", h->audit.hash);
 	jsonw_str(&w, "ts", ts);
+	audit_counts_write(&h->audit_counts, &w);
 	jsonw_obj_end(&w);
 	jsonw_obj_end(&w);
 	if (jsonw_finish(&w) == 0)

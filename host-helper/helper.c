@@ -131,7 +131,10 @@ static int open_state(struct helper *h)
 	if (r == 0 && fresh)
 		LOG_WARN(FIELDS(.event = "journal_new", .detail = h->journal.id),
 			 "a new journal begins; commands offered to another one end unknown");
-	return r == 0 ? audit_open(&h->audit, dir) : r;
+	if (r == 0)
+		r = audit_open(&h->audit, dir);
+	h->audit_counts.from_seq = h->audit.seq;
+	return r;
 }
 
 /* ---- nonces over a restart: two files, the older one replaced when all in it are past ---- */

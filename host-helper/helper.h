@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include "audit.h"
+#include "audit_counts.h"
 #include "base/buf.h"
 #include "crypto/crypto.h"
 #include "crypto/nonces.h"
@@ -30,6 +31,7 @@ struct helper {
 	struct verbs *verbs;
 	struct journal journal;
 	struct audit audit;
+	struct audit_counts audit_counts;
 	struct nonces *nonces;
 	int nonce_log; /* nonces outlive a restart */
 	int64_t nonce_log_since;

@@ -68,6 +68,7 @@ static void refuse_peer(struct helper *h, int fd, const struct ucred *peer)
 
 	if (audit_write(&h->audit, &rec) < 0)
 		LOG_ERROR(FIELDS(.event = "audit_failed"), "a refusal could not be recorded");
+	audit_counts_add(&h->audit_counts, "*", rec.code);
 	LOG_WARN(FIELDS(.event = "peer_refused", .error = "peer_not_allowed", .has_count = true,
 			.count = peer->uid),
 		 "a peer whose uid is not in HOST_HELPER_ALLOWED_UIDS was refused");

@@ -26,6 +26,19 @@ static const char *or_null(const char *s)
 	return s[0] ? s : NULL;
 }
 
+/* What is neither verb nor op is the sender's own text, which shall not fill the table. */
+static const char *count_name(struct helper *h, const struct reply_to *to)
+{
+	static const char *const ops[] = {"hello", "query", "void"};
+
+	if (strcmp(to->op, "run") == 0)
+		return verbs_find(h->verbs, to->verb) ? to->verb : "*";
+	for (size_t i = 0; i < ARRAY_LEN(ops); i++)
+		if (strcmp(to->op, ops[i]) == 0)
+			return ops[i];
+	return "*";
+}
+
 static void record(struct helper *h, const struct reply_to *to, const char *code,
 		   const struct outcome *o)
 {
@@ -51,6 +64,8 @@ static void record(struct helper *h, const struct reply_to *to, const char *code
 	if (audit_write(&h->audit, &rec) < 0)
 		LOG_ERROR(FIELDS(.event = "audit_failed", .correlation_id = rec.correlation_id),
 			  "a request could not be recorded");
+	bool failed = !code && rec.has_rc && rec.rc != 0;
+	audit_counts_add(&h->audit_counts, count_name(h, to), failed ? "failed" : rec.code);
 	LOG_AT(code ? LOG_LEVEL_WARN : LOG_LEVEL_INFO,
 	       FIELDS(.event = "request", .agent_id = rec.agent_id,
 		      .correlation_id = rec.correlation_id, .verb = rec.verb, .error = code,

@@ -3,6 +3,7 @@
 Every verb with effects writes `start <correlation_id>` to a ledger outside the system.
 """
 import json
+import subprocess
 import threading
 import time
 import uuid
@@ -293,13 +294,44 @@ def test_host_figures_and_services_come_from_the_helper(site):
     assert 0 <= m["mem_pct"] <= 100 and m["disk_total_bytes"] > 0 and m["agent"]["rss_bytes"] > 0
 
 
-def test_audit_checkpoints_are_forwarded(site):
+def counted(helper, record):
+    """What the helper's own log says of the records a summary covers."""
+    counts = {}
+    for line in (helper.state / "audit.log").read_text().splitlines():
+        r = json.loads(line)
+        if r["event"] == "request" and record["from_seq"] < r["seq"] <= record["seq"]:
+            name = r["verb"] if r.get("op", "run") == "run" else r["op"]
+            outcome = "failed" if r["code"] == "ok" and r.get("rc") else r["code"]
+            counts.setdefault(name, {}).setdefault(outcome, 0)
+            counts[name][outcome] += 1
+    return counts
+
+
+def test_audit_summaries_leave_the_host(site):
+    """Counts by verb and outcome, and a checkpoint that `audit verify` accepts; what a lost connection may
+    have taken with it is told again, from the same record on."""
     site.helper.start()
     site.go()
     site.ready()
-    site.bridge.result(site.command("make", {"name": "bob"}))
-    record = site.bridge.wait_frame("AUDIT", timeout=20)["record"]
-    assert record["seq"] >= 0 and len(record["hash"]) == 64
+    first = site.bridge.wait_frame("AUDIT", timeout=20)["record"]
+    assert first["counts"] == counted(site.helper, first)
+    for args in ({"name": "bob"}, {"name": "bob", "rc": 3}, {"name": "eve", "rc": 4}):
+        site.bridge.result(site.command("make", args))
+    site.bridge.cancel(never := str(uuid.uuid4()))
+    site.bridge.result(never)
+    site.bridge.hang_up(1001)
+    record = site.bridge.wait_frame("AUDIT", conn=site.bridge.wait_conn(2, timeout=15), timeout=20)["record"]
+    while record["counts"].get("make") is None:  # the helper is asked every 15 s
+        site.bridge.hang_up(1001)
+        n = len(site.bridge.conns) + 1
+        record = site.bridge.wait_frame("AUDIT", conn=site.bridge.wait_conn(n, timeout=15), timeout=20)["record"]
+    assert record["from_seq"] == first["from_seq"] and record["seq"] > first["seq"]
+    assert record["counts"]["make"] == {"ok": 1, "failed": 2} and record["counts"]["void"] == {"ok": 1}
+    assert record["counts"] == counted(site.helper, record)
+    site.helper.stop()
+    done = subprocess.run([viwtest.BIN / "host-helper", "audit", "verify", f"{record['seq']}:{record['hash']}"],
+                          env={k: str(v) for k, v in site.helper.env.items()}, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0 and "unbroken" in done.stdout, done.stdout + done.stderr
 
 
 def test_no_secret_is_logged_or_left_on_disk(site):

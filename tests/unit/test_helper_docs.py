@@ -36,7 +36,7 @@ PARTS = {
     "dispatcher": "listen conn request dispatch reply loop helper helper_main main host_helper_settings",
     "runs": "run supervisor child tree journal outcome sandbox",
     "built-in verbs": "builtin health services logs containers engine",
-    "audit log": "audit",
+    "audit log": "audit audit_counts",
 }
 
 
