@@ -4,12 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERB_MAX	 128
-#define BY_MAX		 128
-#define SIGNATURE_MAX	 4096
-#define PARAMS_MAX_DEPTH 14 /* inside a frame of depth 16 */
-#define DAY_MS		 ((int64_t)86400 * 1000)
-
 /* Characters that are safe in a row and in the frame the bridge makes of a rejected id. */
 static void copy_agent_anyhow(struct span s, char *out)
 {
@@ -29,32 +23,6 @@ static void refuse(struct command *c, const char *code, const char *reason)
 	c->kind = COMMAND_REJECT;
 	c->code = code;
 	c->reason = reason;
-}
-
-static bool is_verb(struct span s)
-{
-	for (size_t i = 0; i < s.n; i++)
-		if (s.p[i] <= ' ' || s.p[i] > '~' || s.p[i] == '"' || s.p[i] == '\\')
-			return false;
-	return s.n >= 1 && s.n <= VERB_MAX;
-}
-
-static bool is_text(struct span s, size_t max)
-{
-	for (size_t i = 0; i < s.n; i++)
-		if ((unsigned char)s.p[i] < ' ')
-			return false;
-	return s.n <= max;
-}
-
-static bool is_object(struct span s)
-{
-	size_t i = 0;
-
-	while (i < s.n && strchr(" \t\r\n", s.p[i]))
-		i++;
-	return s.n <= COMMAND_PARAMS_MAX_BYTES && i < s.n && s.p[i] == '{' &&
-	       json_validate(s.p, s.n, PARAMS_MAX_DEPTH, NULL) == 0;
 }
 
 static int compare_text(const void *a, const void *b)
@@ -84,7 +52,7 @@ static bool parse_times(const struct stream_entry *e, int64_t entry_ms, struct c
 		refuse(c, "bad_expires_at", "expires_at must be an RFC 3339 time");
 		return false;
 	}
-	if (c->expires_at_ms - entry_ms > DAY_MS) {
+	if (c->expires_at_ms - entry_ms > COMMAND_AHEAD_MAX_MS) {
 		refuse(c, "expiry_too_far", "expires_at may be at most 24 h ahead");
 		return false;
 	}
@@ -95,12 +63,12 @@ static bool parse_times(const struct stream_entry *e, int64_t entry_ms, struct c
 
 static void parse_run(struct command *c)
 {
-	if (!is_verb(c->verb))
+	if (!command_is_verb(c->verb))
 		refuse(c, "bad_command", "command must be 1 to 128 printable characters");
-	else if (!is_object(c->params))
+	else if (!command_is_params(c->params))
 		refuse(c, "bad_params", "params must be a JSON object of at most 64 KiB");
-	else if (!is_text(c->signature, SIGNATURE_MAX))
-		refuse(c, "bad_signature", "signature must be at most 4096 printable bytes");
+	else if (!command_is_text(c->signature, COMMAND_SIGNATURE_MAX_BYTES))
+		refuse(c, "bad_signature", "signature must be UTF-8 text of at most 4096 bytes");
 }
 
 void command_digest(struct span agent, struct span verb, struct span params, char *out)
@@ -137,10 +105,11 @@ void command_parse(const struct stream_entry *e, char *const *allowed, size_t al
 	ret->signature = stream_field(e, "signature");
 	ret->maybe_ran = stream_field(e, "requeued").n > 0;
 	command_digest(agent, ret->verb, ret->params, ret->digest);
-	if (!is_text(ret->by, BY_MAX)) {
+	if (!command_is_text(ret->by, COMMAND_ISSUER_MAX_BYTES)) {
 		ret->by = (struct span){0};
 		copy_agent_anyhow(agent, ret->agent);
-		refuse(ret, "bad_issued_by", "issued_by_admin_id must be at most 128 characters");
+		refuse(ret, "bad_issued_by",
+		       "issued_by_admin_id must be UTF-8 text of at most 128 bytes");
 		return;
 	}
 	if (!ident_is_agent_id(agent.p, agent.n)) {

@@ -9,10 +9,7 @@
 #include "base/macros.h"
 #include "crypto/crypto.h"
 #include "redis/streams.h"
-
-#define COMMAND_PARAMS_MAX_BYTES 65536
-#define COMMAND_TTL_DEFAULT_S	 60
-#define COMMAND_TTL_MAX_S	 86400
+#include "wire/command_rules.h"
 
 enum command_kind {
 	COMMAND_RUN,

@@ -1,40 +1,16 @@
 #include "commands.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/ident.h"
+#include "commands_private.h"
 #include "origin.h"
+#include "wire/command_rules.h"
 
-enum {
-	TTL_DEFAULT_S = 60,
-	TTL_MAX_S = 86400,
-	DAY_MS = 86400000,
-	VERB_MAX = 128,
-	ISSUER_MAX = 128,
-	SIGNATURE_MAX = 4096,
-	PARAMS_MAX_BYTES = 65536,
-	PARAMS_MAX_DEPTH = 14, /* inside a COMMAND frame of depth 16 */
-	WORD_MAX = 256,
-	FRAME_MAX = 16 << 20,
-};
-
-enum command_kind { COMMAND_LEDGER, COMMAND_OFFERED, COMMAND_ACCEPTED, COMMAND_RESULT };
-
-struct command_fact {
-	enum command_kind kind;
-	size_t order; /* in the batch */
-	struct span id, agent_id, command, issued_by, entry_id;
-	struct span params;
-	bool params_masked, is_signed, malformed;
-	int64_t at_ms; /* queued, offered, accepted, completed */
-	bool has_issued, has_expires;
-	int64_t issued_ms, expires_ms;
-	const char *status; /* of a result: terminal state */
-};
+enum { WORD_MAX = 256, FRAME_MAX = 16 << 20 };
 
 /* ---- statements ---- */
 
@@ -92,49 +68,6 @@ enum {
 };
 #define COMMAND_TYPES "tttjbbtzzzttzzztb"
 
-#define RESULT_COLUMNS                                                                      \
-	"correlation_id, agent_id, command, status, rc, stdout_redacted, stderr_redacted, " \
-	"started_at, finished_at, duration_ms, truncated, error_code, error_msg, "          \
-	"issued_by_admin_id, source, entry_id"
-#define RESULT_VALUES                                                                             \
-	"SELECT u.id, c.agent_id, COALESCE(u.command, c.command), u.status, u.rc, u.out, u.err, " \
-	"u.started, u.finished, u.duration, u.truncated, u.code, u.msg, "                         \
-	"COALESCE(u.issuer, c.issued_by_admin_id), u.source, u.entry "                            \
-	"FROM u JOIN agent_commands c ON c.correlation_id = u.id "
-static const struct pg_stmt insert_results = {
-    "results",
-    "WITH u AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], "
-    "$4::integer[], "
-    "$5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::bigint[], $10::jsonb[], "
-    "$11::text[], $12::text[], $13::text[], $14::text[], $15::text[]) AS u (id, command, status, "
-    "rc, "
-    "out, err, started, finished, duration, truncated, code, msg, issuer, source, entry)), "
-    "won AS (INSERT INTO agent_command_results (" RESULT_COLUMNS ") " RESULT_VALUES
-    "WHERE c.result_entry = u.entry ORDER BY u.id COLLATE \"C\" "
-    "ON CONFLICT (correlation_id) DO NOTHING RETURNING 1), "
-    "late AS (INSERT INTO agent_command_late_results (" RESULT_COLUMNS ") " RESULT_VALUES
-    "WHERE c.result_entry <> u.entry ORDER BY u.entry "
-    "ON CONFLICT (entry_id) DO NOTHING RETURNING 1) "
-    "SELECT (SELECT count(*) FROM won), (SELECT count(*) FROM late)"};
-enum {
-	R_ID,
-	R_COMMAND,
-	R_STATUS,
-	R_RC,
-	R_OUT,
-	R_ERR,
-	R_STARTED,
-	R_FINISHED,
-	R_DURATION,
-	R_TRUNCATED,
-	R_CODE,
-	R_MSG,
-	R_ISSUER,
-	R_SOURCE,
-	R_ENTRY
-};
-#define RESULT_TYPES "tttittzzljttttt"
-
 /* ---- making ---- */
 
 int commands_init(struct commands *c, const struct verbs *verbs)
@@ -148,7 +81,7 @@ int commands_init(struct commands *c, const struct verbs *verbs)
 	if (r == 0)
 		r = columns_init(&c->command, COMMAND_TYPES);
 	if (r == 0)
-		r = columns_init(&c->result, RESULT_TYPES);
+		r = columns_init(&c->result, COMMANDS_RESULT_TYPES);
 	if (r < 0)
 		commands_fini(c);
 	return r;
@@ -176,8 +109,7 @@ void commands_clear(struct commands *c)
 	c->wrote_commands = c->wrote_results = c->wrote_late = 0;
 }
 
-static struct command_fact *commands_fact(struct commands *c, enum command_kind kind,
-					  struct span id)
+struct command_fact *commands_fact(struct commands *c, enum command_kind kind, struct span id)
 {
 	if (c->n == c->cap) {
 		size_t cap = c->cap ? c->cap * 2 : 64;
@@ -204,7 +136,7 @@ static const struct verb *commands_verb(const struct commands *c, struct span na
 	return verbs_find(c->verbs, word);
 }
 
-static struct span scratch_span(const struct commands *c)
+struct span commands_scratch(const struct commands *c)
 {
 	return (struct span){c->scratch.data ? c->scratch.data : "", c->scratch.len};
 }
@@ -224,7 +156,7 @@ bool commands_mask_params(struct commands *c, const struct stream_entry *e, stru
 		*ret = SPAN("***"); /* what cannot be read cannot be known to hold no secret */
 		return true;
 	}
-	*ret = scratch_span(c);
+	*ret = commands_scratch(c);
 	return masked;
 }
 
@@ -235,38 +167,11 @@ bool commands_mask_text(struct commands *c, struct span text, struct span *ret)
 		*ret = SPAN("***");
 		return true;
 	}
-	*ret = scratch_span(c);
+	*ret = commands_scratch(c);
 	return ret->n != text.n || (text.n && memcmp(ret->p, text.p, text.n) != 0);
 }
 
 /* ---- the ledger: viw.commands ---- */
-
-static bool is_object(struct span s)
-{
-	struct json_fault fault;
-	size_t i = 0;
-
-	while (i < s.n && strchr(" \t\r\n", s.p[i]))
-		i++;
-	return s.n <= PARAMS_MAX_BYTES && i < s.n && s.p[i] == '{' &&
-	       json_validate(s.p, s.n, PARAMS_MAX_DEPTH, &fault) == 0;
-}
-
-static bool is_verb(struct span s)
-{
-	for (size_t i = 0; i < s.n; i++)
-		if (s.p[i] <= ' ' || s.p[i] > '~' || s.p[i] == '"' || s.p[i] == '\\')
-			return false;
-	return s.n >= 1 && s.n <= VERB_MAX;
-}
-
-static bool is_text(struct span s, size_t max)
-{
-	for (size_t i = 0; i < s.n; i++)
-		if ((unsigned char)s.p[i] < ' ')
-			return false;
-	return s.n <= max;
-}
 
 /* What a bridge rejects (contract section 2), so that it is rejected again after Redis lost it. */
 static bool ledger_is_malformed(const struct stream_entry *e, const struct command_fact *f)
@@ -277,13 +182,14 @@ static bool ledger_is_malformed(const struct stream_entry *e, const struct comma
 	int64_t v;
 
 	return !f->agent_id.p || (op.n && !span_eq(op, "run")) ||
-	       !is_verb(stream_field(e, "command")) || (params.n && !is_object(params)) ||
-	       !is_text(stream_field(e, "issued_by_admin_id"), ISSUER_MAX) ||
-	       !is_text(stream_field(e, "signature"), SIGNATURE_MAX) ||
+	       !command_is_verb(stream_field(e, "command")) ||
+	       (params.n && !command_is_params(params)) ||
+	       !command_is_text(stream_field(e, "issued_by_admin_id"), COMMAND_ISSUER_MAX_BYTES) ||
+	       !command_is_text(stream_field(e, "signature"), COMMAND_SIGNATURE_MAX_BYTES) ||
 	       (issued.n && !origin_time(issued, &v)) ||
-	       (ttl.n && (!origin_int(ttl, &v) || v < 1 || v > TTL_MAX_S)) ||
+	       (ttl.n && (!origin_int(ttl, &v) || v < 1 || v > COMMAND_TTL_MAX_S)) ||
 	       (expires.n && !origin_time(expires, &v)) ||
-	       (f->has_expires && f->expires_ms - f->at_ms > DAY_MS);
+	       (f->has_expires && f->expires_ms - f->at_ms > COMMAND_AHEAD_MAX_MS);
 }
 
 static int ledger_params(struct commands *c, const struct stream_entry *e, struct command_fact *f)
@@ -294,7 +200,7 @@ static int ledger_params(struct commands *c, const struct stream_entry *e, struc
 
 	if (!params.n)
 		params = SPAN("{}");
-	if (!is_object(params)) {
+	if (!command_is_params(params)) {
 		/* The bridge will reject it; the row keeps none of it. */
 		f->params_masked = true;
 		return 0;
@@ -303,7 +209,7 @@ static int ledger_params(struct commands *c, const struct stream_entry *e, struc
 	int r = redact_params(verb, params, &c->scratch, &f->params_masked);
 	if (r < 0)
 		return r;
-	f->params = arena_copy(&c->arena, scratch_span(c));
+	f->params = arena_copy(&c->arena, commands_scratch(c));
 	if (f->params_masked && secret_set_from_params(verb, params, &set) == 0)
 		secrets_put(c->secrets, f->id, &set, clock_boot_ms());
 	return c->arena.err;
@@ -312,24 +218,24 @@ static int ledger_params(struct commands *c, const struct stream_entry *e, struc
 static void ledger_times(const struct stream_entry *e, struct command_fact *f)
 {
 	struct span ttl = stream_field(e, "ttl_s");
-	int64_t ttl_s = TTL_DEFAULT_S;
+	int64_t ttl_s = COMMAND_TTL_DEFAULT_S;
 
 	f->has_issued = true;
 	if (!origin_time(stream_field(e, "issued_at"), &f->issued_ms))
 		f->issued_ms = f->at_ms;
 	f->has_expires = origin_time(stream_field(e, "expires_at"), &f->expires_ms);
 	if (f->has_expires ||
-	    (ttl.p && (!origin_int(ttl, &ttl_s) || ttl_s < 1 || ttl_s > TTL_MAX_S)))
+	    (ttl.p && (!origin_int(ttl, &ttl_s) || ttl_s < 1 || ttl_s > COMMAND_TTL_MAX_S)))
 		return;
 	f->has_expires = true;
 	/* A backend whose clock runs ahead must not win time by it. */
 	f->expires_ms = (f->issued_ms < f->at_ms ? f->issued_ms : f->at_ms) + ttl_s * 1000;
 }
 
-/* Text of a backend goes into the row only when it is of a sane length. */
-static struct span short_or_absent(struct span s)
+/* A backend's text goes into the row only when the row can hold it and it is of a sane length. */
+struct span commands_word(struct span s)
 {
-	return s.n && s.n <= WORD_MAX ? s : (struct span){0};
+	return s.n && command_is_text(s, WORD_MAX) ? s : (struct span){0};
 }
 
 const char *commands_stage_ledger(struct commands *c, const struct stream_entry *e)
@@ -351,8 +257,8 @@ const char *commands_stage_ledger(struct commands *c, const struct stream_entry 
 	f->at_ms = at_ms;
 	f->entry_id = e->id;
 	f->agent_id = agent.p && ident_is_agent_id(agent.p, agent.n) ? agent : (struct span){0};
-	f->command = short_or_absent(stream_field(e, "command"));
-	f->issued_by = short_or_absent(stream_field(e, "issued_by_admin_id"));
+	f->command = commands_word(stream_field(e, "command"));
+	f->issued_by = commands_word(stream_field(e, "issued_by_admin_id"));
 	f->is_signed = stream_field(e, "signature").n > 0;
 	ledger_times(e, f);
 	f->malformed = ledger_is_malformed(e, f);
@@ -382,143 +288,6 @@ const char *commands_stage_event(struct commands *c, const struct stream_entry *
 	f->agent_id = agent;
 	if (!origin_time(stream_field(e, "received_at"), &f->at_ms))
 		f->at_ms = entry_ms;
-	return NULL;
-}
-
-/* ---- results: viw.command_results ---- */
-
-/* Contract section 3. NULL: no such state. */
-static const char *terminal_of(struct span state)
-{
-	static const char *const word[] = {"done",	"failed",   "expired",
-					   "cancelled", "rejected", "unknown"};
-
-	for (size_t i = 0; i < ARRAY_LEN(word); i++)
-		if (span_eq(state, word[i]))
-			return word[i];
-	return NULL;
-}
-
-static const char *terminal_of_result(const struct wire_result *r)
-{
-	switch (r->status) {
-	case WIRE_STATUS_SUCCESS:
-		return r->rc.set && r->rc.v != 0 ? "failed" : "done";
-	case WIRE_STATUS_ERROR:
-		return r->error.set && span_eq(r->error.code, "outcome_unknown") ? "unknown"
-										 : "failed";
-	case WIRE_STATUS_EXPIRED:
-		return "expired";
-	case WIRE_STATUS_CANCELLED:
-		return "cancelled";
-	case WIRE_STATUS_UNKNOWN:
-		return "unknown";
-	}
-	return "unknown";
-}
-
-static struct span mask_output(struct commands *c, const struct secret_set *set, struct span text)
-{
-	if (!text.p)
-		return text;
-	buf_clear(&c->scratch);
-	if (redact_text(set, text.p, text.n, &c->scratch) < 0)
-		return SPAN("***");
-	return scratch_span(c);
-}
-
-static void result_put_frame(struct commands *c, struct span id, const struct wire_result *r)
-{
-	struct columns *k = &c->result;
-	const struct secret_set *set = secrets_get(c->secrets, id);
-	char truncated[48];
-	bool rc_fits = r->rc.set && r->rc.v >= INT32_MIN && r->rc.v <= INT32_MAX;
-
-	columns_int_if(k, R_RC, rc_fits, r->rc.v);
-	columns_text(k, R_OUT, mask_output(c, set, r->stdout));
-	columns_text(k, R_ERR, mask_output(c, set, r->stderr));
-	columns_int_if(k, R_STARTED, r->started_at.set, r->started_at.ms);
-	columns_int_if(k, R_FINISHED, r->finished_at.set, r->finished_at.ms);
-	columns_int_if(k, R_DURATION, r->duration_ms.set && r->duration_ms.v <= INT64_MAX,
-		       (int64_t)r->duration_ms.v);
-	snprintf(truncated, sizeof truncated, "{\"stdout\": %s, \"stderr\": %s}",
-		 r->truncated.out ? "true" : "false", r->truncated.err ? "true" : "false");
-	columns_text(k, R_TRUNCATED, r->truncated.set ? span_of(truncated) : (struct span){0});
-	columns_text(k, R_CODE, r->error.set ? r->error.code : (struct span){0});
-	columns_text(k, R_MSG, r->error.set ? mask_output(c, set, r->error.msg) : (struct span){0});
-}
-
-static void result_put_without_frame(struct commands *c, const struct stream_entry *e)
-{
-	struct columns *k = &c->result;
-
-	columns_int_if(k, R_RC, false, 0);
-	columns_text(k, R_OUT, (struct span){0});
-	columns_text(k, R_ERR, (struct span){0});
-	columns_int_if(k, R_STARTED, false, 0);
-	columns_int_if(k, R_FINISHED, false, 0);
-	columns_int_if(k, R_DURATION, false, 0);
-	columns_text(k, R_TRUNCATED, (struct span){0});
-	columns_text(k, R_CODE, short_or_absent(stream_field(e, "error_code")));
-	columns_text(k, R_MSG, (struct span){0});
-}
-
-static void result_put(struct commands *c, const struct stream_entry *e,
-		       const struct command_fact *f, const struct wire_result *r)
-{
-	struct columns *k = &c->result;
-
-	columns_text(k, R_ID, f->id);
-	columns_text(k, R_COMMAND, f->command);
-	columns_text(k, R_STATUS, span_of(f->status));
-	if (r)
-		result_put_frame(c, f->id, r);
-	else
-		result_put_without_frame(c, e);
-	columns_text(k, R_ISSUER, f->issued_by);
-	columns_text(k, R_SOURCE, short_or_absent(stream_field(e, "source")));
-	columns_text(k, R_ENTRY, e->id);
-}
-
-const char *commands_stage_result(struct commands *c, const struct stream_entry *e)
-{
-	struct span id = stream_field(e, "correlation_id"), agent = stream_field(e, "agent_id");
-	struct span frame = stream_field(e, "frame");
-	bool by_bridge = span_eq(stream_field(e, "source"), "bridge");
-	struct wire_frame w;
-	struct wire_refusal_info info;
-	int64_t entry_ms;
-
-	if (!id.p || !ident_is_correlation_id(id.p, id.n))
-		return "bad_correlation_id";
-	if (stream_id_ms(e->id, &entry_ms) < 0)
-		return "bad_entry_id";
-	if (agent.n && !ident_is_agent_id(agent.p, agent.n))
-		return "bad_agent_id";
-	bool decoded =
-	    frame.n &&
-	    wire_decode(c->decoder, WIRE_FROM_AGENT, frame.p, frame.n, &w, &info) == WIRE_OK &&
-	    w.type == WIRE_RESULT;
-	/* A bridge's own word is in `state`; `rejected` comes from nobody else. */
-	const char *status = by_bridge ? terminal_of(stream_field(e, "state")) : NULL;
-	if (!decoded && (frame.n || !status))
-		return "bad_frame";
-	if (decoded && (span_order(w.result.correlation_id, id) != 0 ||
-			span_order(w.result.agent_id, agent) != 0))
-		return "agent_mismatch";
-	struct command_fact *f = commands_fact(c, COMMAND_RESULT, id);
-	if (!f)
-		return "no_memory";
-	f->status = status ? status : terminal_of_result(&w.result);
-	f->agent_id = agent.n ? agent : (struct span){0};
-	f->entry_id = e->id;
-	f->command = short_or_absent(stream_field(e, "command"));
-	f->issued_by = short_or_absent(stream_field(e, "issued_by_admin_id"));
-	f->has_issued = origin_time(stream_field(e, "issued_at"), &f->issued_ms);
-	f->has_expires = origin_time(stream_field(e, "expires_at"), &f->expires_ms);
-	if (!origin_time(stream_field(e, "received_at"), &f->at_ms))
-		f->at_ms = entry_ms;
-	result_put(c, e, f, decoded ? &w.result : NULL);
 	return NULL;
 }
 
@@ -611,7 +380,7 @@ enum pg_verdict commands_flush(struct commands *c, struct pg *p)
 	commands_fold(c);
 	enum pg_verdict v = columns_exec(&c->command, p, &upsert_commands, NULL);
 	if (v == PG_OK)
-		v = columns_exec(&c->result, p, &insert_results, &rows);
+		v = columns_exec(&c->result, p, &commands_insert_results, &rows);
 	if (v == PG_OK) {
 		c->wrote_commands = c->command.rows;
 		c->wrote_results = rows ? (uint64_t)pg_rows_int(rows, 0, 0) : 0;

@@ -14,6 +14,10 @@ static const char overflow_at[] =
     "854845817711531764475730270069855571366959622842914819860834936475292719074168444365510704"
     "342711559699508093042880177904174497792";
 
+/* PostgreSQL's numeric, hence jsonb, holds no more digits behind the point (NUMERIC_DSCALE_MASK in
+ * src/backend/utils/adt/numeric.c). */
+#define SCALE_MAX 16383
+
 static bool is_digit(char c)
 {
 	return c >= '0' && c <= '9';
@@ -78,6 +82,21 @@ static bool real_overflows(const char *p, const char *end)
 	return digits_overflow(first, exponent);
 }
 
+/* A well-formed real: true when its last decimal is further than SCALE_MAX behind the point, or
+ * when its exponent alone says so of a zero. */
+static bool real_is_too_fine(const char *p, const char *end)
+{
+	const char *exponent = p, *dot;
+	int64_t e, decimals;
+
+	while (exponent < end && *exponent != 'e' && *exponent != 'E')
+		exponent++;
+	dot = memchr(p, '.', (size_t)(exponent - p));
+	decimals = dot ? exponent - dot - 1 : 0;
+	e = exponent < end ? exponent_value(exponent + 1, end) : 0;
+	return e > SCALE_MAX || decimals - e > SCALE_MAX;
+}
+
 /* digits of an integer without sign and leading zeros. */
 static bool integer_overflows(const char *digits, size_t n, bool negative)
 {
@@ -138,13 +157,15 @@ const char *json_scan_number(const char *p, const char *end, enum json_type *ret
 	p = scan_real_rest(p, end);
 	if (!p)
 		return NULL;
-	*ret_what = "a number that does not fit a double";
 	/* Below 308 characters without an exponent nothing can overflow. */
-	if ((p - start >= 308 || memchr(start, 'e', (size_t)(p - start)) ||
-	     memchr(start, 'E', (size_t)(p - start))) &&
-	    real_overflows(start, p))
+	if (p - start < 308 && !memchr(start, 'e', (size_t)(p - start)) &&
+	    !memchr(start, 'E', (size_t)(p - start)))
+		return p;
+	*ret_what = "a number that does not fit a double";
+	if (real_overflows(start, p))
 		return NULL;
-	return p;
+	*ret_what = "a number with more decimals than a database holds";
+	return real_is_too_fine(start, p) ? NULL : p;
 }
 
 int json_int(struct span raw, int64_t *ret)

@@ -1,9 +1,10 @@
 /*
  * A strict one-pass JSON reader for hot paths (RFC 8259): UTF-8 checked, no duplicate keys, no
- * NUL (also not as \u0000), no lone surrogates, numbers that fit a double (1e400 refused), a
- * depth limit, no recursion, no allocation up to 64 members an object. Accepts and refuses exactly
- * what jansson does with JSON_REJECT_DUPLICATES at the same depth (tests/fuzz proves it), but for
- * a NUL right behind a number, which jansson overlooks.
+ * NUL (also not as \u0000), no lone surrogates, numbers that fit a double (1e400 refused) and a
+ * jsonb (1e-16384 refused), a depth limit, no recursion, no allocation up to 64 members an object.
+ * Accepts and refuses exactly what jansson does with JSON_REJECT_DUPLICATES at the same depth
+ * (tests/fuzz proves it), but for numbers no jsonb holds, and for a NUL right behind a number,
+ * which jansson overlooks.
  */
 #pragma once
 

@@ -1,0 +1,34 @@
+/* See command_rules.h. */
+#include "wire/command_rules.h"
+
+#include <string.h>
+
+#include "base/utf8.h"
+
+enum { VERB_MAX_BYTES = 128, PARAMS_MAX_DEPTH = 14 /* inside a frame of depth 16 */ };
+
+bool command_is_verb(struct span s)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if (s.p[i] <= ' ' || s.p[i] > '~' || s.p[i] == '"' || s.p[i] == '\\')
+			return false;
+	return s.n >= 1 && s.n <= VERB_MAX_BYTES;
+}
+
+bool command_is_text(struct span s, size_t max)
+{
+	for (size_t i = 0; i < s.n; i++)
+		if ((unsigned char)s.p[i] < ' ')
+			return false;
+	return s.n <= max && (s.n == 0 || utf8_is_valid(s.p, s.n));
+}
+
+bool command_is_params(struct span s)
+{
+	size_t i = 0;
+
+	while (i < s.n && strchr(" \t\r\n", s.p[i]))
+		i++;
+	return s.n <= COMMAND_PARAMS_MAX_BYTES && i < s.n && s.p[i] == '{' &&
+	       json_validate(s.p, s.n, PARAMS_MAX_DEPTH, NULL) == 0;
+}
