@@ -11,8 +11,10 @@ enum {
 	TIMEOUT_MS = 5000,
 	CLAIM_EVERY_MS = 1000,
 	CLAIM_IDLE_MS = 3000, /* with the line above: a dead worker's entries within 4 s */
+	KEEP_EVERY_MS = 1000,
 	COUNT_FIRST = 64,
 	BYTES_GOAL = 4 << 20, /* one batch; COUNT follows what entries weigh */
+	REPLY_MAX = 24 << 20, /* of more than one entry: light ones may be followed by heavy ones */
 };
 
 struct intake {
@@ -136,6 +138,9 @@ static int intake_fail(struct intake *in, struct redis_sync *r, int error)
 {
 	snprintf(in->error, sizeof in->error, "%s", redis_sync_error(r));
 	in->ready = false;
+	/* What was delivered is read again as our own pending entries, one by one at first. */
+	if (error == -EMSGSIZE)
+		in->count = 1;
 	return error ? error : -EIO;
 }
 
@@ -311,6 +316,7 @@ static void intake_ask_ahead(struct intake *in)
 
 	intake_read_command(in, SPAN(">"), 0, &c);
 	redis_sync_set_timeout(r, TIMEOUT_MS);
+	redis_sync_set_reply_max(r, REPLY_MAX);
 	/* A failure shows when it is asked again. */
 	in->ahead = redis_sync_send(r, c.n, c.argv) == 0;
 }
@@ -343,6 +349,7 @@ static const struct redis_reply *intake_ask(struct intake *in, bool own, int64_t
 					   : 1,
 			    &c);
 	redis_sync_set_timeout(in->reader[in->at], TIMEOUT_MS + block_ms);
+	redis_sync_set_reply_max(in->reader[in->at], in->count > 1 ? REPLY_MAX : 0);
 	return redis_sync_cmd(in->reader[in->at], ret_error, c.n, c.argv);
 }
 
@@ -385,6 +392,7 @@ static int intake_claim(struct intake *in, unsigned i)
 				    span_of(idle),	span_of(in->claim_cursor_text[i]),
 				    SPAN("COUNT"),	span_of(count)};
 	redis_sync_set_timeout(in->reader[in->at], 0);
+	redis_sync_set_reply_max(in->reader[in->at], in->count > 1 ? REPLY_MAX : 0);
 	const struct redis_reply *reply =
 	    redis_sync_cmd(in->reader[in->at], &error, ARRAY_LEN(argv), argv);
 	if (!reply)
@@ -433,6 +441,10 @@ int intake_read(struct intake *in, int64_t block_ms, struct intake_batch *ret)
 	in->bytes = 0;
 	in->fresh = false;
 	int r = intake_fill(in, block_ms);
+	if (r == -EMSGSIZE) {
+		in->n = 0;
+		r = intake_fill(in, block_ms);
+	}
 	if (r < 0) {
 		in->n = 0;
 		if (r == -EBADMSG)
@@ -494,16 +506,15 @@ int intake_ack(struct intake *in, const struct intake_batch *b)
 	return intake_for_ids(in, b, true);
 }
 
-void intake_keep_alive(struct intake *in, const struct intake_batch *b)
+int intake_keep_alive(struct intake *in, const struct intake_batch *b)
 {
 	int64_t now_ms = clock_boot_ms();
 
-	if (now_ms - in->kept_at_ms < 1000)
-		return;
+	if (now_ms - in->kept_at_ms < KEEP_EVERY_MS)
+		return 0;
 	in->kept_at_ms = now_ms;
-	/* A failure shows at the next read. */
 	int r = intake_for_ids(in, b, false);
-	(void)r;
+	return r < 0 ? r : 1;
 }
 
 void intake_forget_idle_consumers(struct intake *in, int64_t idle_ms)

@@ -43,8 +43,9 @@ void intake_free(struct intake *in);
 int intake_read(struct intake *in, int64_t block_ms, struct intake_batch *ret) MUST_CHECK;
 /* After the commit. A failure is healed by reading the entries again. */
 int intake_ack(struct intake *in, const struct intake_batch *b) MUST_CHECK;
-/* Entries of a batch that takes long stay ours; asks Redis at most once a second. */
-void intake_keep_alive(struct intake *in, const struct intake_batch *b);
+/* Entries of a batch that takes long stay ours. 1: asked Redis; 0: did so less than a second ago.
+ */
+int intake_keep_alive(struct intake *in, const struct intake_batch *b) MUST_CHECK;
 const char *intake_error(const struct intake *in);
 /* Entries that were trimmed or deleted before this group had stored them; per stream, then zeroed.
  */

@@ -112,4 +112,7 @@ const struct redis_reply *redis_sync_cmdf(struct redis_sync *r, int *ret_error, 
 					  ...);
 /* Longer wait for one blocking command (XREADGROUP BLOCK). 0: back to the default. */
 void redis_sync_set_timeout(struct redis_sync *r, int64_t timeout_ms);
+/* A longer reply fails with -EMSGSIZE and ends the connection, so that what a peer put into Redis
+ * does not decide how much memory is used. 0: no limit. */
+void redis_sync_set_reply_max(struct redis_sync *r, size_t bytes);
 const char *redis_sync_error(const struct redis_sync *r); /* text of the last failure */

@@ -24,6 +24,7 @@ struct redis_sync {
 	int fd;
 	struct buf out;
 	struct redis_reader *reader;
+	size_t reply_max; /* 0: no limit */
 	char error[200];
 };
 
@@ -85,6 +86,11 @@ void redis_sync_free(struct redis_sync *r)
 void redis_sync_set_timeout(struct redis_sync *r, int64_t timeout_ms)
 {
 	r->timeout_ms = timeout_ms > 0 ? timeout_ms : r->default_timeout_ms;
+}
+
+void redis_sync_set_reply_max(struct redis_sync *r, size_t bytes)
+{
+	r->reply_max = bytes;
 }
 
 const char *redis_sync_error(const struct redis_sync *r)
@@ -179,6 +185,7 @@ static int write_out(struct redis_sync *r, int64_t deadline)
 static int read_reply(struct redis_sync *r, int64_t deadline, const struct redis_reply **ret)
 {
 	char bytes[READ_BYTES];
+	size_t taken = 0;
 
 	for (;;) {
 		int error = redis_reader_next(r->reader, ret);
@@ -190,6 +197,9 @@ static int read_reply(struct redis_sync *r, int64_t deadline, const struct redis
 			return 0;
 		n = recv(r->fd, bytes, sizeof(bytes), 0);
 		if (n > 0) {
+			taken += (size_t)n;
+			if (r->reply_max && taken > r->reply_max)
+				return fail_errno(r, EMSGSIZE, "read");
 			if (redis_reader_feed(r->reader, bytes, (size_t)n) < 0)
 				return fail_errno(r, ENOMEM, "read");
 		} else if (n == 0) {
