@@ -114,6 +114,7 @@ static int telemetry_writer_build(struct telemetry_writer *t, const struct telem
 	    .bind = cfg->internal_bind,
 	    .batch_max = cfg->batch_max,
 	    .batch_wait_ms = cfg->batch_wait_ms,
+	    .consumer_idle_s = cfg->consumer_idle_s,
 	};
 	const struct partitions_config pc = {
 	    .metrics_days = cfg->retention_days,

@@ -46,6 +46,7 @@ struct worker {
 	int64_t chores_at_ms, forget_at_ms, alive_at_ms;
 	double busy; /* share of time spent in transactions, smoothed */
 	int64_t idle_from_us;
+	const struct intake_batch *held; /* the batch in work; NULL between batches */
 };
 
 struct metrics *worker_metrics_of(struct worker *w)
@@ -61,6 +62,11 @@ struct pg *worker_pg(struct worker *w)
 struct intake *worker_intake(struct worker *w)
 {
 	return w->intake;
+}
+
+int64_t worker_lag_ms(struct worker *w, unsigned stream)
+{
+	return lag_age_ms(w->lag, stream);
 }
 
 void worker_count_rows(struct worker *w, const char *table, uint64_t n)
@@ -108,6 +114,22 @@ static void worker_alive(struct worker *w)
 		return;
 	w->alive_at_ms = now_ms + 1000;
 	program_notify("WATCHDOG=1");
+}
+
+/* Whatever takes long calls this every second or so: a lock somebody holds, a slow or absent
+ * server. What is in hand stays ours, and the lag is told, for that is when somebody looks at it.
+ */
+static void worker_linger(void *arg)
+{
+	struct worker *w = arg;
+
+	worker_alive(w);
+	if (!w->held)
+		return;
+	int r = intake_keep_alive(w->intake, w->held);
+	if (r)
+		worker_set_redis(w, r > 0);
+	lag_measure(w->lag, intake_control(w->intake), w->metrics, clock_boot_ms());
 }
 
 /* Sleeps at most ms; a signal ends it at once. */
@@ -204,8 +226,7 @@ static enum pg_verdict worker_transaction(struct worker *w)
 }
 
 /* The same transaction until it commits or proves to hold a bad row. -EINTR: asked to stop. */
-static int worker_write(struct worker *w, const struct intake_batch *b, struct range r,
-			bool *ret_bad)
+static int worker_write(struct worker *w, struct range r, bool *ret_bad)
 {
 	for (int timeouts = 0;;) {
 		uint64_t from_us = clock_boot_us();
@@ -229,15 +250,11 @@ static int worker_write(struct worker *w, const struct intake_batch *b, struct r
 			*ret_bad = true;
 			return 0;
 		}
-		struct intake_batch own = range_batch(b, r);
 		int64_t until_ms = clock_boot_ms() + backoff_next_ms(&w->pg_backoff);
 		do {
 			if (program_should_stop())
 				return -EINTR;
-			worker_alive(w);
-			intake_keep_alive(w->intake, &own);
-			/* An outage is when somebody looks at the lag. */
-			lag_measure(w->lag, intake_control(w->intake), w->metrics, clock_boot_ms());
+			worker_linger(w);
 			int64_t left = until_ms - clock_boot_ms();
 			worker_pause(w, left < 500 ? (left > 0 ? left : 0) : 500);
 		} while (clock_boot_ms() < until_ms);
@@ -278,7 +295,7 @@ static int worker_process(struct worker *w, const struct intake_batch *b)
 		struct range r = todo[--n];
 		bool bad;
 		worker_stage(w, b, r, NULL);
-		int error = worker_write(w, b, r, &bad);
+		int error = worker_write(w, r, &bad);
 		if (error < 0)
 			return error;
 		if (bad && r.to - r.from > 1) {
@@ -292,7 +309,7 @@ static int worker_process(struct worker *w, const struct intake_batch *b)
 			snprintf(reason, sizeof reason, "sqlstate_%s", pg_sqlstate(w->pg));
 			worker_stage(w, b, r,
 				     pg_sqlstate(w->pg)[0] ? reason : "value_out_of_range");
-			error = worker_write(w, b, r, &bad);
+			error = worker_write(w, r, &bad);
 			if (error < 0)
 				return error;
 			if (bad) {
@@ -358,8 +375,7 @@ static void worker_chores(struct worker *w)
 	/* An idle worker must notice an outage too, and its end. */
 	enum pg_verdict v = pg_connect(w->pg);
 	if (v != PG_OK) {
-		if (now_ms >= w->chores_at_ms - 1000)
-			worker_pg_failed(w, "connect", v);
+		worker_pg_failed(w, "connect", v);
 		return;
 	}
 	if (!w->pg_up || w->pg_told)
@@ -384,7 +400,9 @@ static int worker_turn(struct worker *w)
 	if (b.n) {
 		CRASH_POINT("worker.after_read");
 		uint64_t from_us = clock_boot_us();
+		w->held = &b;
 		r = worker_process(w, &b);
+		w->held = NULL;
 		if (r < 0)
 			return r;
 		worker_rest(w, (int64_t)(clock_boot_us() - from_us), b.full);
@@ -450,6 +468,8 @@ static int worker_build(struct worker *w)
 		r = intake_new(&ic, &w->intake);
 	if (r == 0)
 		r = pg_new(w->c.database_url, w->c.program, &w->pg);
+	if (r == 0)
+		pg_set_on_wait(w->pg, worker_linger, w);
 	if (r == 0)
 		r = lag_new(w->intake, &w->lag);
 	if (r == 0)

@@ -57,6 +57,8 @@ void worker_free(struct worker *w);
 struct metrics *worker_metrics_of(struct worker *w);
 struct pg *worker_pg(struct worker *w);
 struct intake *worker_intake(struct worker *w);
+/* Age of a stream's oldest entry that is not stored, seconds old itself at most; -1 unknown. */
+int64_t worker_lag_ms(struct worker *w, unsigned stream);
 /* A chore's statement failed: logs, counts, marks PostgreSQL as away when it is. */
 void worker_pg_failed(struct worker *w, const char *what, enum pg_verdict v);
 /* One more row count of a table. */

@@ -17,7 +17,7 @@
 #include "pg/array.h"
 #include "pg/sqlstate.h"
 
-enum { STMT_MAX = 64, PARAM_MAX = 64, ERROR_MAX = 512 };
+enum { STMT_MAX = 64, PARAM_MAX = 64, ERROR_MAX = 512, WAIT_MS = 1000 };
 
 struct pg {
 	PQconninfoOption *uri;
@@ -25,6 +25,8 @@ struct pg {
 	PGconn *conn;
 	const char *session_sql;
 	int64_t deadline_ms;
+	void (*on_wait)(void *arg);
+	void *on_wait_arg;
 	const struct pg_stmt *prepared[STMT_MAX];
 	size_t n_prepared;
 	char sqlstate[6];
@@ -168,6 +170,12 @@ void pg_set_deadline_ms(struct pg *p, int64_t ms)
 	p->deadline_ms = ms;
 }
 
+void pg_set_on_wait(struct pg *p, void (*on_wait)(void *arg), void *arg)
+{
+	p->on_wait = on_wait;
+	p->on_wait_arg = arg;
+}
+
 void pg_disconnect(struct pg *p)
 {
 	if (p->conn)
@@ -259,8 +267,13 @@ static bool pg_await(struct pg *p, int64_t until_ms)
 			return false;
 		struct pollfd fd = {.fd = PQsocket(p->conn),
 				    .events = (short)(POLLIN | (unsent ? POLLOUT : 0))};
-		if (poll(&fd, 1, (int)left) < 0 && errno != EINTR)
+		if (p->on_wait && (left < 0 || left > WAIT_MS))
+			left = WAIT_MS;
+		int ready = poll(&fd, 1, (int)left);
+		if (ready < 0 && errno != EINTR)
 			return false;
+		if (ready == 0 && p->on_wait)
+			p->on_wait(p->on_wait_arg);
 		if ((fd.revents & (POLLIN | POLLERR | POLLHUP)) && !PQconsumeInput(p->conn))
 			return false;
 	}

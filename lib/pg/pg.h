@@ -42,6 +42,9 @@ void pg_set_session(struct pg *p, const char *sql);
 /* How long one call may take before the connection is given up as dead (a frozen server answers
  * nothing, not even its own timeouts). Default 45 s; 0: no limit. */
 void pg_set_deadline_ms(struct pg *p, int64_t ms);
+/* Called about once a second while a statement waits for the server, so that a program stays
+ * visibly alive; must not use p. NULL: nothing. */
+void pg_set_on_wait(struct pg *p, void (*on_wait)(void *arg), void *arg);
 /* Text of the last failure: SQLSTATE and primary message; no row data, no password. */
 const char *pg_error(const struct pg *p);
 const char *pg_sqlstate(const struct pg *p); /* "" when none */
