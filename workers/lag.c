@@ -16,6 +16,7 @@ struct anchor {
 struct lag {
 	const struct intake *intake;
 	struct anchor anchor[INTAKE_STREAMS_MAX];
+	int64_t age_ms[INTAKE_STREAMS_MAX];
 	int64_t next_ms;
 };
 
@@ -26,6 +27,8 @@ int lag_new(const struct intake *in, struct lag **ret)
 	if (!l)
 		return -ENOMEM;
 	l->intake = in;
+	for (size_t i = 0; i < INTAKE_STREAMS_MAX; i++)
+		l->age_ms[i] = -1;
 	*ret = l;
 	return 0;
 }
@@ -128,15 +131,21 @@ static void lag_measure_one(struct lag *l, struct redis_sync *r, struct metrics 
 	struct look k;
 	uint64_t lost = 0;
 
+	l->age_ms[i] = -1;
 	if (lag_look(r, stream, intake_group(l->intake), &k) < 0)
 		return;
 	int64_t waiting = lag_waiting(&l->anchor[i], &k, &lost);
 	int64_t age_ms = k.oldest_ms ? clock_wall_ms() - k.oldest_ms : 0;
 	metric_set(metrics_get(m, M_lag_entries, stream, NULL), (double)(waiting + k.pending));
-	metric_set(metrics_get(m, M_lag_seconds, stream, NULL),
-		   age_ms > 0 ? (double)age_ms / 1000 : 0);
+	l->age_ms[i] = age_ms > 0 ? age_ms : 0;
+	metric_set(metrics_get(m, M_lag_seconds, stream, NULL), (double)l->age_ms[i] / 1000);
 	if (lost)
 		metric_add(metrics_get(m, M_lost, stream, NULL), lost);
+}
+
+int64_t lag_age_ms(const struct lag *l, unsigned stream)
+{
+	return l->age_ms[stream];
 }
 
 void lag_measure(struct lag *l, struct redis_sync *r, struct metrics *m, int64_t now_ms)

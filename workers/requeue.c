@@ -19,6 +19,7 @@ enum {
 	EVERY_MS = 30000,
 	LOST_EVERY_MS = 10000,
 	AFTER_CONNECT_MS = 10000,
+	ANSWERS_FRESH_MS = 10000, /* less than LOST_AFTER_S can be */
 	PAGE = 200,
 	KEEP_DAYS = 8
 };
@@ -356,7 +357,7 @@ static enum pg_verdict requeue_alone(struct requeue *q, struct worker *w,
 	return v;
 }
 
-void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms)
+void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms, int64_t results_age_ms)
 {
 	uint64_t generation = intake_generation(worker_intake(w));
 	enum pg_verdict v = PG_OK;
@@ -365,7 +366,8 @@ void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms)
 		q->generation = generation;
 		q->next_ms = now_ms + AFTER_CONNECT_MS;
 	}
-	if (now_ms >= q->next_lost_ms) {
+	bool answers_stored = results_age_ms >= 0 && results_age_ms < ANSWERS_FRESH_MS;
+	if (answers_stored && now_ms >= q->next_lost_ms) {
 		q->next_lost_ms = now_ms + LOST_EVERY_MS;
 		v = requeue_alone(q, w, close_lost);
 	}

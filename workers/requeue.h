@@ -6,7 +6,8 @@
  *   parameters are not here in full (masked, signed) it is cancelled instead, and the agent's
  *   answer says what really happened.
  * - A command long past its deadline, or of an agent an operator declared lost, is closed in Redis
- *   first; the result that closing writes there makes it `unknown` like any other result.
+ *   first; the result that closing writes there makes it `unknown` like any other result. Not while
+ *   old results wait to be stored: the answer may be among them.
  *
  * One writer at a time does this (advisory lock).
  */
@@ -17,5 +18,6 @@
 struct requeue;
 int requeue_new(const char *prefix, int64_t lost_after_s, struct requeue **ret) MUST_CHECK;
 void requeue_free(struct requeue *q);
-/* What Redis lost: 10 s after it was reached anew, then every 30 s. The others: every 10 s. */
-void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms);
+/* What Redis lost: 10 s after it was reached anew, then every 30 s. The others: every 10 s.
+ * results_age_ms: how long the oldest result waits to be stored; -1 unknown. */
+void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms, int64_t results_age_ms);

@@ -51,10 +51,12 @@ static const char *stage_refused(struct results_writer *t, const struct stream_e
 	int64_t ms;
 	bool is_entry = named.n && memchr(named.p, '-', named.n) && stream_id_ms(named, &ms) == 0;
 	bool masked = payload.n && commands_mask_text(&t->commands, payload, &masked_payload);
+	struct span id = is_entry ? named : e->id, detail = named;
 
-	int r = dead_letters_add_raw(&t->refused, stream, is_entry ? named : e->id,
-				     reason.n ? reason : SPAN("unknown"), masked_payload, masked,
-				     is_entry ? (struct span){0} : named);
+	if (is_entry)
+		detail = (struct span){0};
+	int r = dead_letters_add_raw(&t->refused, stream, id, reason.n ? reason : SPAN("unknown"),
+				     masked_payload, masked, detail);
 	return r < 0 ? "no_memory" : NULL;
 }
 
@@ -168,7 +170,7 @@ static void on_chores(void *arg, struct worker *w)
 	int64_t now_ms = clock_boot_ms();
 
 	secrets_drop_old(t->commands.secrets, now_ms, SECRETS_MAX_AGE_MS);
-	requeue_chore(t->requeue, w, now_ms);
+	requeue_chore(t->requeue, w, now_ms, worker_lag_ms(w, STREAM_RESULTS));
 	if (pg_is_connected(worker_pg(w)))
 		retention_chore(t, w, now_ms);
 }
@@ -213,6 +215,7 @@ static int results_writer_build(struct results_writer *t)
 	    .bind = cfg->internal_bind,
 	    .batch_max = cfg->batch_max,
 	    .batch_wait_ms = cfg->batch_wait_ms,
+	    .consumer_idle_s = cfg->consumer_idle_s,
 	};
 
 	for (size_t i = 0; i < STREAMS; i++) {
