@@ -6,7 +6,7 @@
 
 #include "base/ident.h"
 
-enum { SLOTS = 4096, BUCKETS = 8192, NONE = UINT16_MAX };
+enum { SLOTS = 4096, BUCKETS = 8192, NONE = UINT16_MAX, BYTES_MAX = 4 << 20 };
 
 struct slot {
 	char id[CORRELATION_ID_MAX + 1];
@@ -18,7 +18,7 @@ struct slot {
 struct secrets {
 	struct slot slot[SLOTS]; /* a ring: oldest at head */
 	uint16_t bucket[BUCKETS];
-	size_t head, n;
+	size_t head, n, bytes;
 };
 
 int secrets_new(struct secrets **ret)
@@ -42,6 +42,15 @@ static size_t bucket_of(struct span id)
 	return h % BUCKETS;
 }
 
+static size_t set_bytes(const struct secret_set *set)
+{
+	size_t bytes = set->n * sizeof *set->value;
+
+	for (size_t i = 0; i < set->n; i++)
+		bytes += strlen(set->value[i]) + 1;
+	return bytes;
+}
+
 static void secrets_pop(struct secrets *s)
 {
 	struct slot *x = &s->slot[s->head];
@@ -50,6 +59,7 @@ static void secrets_pop(struct secrets *s)
 	while (*at != s->head)
 		at = &s->slot[*at].next;
 	*at = x->next;
+	s->bytes -= set_bytes(&x->set);
 	secret_set_fini(&x->set);
 	*x = (struct slot){0};
 	s->head = (s->head + 1) % SLOTS;
@@ -79,8 +89,10 @@ void secrets_put(struct secrets *s, struct span id, struct secret_set *set, int6
 		secret_set_fini(set);
 		return;
 	}
-	if (s->n == SLOTS)
+	size_t bytes = set_bytes(set);
+	while (s->n && (s->n == SLOTS || s->bytes + bytes > BYTES_MAX))
 		secrets_pop(s);
+	s->bytes += bytes;
 	size_t i = (s->head + s->n) % SLOTS, b = bucket_of(id);
 	struct slot *x = &s->slot[i];
 	memcpy(x->id, id.p, id.n);
