@@ -90,13 +90,13 @@ class Writer:
         return None
 
 
-def start_writer(start, kind, redis, database_url, **settings):
+def start_writer(start, kind, redis, database_url, env=None, **settings):
     prefix = f"{kind.upper()}_WRITER"
     port = viwtest.free_port()
-    env = {f"{prefix}_REDIS_URL": redis.unix_url, f"{prefix}_DATABASE_URL": database_url,
+    full = {f"{prefix}_REDIS_URL": redis.unix_url, f"{prefix}_DATABASE_URL": database_url,
            f"{prefix}_INTERNAL_BIND": f"127.0.0.1:{port}", f"{prefix}_LOG_LEVEL": "debug"}
-    env.update({f"{prefix}_{k}": str(v) for k, v in settings.items()})
-    proc = start(f"{kind}-writer", env=env)
+    full.update({f"{prefix}_{k}": str(v) for k, v in settings.items()})
+    proc = start(f"{kind}-writer", env={**full, **(env or {})})
     proc.wait_log("started")
     return Writer(proc, port)
 
