@@ -21,6 +21,7 @@
 #define LAG_WARN_MS  10000
 #define LAG_BAD_MS   60000
 #define CERT_WARN_MS (30LL * 86400 * 1000)
+#define MEMORY_WARN  80 /* per cent of maxmemory */
 
 enum grade { GRADE_OK, GRADE_WARN, GRADE_BAD };
 
@@ -82,6 +83,46 @@ static void check_redis_setting(struct doctor *d, const char *name, const char *
 		say(d, strcmp(value, want) == 0 ? GRADE_OK : g, check, remedy, "%s", value);
 }
 
+/* The value of one line of INFO into out; false when there is none. */
+static bool info_get(struct doctor *d, const char *section, const char *name, char *out, size_t cap)
+{
+	int error = 0;
+	const struct redis_reply *r = redis_sync_cmdf(ctl_redis(d->c), &error, "INFO %s", section);
+	struct span text = r ? redis_str(r) : (struct span){NULL, 0};
+	size_t n = strlen(name);
+	const char *end = text.p ? text.p + text.n : NULL;
+	for (const char *s = text.p; s && s + n < end; s = memchr(s, '\n', (size_t)(end - s))) {
+		s += *s == '\n';
+		if ((size_t)(end - s) <= n || memcmp(s, name, n) != 0 || s[n] != ':')
+			continue;
+		const char *value = s + n + 1, *stop = memchr(value, '\r', (size_t)(end - value));
+		return stop &&
+		       span_copy((struct span){value, (size_t)(stop - value)}, out, cap) == 0;
+	}
+	return false;
+}
+
+static void check_redis_state(struct doctor *d)
+{
+	char v[64], max[64];
+	if (info_get(d, "replication", "role", v, sizeof v))
+		say(d, strcmp(v, "master") == 0 ? GRADE_OK : GRADE_BAD, "redis role",
+		    "point the URL at the primary; runbooks/redis-away.md", "%s", v);
+	if (info_get(d, "persistence", "aof_last_write_status", v, sizeof v))
+		say(d, strcmp(v, "ok") == 0 ? GRADE_OK : GRADE_BAD, "redis last write to disk",
+		    "free its disk; runbooks/redis-away.md", "%s", v);
+	if (!info_get(d, "memory", "used_memory", v, sizeof v) ||
+	    !info_get(d, "memory", "maxmemory", max, sizeof max))
+		return;
+	long long used = strtoll(v, NULL, 10), most = strtoll(max, NULL, 10);
+	if (most > 0)
+		say(d, used * 100 / most >= MEMORY_WARN ? GRADE_WARN : GRADE_OK, "redis memory",
+		    "see which stream is long; runbooks/redis-away.md", "%lld of %lld MiB",
+		    used >> 20, most >> 20);
+	else
+		say(d, GRADE_OK, "redis memory", NULL, "%lld MiB, no limit set", used >> 20);
+}
+
 static void check_redis_clock(struct doctor *d)
 {
 	int error = 0;
@@ -107,6 +148,7 @@ static bool check_redis(struct doctor *d)
 			    "maxmemory-policy noeviction, or entries vanish unread");
 	check_redis_setting(d, "appendonly", "yes", GRADE_BAD,
 			    "appendonly yes, or a restart loses what was queued");
+	check_redis_state(d);
 	check_redis_clock(d);
 	return true;
 }
@@ -139,7 +181,8 @@ static void check_groups(struct doctor *d)
 
 static const struct pg_stmt version_stmt = {
     "viwctl_version",
-    "select count(*), max(version), current_setting('server_version') from schema_migrations"};
+    "select count(*), coalesce(max(version), 0), current_setting('server_version') "
+    "from schema_migrations"};
 static const struct pg_stmt clock_stmt = {
     "viwctl_clock", "select (extract(epoch from clock_timestamp()) * 1000)::bigint"};
 static const struct pg_stmt roles_stmt = {
@@ -155,6 +198,22 @@ static const struct pg_stmt stuck_stmt = {
     "viwctl_stuck",
     "select count(*) from agent_commands where status in ('queued', 'offered', 'accepted') "
     "and expires_at < now() - interval '1 minute'"};
+
+static const struct pg_stmt primary_stmt = {"viwctl_primary", "select pg_is_in_recovery()::int"};
+/* -1: this role may not see it (pg_monitor may), or there is no standby. */
+static const struct pg_stmt standby_stmt = {
+    "viwctl_standby", "select coalesce(max(extract(epoch from replay_lag))::bigint, case when "
+		      "count(*) > 0 then 0 end, "
+		      "-1) from pg_stat_replication"};
+static const struct pg_stmt ending_stmt = {
+    "viwctl_ending",
+    "select count(*) from os_gateway_status join os_gateways using (agent_id) "
+    "where status <> 'decommissioned' and least((metrics #>> '{cert_days_left,client}')::numeric, "
+    "(metrics #>> '{cert_days_left,trust_bundle}')::numeric) < 30"};
+/* A frame from the future: buffering can make one old, never young. */
+static const struct pg_stmt ahead_stmt = {
+    "viwctl_ahead", "select count(*) from os_gateway_status where updated_at > now() - interval "
+		    "'1 day' and ts > updated_at + interval '5 seconds'"};
 
 /* First column of a one-row query as a number; -1 after a failure was said. */
 static int64_t number(struct doctor *d, const struct pg_stmt *s)
@@ -172,8 +231,8 @@ static void check_roles(struct doctor *d)
 		return;
 	struct span missing = pg_rows_text(r, 0, 0);
 	if (missing.p)
-		say(d, GRADE_BAD, "postgresql roles", "sql/migrate URI", "missing: " SPAN_FMT,
-		    SPAN_ARG(missing));
+		say(d, GRADE_BAD, "postgresql roles", "viw-migrate URI, as the owner",
+		    "missing: " SPAN_FMT, SPAN_ARG(missing));
 	else
 		say(d, GRADE_OK, "postgresql roles", NULL, "there");
 	pg_rows_free(r);
@@ -183,14 +242,15 @@ static void check_schema(struct doctor *d)
 {
 	struct pg_rows *r = ctl_query(d->c, &version_stmt, 0, NULL);
 	if (!r) {
-		say(d, GRADE_BAD, "postgresql schema", "sql/migrate URI",
+		say(d, GRADE_BAD, "postgresql schema", "viw-migrate URI, as the owner",
 		    "schema_migrations cannot be read");
 		return;
 	}
-	say(d, pg_rows_int(r, 0, 0) > 0 ? GRADE_OK : GRADE_BAD, "postgresql schema",
-	    "sql/migrate URI", "PostgreSQL " SPAN_FMT ", %lld migrations, newest " SPAN_FMT,
-	    SPAN_ARG(pg_rows_text(r, 0, 2)), (long long)pg_rows_int(r, 0, 0),
-	    SPAN_ARG(pg_rows_text(r, 0, 1)));
+	int64_t newest = pg_rows_int(r, 0, 1);
+	say(d, newest >= VIW_SCHEMA_NEWEST ? GRADE_OK : GRADE_BAD, "postgresql schema",
+	    "viw-migrate URI, as the owner",
+	    "PostgreSQL " SPAN_FMT ", migration %lld, newest is %d",
+	    SPAN_ARG(pg_rows_text(r, 0, 2)), (long long)newest, VIW_SCHEMA_NEWEST);
 	pg_rows_free(r);
 }
 
@@ -201,8 +261,17 @@ static void check_postgresql(struct doctor *d)
 		    "no answer");
 		return;
 	}
+	bool standby = number(d, &primary_stmt) == 1;
+	say(d, standby ? GRADE_BAD : GRADE_OK, "postgresql role",
+	    "point the URI at the primary; runbooks/postgresql-away.md", "%s",
+	    standby ? "standby" : "primary");
 	check_schema(d);
 	check_roles(d);
+	int64_t behind = number(d, &standby_stmt);
+	if (behind >= 0)
+		say(d, behind * 1000 > LAG_WARN_MS ? GRADE_WARN : GRADE_OK, "postgresql standby",
+		    "its disk or the network is too slow for the writes", "%lld s behind",
+		    (long long)behind);
 	int64_t before = clock_wall_ms(), server = number(d, &clock_stmt);
 	int64_t skew = server - (before + clock_wall_ms()) / 2;
 	say(d, llabs(skew) > SKEW_WARN_MS ? GRADE_WARN : GRADE_OK, "postgresql clock",
@@ -218,6 +287,18 @@ static void check_postgresql(struct doctor *d)
 	say(d, stuck > 0 ? GRADE_WARN : GRADE_OK, "commands past their time, open",
 	    "their agents are away; `viwctl gateways --status offline`, then wait or `viwctl lost`",
 	    "%lld", (long long)stuck);
+}
+
+static void check_gateways(struct doctor *d)
+{
+	if (!d->c->pg)
+		return;
+	int64_t ahead = number(d, &ahead_stmt), ending = number(d, &ending_stmt);
+	say(d, ahead > 0 ? GRADE_WARN : GRADE_OK, "gateways with a clock that is ahead",
+	    "run a time service (chrony) on them; over 300 s they are refused", "%lld",
+	    (long long)ahead);
+	say(d, ending > 0 ? GRADE_WARN : GRADE_OK, "gateways whose certificate ends in 30 days",
+	    "viwctl rotation-check; runbooks/certificate-rotation.md", "%lld", (long long)ending);
 }
 
 /* ---- bridge and certificates ---- */
@@ -241,29 +322,41 @@ static void check_bridge(struct doctor *d)
 	buf_fini(&body);
 }
 
-static void check_certificate(struct doctor *d, const char *name, const char *what)
+static int cert_until(const char *pem, size_t n, int64_t *ret)
 {
-	char path[4096], until[CLOCK_RFC3339_LEN + 1];
-	struct buf pem;
 	struct x509_st *cert = NULL;
 	struct cert_info info;
+	int r = cert_from_pem(pem, n, &cert);
+	if (r == 0)
+		r = cert_info_from_x509(cert, &info);
+	if (r == 0)
+		*ret = info.not_after_ms;
+	cert_free(cert);
+	return r;
+}
+
+/* Nothing is said of a file that is not here: the CA may live on another machine. */
+static void check_until(struct doctor *d, const char *name, const char *what, const char *remedy,
+			int (*until)(const char *pem, size_t n, int64_t *ret))
+{
+	char path[4096], text[CLOCK_RFC3339_LEN + 1];
+	struct buf pem;
+	int64_t end_ms = 0;
 	snprintf(path, sizeof path, "%s/%s", d->c->cfg.ca_dir, name);
-	buf_init(&pem, 1U << 20);
+	buf_init(&pem, 64U << 20);
 	if (file_read(path, &pem) == 0) {
-		if (cert_from_pem(pem.data, pem.len, &cert) < 0 ||
-		    cert_info_from_x509(cert, &info) < 0) {
-			say(d, GRADE_BAD, what, "replace it", "%s is not a certificate", path);
+		if (until(pem.data, pem.len, &end_ms) < 0) {
+			say(d, GRADE_BAD, what, "replace it", "%s cannot be read", path);
 		} else {
-			int64_t left = info.not_after_ms - clock_wall_ms();
-			clock_format_rfc3339(info.not_after_ms, until);
+			int64_t left = end_ms - clock_wall_ms();
+			clock_format_rfc3339(end_ms, text);
 			say(d,
 			    left < 0		  ? GRADE_BAD
 			    : left < CERT_WARN_MS ? GRADE_WARN
 						  : GRADE_OK,
-			    what, "runbooks/certificate-rotation.md", "until %s", until);
+			    what, remedy, "until %s", text);
 		}
 	}
-	cert_free(cert);
 	buf_fini(&pem);
 }
 
@@ -281,7 +374,12 @@ int cmd_doctor(struct ctl *c, int argc, char **argv)
 		check_groups(&d);
 	check_postgresql(&d);
 	check_bridge(&d);
-	check_certificate(&d, "ca.crt", "client CA");
+	check_gateways(&d);
+	check_until(&d, "ca.crt", "client CA", "runbooks/certificate-rotation.md", cert_until);
+	check_until(&d, "crl.pem", "CRL of the client CA",
+		    "viwctl enroll --renew-crl, then copy it to each bridge; past its time they "
+		    "refuse everybody",
+		    crl_next_update_ms);
 	jsonw_arr_end(&d.w);
 	if (c->json && jsonw_finish(&d.w) == 0)
 		printf("%s\n", d.json.data);

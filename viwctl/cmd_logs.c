@@ -16,12 +16,14 @@
 
 #define FOLLOW_PAUSE_S 2
 #define TTL_S	       30
+#define LINES_MAX      1000
 
 struct logs_options {
 	const char *agent_id, *unit, *priority;
 	long lines;
 	bool follow;
 	char cursor[1024]; /* empty: from the end */
+	bool full;	   /* the last answer held as many lines as were asked: there may be more */
 };
 
 static const struct pg_stmt output_stmt = {
@@ -52,7 +54,12 @@ static int ask(struct ctl *c, const struct logs_options *o, char *ret_id)
 		code = command_wait(c, out.id, (TTL_S + 10) * 1000, false, &s);
 	buf_fini(&params);
 	snprintf(ret_id, CORRELATION_ID_MAX + 1, "%s", out.id);
-	if (code == CTL_OK && !s.terminal) {
+	bool late = !s.terminal || strcmp(s.status, "expired") == 0;
+	if (code == CTL_OK && late && o->follow) {
+		fprintf(stderr, "-- no answer from %s within %d s; still asking --\n", o->agent_id,
+			TTL_S);
+		code = CTL_WAITING;
+	} else if (code == CTL_OK && !s.terminal) {
 		ctl_error("no answer from %s yet (command %s)", o->agent_id, out.id);
 		code = CTL_WAITING;
 	}
@@ -89,6 +96,7 @@ static void print_answer(const struct ctl *c, struct logs_options *o, const json
 				"answer ended --\n");
 	for (size_t i = 0; i < json_array_size(lines); i++)
 		print_line(c, json_array_get(lines, i));
+	o->full = json_array_size(lines) >= (size_t)o->lines;
 	const char *next = text_of(answer, "next_cursor");
 	if (*next)
 		snprintf(o->cursor, sizeof o->cursor, "%s", next);
@@ -135,7 +143,7 @@ static bool parse(int argc, char **argv, struct logs_options *o, int *ret_code)
 			return *ret_code = opt == CTL_OPTION_HELP ? CTL_OK : CTL_USAGE, false;
 	}
 	o->agent_id = optind + 1 == argc ? argv[optind] : NULL;
-	if (o->agent_id && o->unit && o->lines >= 1 && o->lines <= 1000 &&
+	if (o->agent_id && o->unit && o->lines >= 1 && o->lines <= LINES_MAX &&
 	    ident_is_agent_id(o->agent_id, strlen(o->agent_id)))
 		return true;
 	ctl_usage("logs", stderr);
@@ -156,12 +164,15 @@ int cmd_logs(struct ctl *c, int argc, char **argv)
 		int code = ask(c, &o, id);
 		if (code == CTL_OK)
 			code = show(c, &o, id);
+		else if (code == CTL_WAITING && o.follow)
+			code = CTL_OK;
 		if (code != CTL_OK || !o.follow || program_should_stop())
 			return code;
 		const struct timespec pause = {.tv_sec = FOLLOW_PAUSE_S};
-		nanosleep(&pause, NULL);
+		if (!o.full || !o.cursor[0])
+			nanosleep(&pause, NULL);
 		if (program_should_stop())
 			return CTL_OK;
-		o.lines = 1000;
+		o.lines = LINES_MAX;
 	}
 }

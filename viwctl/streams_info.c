@@ -51,6 +51,17 @@ static int find_group(struct ctl *c, const char *key, const struct stream_group 
 	return 0;
 }
 
+/* Entries ever added to the stream; 0 when it does not exist. */
+static uint64_t entries_added(struct ctl *c, const char *key)
+{
+	int error = 0;
+	const struct redis_reply *r = redis_sync_cmdf(ctl_redis(c), &error, "XINFO STREAM %s", key),
+				 *v = NULL;
+	if (r)
+		member(r, "entries-added", &v);
+	return v ? (uint64_t)redis_int(v) : 0;
+}
+
 static int age_of(struct span id, int64_t *oldest_ms)
 {
 	int64_t at = 0;
@@ -71,6 +82,7 @@ int group_look(struct ctl *c, const struct stream_group *g, struct group_state *
 	if (!ctl_redis(c))
 		return -EIO;
 	ctl_key(c, g->stream, key, sizeof key);
+	s.added = entries_added(c, key);
 	if (find_group(c, key, g, &s, last, sizeof last) < 0)
 		return -EIO;
 	if (s.exists && s.pending > 0) {

@@ -107,6 +107,15 @@ static void print_table(const struct col *col, size_t cols, const struct pg_rows
 	}
 }
 
+void ctl_put_rows(struct jsonw *w, const char *key, const struct col *col, size_t cols,
+		  const struct pg_rows *r)
+{
+	jsonw_arr(w, key);
+	for (size_t row = 0; row < pg_rows_len(r); row++)
+		put_object(w, col, cols, r, row);
+	jsonw_arr_end(w);
+}
+
 void ctl_print_rows(const struct ctl *c, const struct col *col, size_t cols,
 		    const struct pg_rows *r)
 {
@@ -118,10 +127,7 @@ void ctl_print_rows(const struct ctl *c, const struct col *col, size_t cols,
 	struct jsonw w;
 	buf_init(&out, OUTPUT_MAX);
 	jsonw_init(&w, &out);
-	jsonw_arr(&w, NULL);
-	for (size_t row = 0; row < pg_rows_len(r); row++)
-		put_object(&w, col, cols, r, row);
-	jsonw_arr_end(&w);
+	ctl_put_rows(&w, NULL, col, cols, r);
 	print_json(&out, &w);
 }
 

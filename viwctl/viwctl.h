@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/jsonw.h"
 #include "base/settings.h"
 #include "pg/pg.h"
 #include "redis/redis.h"
@@ -73,6 +74,9 @@ struct col {
 /* Prints a result: the query's columns are the table's, in order. */
 void ctl_print_rows(const struct ctl *c, const struct col *col, size_t cols,
 		    const struct pg_rows *r);
+/* The same as the JSON array `key` of w. */
+void ctl_put_rows(struct jsonw *w, const char *key, const struct col *col, size_t cols,
+		  const struct pg_rows *r);
 /* One row as "name  value" lines, or one JSON object. */
 void ctl_print_row(const struct ctl *c, const struct col *col, size_t cols, const struct pg_rows *r,
 		   size_t row);

@@ -182,6 +182,21 @@ void cert_free(struct x509_st *cert)
 	X509_free(cert);
 }
 
+int crl_next_update_ms(const char *pem, size_t n, int64_t *ret)
+{
+	if (n > INT32_MAX)
+		return -EINVAL;
+	BIO *bio = BIO_new_mem_buf(pem, (int)n);
+	if (!bio)
+		return -ENOMEM;
+	X509_CRL *crl = PEM_read_bio_X509_CRL(bio, NULL, NULL, NULL);
+	int r = crl ? time_ms(X509_CRL_get0_nextUpdate(crl), ret) : -EINVAL;
+	X509_CRL_free(crl);
+	BIO_free(bio);
+	ERR_clear_error();
+	return r;
+}
+
 /* ---- links ---- */
 
 #define KEY_ID_BYTES 8

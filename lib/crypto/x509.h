@@ -25,6 +25,9 @@ bool cert_names_agent(struct x509_st *cert, const char *agent_id);
 int cert_from_pem(const char *pem, size_t n, struct x509_st **ret) MUST_CHECK;
 void cert_free(struct x509_st *cert);
 
+/* nextUpdate of the first CRL of a PEM file: past it, nobody is accepted. -EINVAL: no CRL. */
+int crl_next_update_ms(const char *pem, size_t n, int64_t *ret) MUST_CHECK;
+
 /* How a certificate names its issuer, and an issuer itself, short enough to be told: hash of the
  * name (8 hex digits, as `openssl x509 -subject_hash`), colon, the first 16 hex digits of the key
  * identifier (none when the certificate gives none). */

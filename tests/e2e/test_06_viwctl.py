@@ -35,6 +35,8 @@ class Hand:
                 self.ws.send({"type": "RESULT", **head, "status": "cancelled"})
                 continue
             answer = self.answers.get(frame["verb"])
+            if callable(answer):
+                answer = answer(frame)
             if answer:
                 self.ws.send({"type": "COMMAND_ACK", **head})
                 self.ws.send({"type": "RESULT", **head, "status": answer[0], "rc": answer[1],
@@ -142,7 +144,28 @@ def test_gateways_filters_and_one_in_full(ctl, hand):
     text = ctl("gateways").stdout
     assert text.splitlines()[0].startswith("AGENT_ID") and "north" in text
     assert ctl("gateways", "gw-z").returncode == 1
-    assert "AGENT_ID" in ctl("top", "--once").stdout
+    rows = json.loads(ctl("gateways", "--status", "offline", "--json").stdout)
+    assert rows == []
+    assert ctl("gateways", "--ids").stdout.split() == ["gw-a", "gw-b"]
+
+
+def test_top_shows_gateways_lag_and_rates_and_goes_on_until_a_signal(ctl, hand, chain, redis):
+    h = hand("gw-a", {}, site="north")
+    h.ws.send({"type": "TELEMETRY", "agent_id": "gw-a", "ts": viwtest.rfc3339(), "seq": 1, "metrics": {"cpu_pct": 12.5}})
+    chain.pg.wait_row("SELECT 1 FROM os_gateway_status WHERE agent_id = 'gw-a'")
+    text = ctl("top", "--once").stdout
+    assert "AGENT_ID" in text and "gw-a" in text and "RATE/S" in text and "online 1" in text
+    proc = chain.start("viwctl", args=["top", "--json"], env={
+        "VIWCTL_REDIS_URL": redis.url, "VIWCTL_DATABASE_URL": chain.pg.uri})
+    viwtest.wait_for(lambda: proc.stdout.count("\n") >= 1, 15, "a look")
+    for i in range(30):
+        h.ws.send({"type": "TELEMETRY", "agent_id": "gw-a", "ts": viwtest.rfc3339(), "seq": 2 + i, "metrics": {"cpu_pct": 50}})
+    viwtest.wait_for(lambda: proc.stdout.count("\n") >= 2, 15, "two looks")
+    looks = [json.loads(line) for line in proc.stdout.splitlines()[:2]]
+    telemetry = [[s for s in look["streams"] if s["stream"] == "telemetry"][0] for look in looks]
+    assert max(t["rate_s"] for t in telemetry) > 1, telemetry
+    assert looks[1]["gateways"][0]["agent_id"] == "gw-a" and looks[1]["online"] == 1
+    assert proc.stop() == 0
 
 
 def test_logs_follow_the_cursor(ctl, hand):
@@ -155,6 +178,23 @@ def test_logs_follow_the_cursor(ctl, hand):
     assert "2026-11-20T11:09:00.123Z nginx.service[7]: started?[31m" in done.stdout
     assert "gap" in done.stderr
     assert h.seen[0]["args"] == {"unit": "nginx.service", "lines": 5}
+
+
+def test_logs_follow_until_a_signal_and_say_where_lines_may_be_missing(ctl, hand, chain, redis):
+    """Each question goes on at the cursor of the answer before; what the journal dropped is said."""
+    def tail(frame):
+        n = len(h.seen)
+        line = {"ts": viwtest.rfc3339(), "cursor": f"c{n}", "unit": "x.service", "pid": 1, "priority": 6, "message": f"line {n}"}
+        return "success", 0, json.dumps({"lines": [line] if n <= 3 else [], "next_cursor": f"c{min(n, 3)}", "gap": n == 3})
+    h = hand("gw-1", {"tail_logs": tail})
+    proc = chain.start("viwctl", args=["logs", "gw-1", "-u", "x.service", "-n", "5", "-f"], env={
+        "VIWCTL_REDIS_URL": redis.url, "VIWCTL_DATABASE_URL": chain.pg.uri})
+    viwtest.wait_for(lambda: len(h.seen) >= 4, 20, "it goes on asking")
+    viwtest.wait_for(lambda: "line 3" in proc.stdout, 5)
+    assert [line.split(": ")[1] for line in proc.stdout.splitlines()] == ["line 1", "line 2", "line 3"]
+    assert proc.text.count("-- gap") == 1
+    assert [f["args"].get("since_cursor") for f in h.seen[:4]] == [None, "c1", "c2", "c3"]
+    assert proc.stop() == 0
 
 
 def test_doctor_names_what_is_wrong_and_what_to_do(ctl, redis, chain):
