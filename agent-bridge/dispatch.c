@@ -13,6 +13,7 @@
 
 #include "base/crash.h"
 #include "bridge_metrics.h"
+#include "masking.h"
 
 #define CHECK_EVERY_MS	     5000
 #define CHECK_BATCH	     500
@@ -541,22 +542,6 @@ struct dispatch_counts dispatch_counts_all(const struct dispatch *d)
 
 /* ---- life ---- */
 
-static void load_verbs(struct dispatch *d)
-{
-	struct verbs_faults faults = {0};
-	int r = verbs_load(d->cfg.verbs_dir, VERBS_TRUST_ANY, true, &d->verbs, &faults);
-
-	for (size_t i = 0; i < faults.n; i++)
-		LOG_WARN(FIELDS(.event = "bad_manifest", .detail = faults.item[i].file,
-				.error = faults.item[i].text),
-			 "a verb manifest is not used; its secrets are known by name only");
-	if (r < 0 && !faults.n)
-		LOG_WARN(FIELDS(.event = "bad_manifest", .detail = d->cfg.verbs_dir,
-				.error = strerror(-r)),
-			 "verb manifests cannot be read; secrets are known by name only");
-	verbs_faults_fini(&faults);
-}
-
 int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 		  const struct dispatch_config *cfg, const struct dispatch_ops *ops, void *arg,
 		  struct dispatch **ret)
@@ -578,7 +563,7 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 	d->m_waiting = metrics_get(m, M_commands_waiting, NULL, NULL);
 	d->m_dispatch = metrics_get(m, M_command_dispatch, NULL, NULL);
 	d->part = (struct store_part){.on_up = on_store_up, .on_hint = on_hint, .arg = d};
-	load_verbs(d);
+	(void)!masking_load(d->cfg.verbs_dir, true, &d->verbs);
 	r = wire_decoder_new((size_t)2 << 20, &d->decoder);
 	if (r == 0)
 		r = loop_timer_new(l, check_all, d, &d->check);
@@ -592,6 +577,17 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 	store_join(s, &d->part);
 	*ret = d;
 	return 0;
+}
+
+bool dispatch_reload(struct dispatch *d)
+{
+	struct verbs *fresh = NULL;
+
+	if (masking_load(d->cfg.verbs_dir, false, &fresh) < 0)
+		return false;
+	verbs_free(d->verbs);
+	d->verbs = fresh;
+	return true;
 }
 
 void dispatch_close(struct dispatch *d)

@@ -84,3 +84,5 @@ struct dispatch_counts {
 };
 struct dispatch_counts dispatch_counts_of(const struct dispatch *d, uint64_t sid);
 struct dispatch_counts dispatch_counts_all(const struct dispatch *d);
+/* Reads the verb manifests again; false: they have faults, the old ones stay. */
+bool dispatch_reload(struct dispatch *d);

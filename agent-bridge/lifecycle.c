@@ -6,6 +6,7 @@
 #include "base/program.h"
 #include "bridge.h"
 #include "bridge_metrics.h"
+#include "dispatch.h"
 #include "endpoints.h"
 #include "loop/loop.h"
 #include "tls_watch.h"
@@ -187,6 +188,8 @@ void lifecycle_reload(struct bridge *b)
 	program_notify("RELOADING=1");
 	ok = reload_settings(b);
 	ok = lifecycle_reload_tls(b) && ok;
+	if (b->dispatch)
+		ok = dispatch_reload(b->dispatch) && ok;
 	metric_add(metrics_get(b->metrics, M_reloads, ok ? "ok" : "failed", NULL), 1);
 	if (ok)
 		LOG_INFO(FIELDS(.event = "reloaded"), "settings were read anew");

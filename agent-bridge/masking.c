@@ -3,7 +3,27 @@
 
 #include <string.h>
 
+#include "base/log.h"
+
 #define WITHHELD "***"
+
+int masking_load(const char *dir, bool partial, struct verbs **ret)
+{
+	struct verbs_faults faults = {0};
+	int r = verbs_load(dir, VERBS_TRUST_ANY, partial, ret, &faults);
+
+	for (size_t i = 0; i < faults.n; i++)
+		LOG_WARN(FIELDS(.event = "bad_manifest", .detail = faults.item[i].file,
+				.error = faults.item[i].text),
+			 "a verb manifest is not used; %s",
+			 partial ? "its secrets are known by name only" : "the old ones stay");
+	if (r < 0 && !faults.n)
+		LOG_WARN(FIELDS(.event = "bad_manifest", .detail = dir, .error = strerror(-r)),
+			 "verb manifests cannot be read; %s",
+			 partial ? "secrets are known by name only" : "the old ones stay");
+	verbs_faults_fini(&faults);
+	return r;
+}
 
 static int mask(const struct secret_set *set, struct span *text, struct buf *scratch)
 {

@@ -4,6 +4,9 @@
 #include "verbs/verbs.h"
 #include "wire/wire.h"
 
+/* Logs what is wrong. 0; < 0: *ret then holds the manifests that were good when `partial`, else
+ * NULL. */
+int masking_load(const char *dir, bool partial, struct verbs **ret) MUST_CHECK;
 /* Appends the RESULT with stdout, stderr and error.msg masked. known false: the parameters are
  * gone, so all output is withheld. params: the command's JSON object. */
 int masking_apply(const struct verbs *verbs, const struct wire_result *r, bool known,

@@ -175,22 +175,13 @@ static void on_chores(void *arg, struct worker *w)
 		retention_chore(t, w, now_ms);
 }
 
-static const struct worker_ops ops = {
-    .stage = on_stage,
-    .clear = on_clear,
-    .flush = on_flush,
-    .committed = on_committed,
-    .mask = on_mask,
-    .chores = on_chores,
-};
+/* ---- manifests ---- */
 
-/* ---- making ---- */
-
-/* Manifests with faults would leave their secrets known by name only: refuse to start. */
-static int load_verbs(struct results_writer *t, const char *dir)
+/* With faults: none, for their secrets would be known by name only. */
+static int load_verbs(const char *dir, struct verbs **ret)
 {
 	struct verbs_faults faults = {0};
-	int r = verbs_load(dir, VERBS_TRUST_ANY, false, &t->verbs, &faults);
+	int r = verbs_load(dir, VERBS_TRUST_ANY, false, ret, &faults);
 
 	for (size_t i = 0; i < faults.n; i++)
 		LOG_ERROR(FIELDS(.event = "bad_manifest", .setting = "RESULTS_WRITER_VERBS_DIR",
@@ -203,6 +194,31 @@ static int load_verbs(struct results_writer *t, const char *dir)
 			  "cannot read the verb manifests");
 	return r;
 }
+
+static void on_reload(void *arg)
+{
+	struct results_writer *t = arg;
+	struct verbs *fresh = NULL;
+
+	if (load_verbs(t->cfg->verbs_dir, &fresh) < 0)
+		return; /* the old ones stay */
+	verbs_free(t->verbs);
+	t->verbs = fresh;
+	t->commands.verbs = fresh;
+	LOG_INFO(FIELDS(.event = "reloaded"), "verb manifests were read anew");
+}
+
+static const struct worker_ops ops = {
+    .stage = on_stage,
+    .clear = on_clear,
+    .flush = on_flush,
+    .committed = on_committed,
+    .mask = on_mask,
+    .reload = on_reload,
+    .chores = on_chores,
+};
+
+/* ---- making ---- */
 
 static int results_writer_build(struct results_writer *t)
 {
@@ -238,7 +254,7 @@ int results_writer_run(const struct results_settings *cfg)
 	struct results_writer t = {.cfg = cfg};
 	int code = PROGRAM_CONFIG;
 
-	if (load_verbs(&t, cfg->verbs_dir) == 0) {
+	if (load_verbs(cfg->verbs_dir, &t.verbs) == 0) {
 		int r = results_writer_build(&t);
 		if (r < 0)
 			LOG_ERROR(FIELDS(.event = "start_failed", .error = strerror(-r),

@@ -388,6 +388,8 @@ static int worker_turn(struct worker *w)
 	struct intake_batch b = {0};
 
 	worker_alive(w);
+	if (program_take_reload() && w->ops->reload)
+		w->ops->reload(w->arg);
 	int r = intake_read(w->intake, BLOCK_MS, &b);
 
 	if (r < 0) {

@@ -37,6 +37,8 @@ struct worker_ops {
 	 * NULL. */
 	const char *(*mask)(void *arg, unsigned stream, const struct stream_entry *e,
 			    struct span *ret_value);
+	/* SIGHUP came; between batches. May be NULL. */
+	void (*reload)(void *arg);
 	/* Between batches, when both servers are well; about once a second. */
 	void (*chores)(void *arg, struct worker *w);
 };

@@ -1,5 +1,6 @@
 """Chapter 03: a command's way through one bridge, with agents that are plain WebSocket clients."""
 import json
+import signal
 import time
 
 import pytest
@@ -217,6 +218,34 @@ def test_secrets_are_masked_before_the_result_enters_redis(bridge, redis):
     assert "hunter2x" not in json.dumps(frame) and "topsecret" not in json.dumps(frame)
     assert frame["stdout"].startswith("bob has ***") and frame["stderr"] == "***!" and frame["rc"] == 0
     assert not redis.client.exists("viw.mbox.a1")
+
+
+def test_manifests_are_read_again_on_sighup_and_broken_ones_change_nothing(redis, start, connect, tmp):
+    verbs = tmp / "verbs.d"
+    verbs.mkdir()
+    bridge = Bridge(start, redis, connect, VERBS_DIR=verbs)
+    agent = bridge.agent("a1")
+
+    def stored():
+        cid = redis.xadd_command("a1", "odd_verb", params={"pin": "pin-canary"})
+        agent.expect("COMMAND")
+        agent.send(result(cid, "a1", rc=0, stdout="it was pin-canary"))
+        agent.expect("RESULT_ACK")
+        return wait_result(redis, cid)["frame"]["stdout"]
+
+    def hup(event, n=1):
+        bridge.proc.signal(signal.SIGHUP)
+        wait_for(lambda: len(bridge.proc.find_logs(event)) == n, 10, f"{n} × {event}")
+    assert stored() == "it was pin-canary"  # nothing says that it is secret
+    viwtest.write_verb(verbs, "odd_verb", "/bin/true", params={"pin": {"type": "secret", "via": "stdin"}})
+    hup("reloaded")
+    assert stored() == "it was ***"
+    (verbs / "another.json").write_text("{")
+    hup("bad_manifest")
+    assert stored() == "it was ***"
+    (verbs / "another.json").unlink()
+    hup("reloaded", 2)
+    assert stored() == "it was ***"
 
 
 def test_output_is_withheld_when_the_parameters_are_gone(bridge, redis):

@@ -1,5 +1,6 @@
 """results-writer: every command one row, one terminal state, whichever entry comes first."""
 import json
+import signal
 
 import viwtest
 import writers
@@ -196,3 +197,30 @@ def test_endpoints_and_readiness(redis, pg, start):
     wait_for(lambda: w.get("/_readyz")[0] == 200)
     add_command(redis.client, "c-1")
     pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-1'")
+
+
+def test_manifests_are_read_again_on_sighup_and_broken_ones_change_nothing(redis, pg, start, tmp):
+    verbs = tmp / "verbs.d"
+    verbs.mkdir()
+    w = start_writer(start, "results", redis, pg.uri, VERBS_DIR=verbs)
+    c = redis.client
+
+    def stored(cid, verb):
+        add_command(c, cid, command=verb, params={"pin": "pin-canary"})
+        add_result(c, cid, command=verb, rc=0, stdout="it was pin-canary")
+        wait_drained(c, "results")
+        return command(pg, cid)["params"]["pin"], result(pg, cid)["stdout_redacted"]
+
+    def hup(event, n=1):
+        w.proc.signal(signal.SIGHUP)
+        wait_for(lambda: len(w.proc.find_logs(event)) == n, 10, f"{n} × {event}")
+    assert stored("c-1", "odd_verb") == ("pin-canary", "it was pin-canary")  # nothing says that it is secret
+    viwtest.write_verb(verbs, "odd_verb", "/bin/true", params={"pin": {"type": "secret", "via": "stdin"}})
+    hup("reloaded")
+    assert stored("c-2", "odd_verb") == ("***", "it was ***")
+    (verbs / "another.json").write_text("{")
+    hup("bad_manifest")
+    assert stored("c-3", "odd_verb") == ("***", "it was ***")
+    (verbs / "another.json").unlink()
+    hup("reloaded", 2)
+    assert w.proc.alive and stored("c-4", "odd_verb") == ("***", "it was ***")
