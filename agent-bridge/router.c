@@ -599,6 +599,7 @@ static void on_trim_timer(void *arg)
 
 	if (!r->leader)
 		return;
+	r->pending = true; /* without a pause in the traffic nothing else would look */
 	r->trim_at = 0;
 	trim_next(r);
 }

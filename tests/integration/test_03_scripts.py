@@ -199,6 +199,17 @@ def test_router_read_is_fenced_and_reads_pending_again(db, lua, site):
     assert lua.router_read(site.lease, ">", 64) == [ids[2], []]
 
 
+def test_router_read_takes_over_what_other_consumers_left(db, lua, site):
+    ids = [db.xadd("viw.commands", {"n": i}) for i in range(5)]
+    db.xreadgroup("agent-bridge", "gone", {"viw.commands": ">"}, count=2)
+    lua.router_read(site.lease, ">", 1)
+    db.xreadgroup("agent-bridge", "person", {"viw.commands": ">"}, count=1)
+    assert [e[0] for e in lua.router_read(site.lease, ">", 64)[1]] == ids[4:]  # new ones: nothing is claimed
+    assert lua.router_read("b1|1", "0", 64) == "FENCED"
+    assert [e[0] for e in lua.router_read(site.lease, "0", 64)[1]] == ids
+    assert [(c["name"], c["pending"]) for c in db.xpending("viw.commands", "agent-bridge")["consumers"]] == [("router", 5)]
+
+
 def test_router_read_says_nogroup(db, lua, site):
     db.delete("viw.commands")
     with pytest.raises(redis_py.exceptions.ResponseError, match="^NOGROUP"):

@@ -1,7 +1,9 @@
 """Chapter 04: bridges side by side, killed, frozen, cut off; Redis lost, full, read-only, forgetful."""
 import json
 import os
+import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -51,6 +53,20 @@ def test_a_lost_hint_is_made_up_for(two, redis):
     redis.client.delete("viw.bridge.b2")  # no lease: no hint is sent
     cid = redis.xadd_command("a1", "ECHO")
     assert agent.expect("COMMAND", timeout=8)["correlation_id"] == cid
+
+
+def test_what_another_consumer_has_read_and_left_is_routed(two, redis):
+    """A consumer of the group whose name nobody uses any more holds entries; traffic need not pause for them."""
+    agent = two[1].agent("a1")
+    two[0].proc.freeze()
+    left = [redis.xadd_command("a2", "ECHO", ttl_s="600") for _ in range(3)]
+    redis.client.xreadgroup("agent-bridge", "vanished", {"viw.commands": ">"})
+    two[0].proc.thaw()
+    deadline = time.monotonic() + 12
+    while redis.client.xlen("viw.mbox.a2") < 3 and time.monotonic() < deadline:
+        finish(agent, redis.xadd_command("a1", "ECHO"))
+    assert [f["cid"] for _, f in redis.client.xrange("viw.mbox.a2")] == left
+    wait_for(lambda: redis.client.xpending("viw.commands", "agent-bridge")["pending"] == 0, 5)
 
 
 def test_an_agent_that_moves_is_fenced_out_of_the_old_bridge(two, redis):
@@ -156,6 +172,74 @@ def test_a_bridge_frozen_while_its_agent_moves_delivers_nothing_stale(two, redis
         pass
     assert "COMMAND" not in seen and old.wait_closed(1) == 4000
     assert len(results(redis)) == 1
+
+
+@pytest.fixture
+def cut(redis, start, connect):
+    """b1, whose way to Redis can be cut while it lives, and b2 with a way of its own."""
+    port = viwtest.free_port()
+    relay = Relay(port, [redis.port])
+    b1 = Bridge(start, redis, connect, "b1", REDIS_URL=f"redis://127.0.0.1:{port}/0")
+    b1.proc.wait_log("router_leads")
+    yield relay, b1, Bridge(start, redis, connect, "b2")
+    relay.close()
+
+
+def frames_until_closed(agent, timeout=15):
+    seen = []
+    try:
+        while True:
+            seen.append(agent.recv(timeout)["type"])
+    except Exception:  # closed, as it must be
+        pass
+    return seen, agent.wait_closed(1)
+
+
+def test_a_bridge_cut_off_from_redis_alone_delivers_nothing_stale(cut, redis):
+    """The process lives, its agent stays connected to it and moves all the same; only the link to Redis is cut."""
+    relay, b1, b2 = cut
+    old = b1.agent("a1", journal_id="J")
+    waiting = [redis.xadd_command("a1", "ECHO") for _ in range(6)]
+    assert [old.expect("COMMAND")["correlation_id"] for _ in range(4)] == waiting[:4]  # two wait behind the window
+    relay.hold()
+    b2.proc.wait_log("router_leads", timeout=10)
+    new = b2.agent("a1", journal_id="J")
+    for some in (waiting[:4], waiting[4:]):
+        assert [new.expect("COMMAND", timeout=8)["correlation_id"] for _ in some] == some
+        for cid in some:
+            new.send(result(cid, "a1"))
+    wait_for(lambda: len(results(redis)) == 6)
+    old.send(result(waiting[0], "a1", stdout="late"))  # answered twice: the second is not stored
+    b1.proc.wait_log("redis_down", timeout=15)
+    relay.cut()
+    relay.release()
+    seen, code = frames_until_closed(old)
+    assert "COMMAND" not in seen and "CANCEL" not in seen and code == 4000
+    b1.proc.wait_log("router_follows", timeout=10)
+    more = redis.xadd_command("a1", "ECHO")
+    assert new.expect("COMMAND")["correlation_id"] == more
+    finish(new, more)
+    assert sorted(r["correlation_id"] for r in results(redis)) == sorted([*waiting, more]) and leftovers(redis) == []
+
+
+def test_an_offer_whose_answer_comes_late_is_not_sent(cut, redis):
+    """OFFER was done in Redis, its answer is under way for longer than an answer is fresh; by then the command ran."""
+    relay, b1, b2 = cut
+    old = b1.agent("a1", ready=False)
+    cid = redis.xadd_command("a1", "ECHO")
+    wait_for(lambda: redis.client.hget(f"viw.cid.{cid}", "state") == "queued")
+    relay.hold(replies_only=True)
+    old.send({"type": "HELLO", "agent_id": "a1", "version": "1", "capabilities": [], "journal_id": "J"})
+    wait_for(lambda: redis.client.hget(f"viw.cid.{cid}", "state") == "offered")
+    began = time.monotonic()
+    new = b2.agent("a1", journal_id="J")
+    assert new.expect("COMMAND")["correlation_id"] == cid
+    finish(new, cid)
+    wait_for(lambda: time.monotonic() - began > 2.3)
+    relay.release()
+    seen, code = frames_until_closed(old)
+    assert "COMMAND" not in seen and code == 4000
+    assert len(results(redis)) == 1 and leftovers(redis) == []
 
 
 def test_an_offer_that_was_overtaken_during_a_freeze_is_not_sent(redis, start, connect):
@@ -393,40 +477,61 @@ def test_failover_behind_one_name(redis, start, connect, tmp):
 
 
 class Relay:
-    """A port that leads to whichever port target[0] says when a connection is made."""
+    """A port that leads to whichever port target[0] says when a connection is made. It can hold what it is given,
+    so that a link is cut while both ends live, and give it out later or cut for good."""
 
     def __init__(self, port, target):
-        import socket
-        import threading
         self.target, self.listener = target, socket.create_server(("127.0.0.1", port))
+        self.requests, self.replies = threading.Event(), threading.Event()  # set: they pass
+        self.sockets = []
+        self.release()
         threading.Thread(target=self.accept, daemon=True).start()
 
+    def hold(self, replies_only=False):
+        self.replies.clear()
+        if not replies_only:
+            self.requests.clear()
+
+    def release(self):
+        self.requests.set()
+        self.replies.set()
+
+    def cut(self):
+        for s in self.sockets:
+            self.shut(s)
+
     def accept(self):
-        import socket
-        import threading
         while True:
             try:
                 a = self.listener.accept()[0]
             except OSError:
                 return
             b = socket.create_connection(("127.0.0.1", self.target[0]))
-            for x, y in ((a, b), (b, a)):
-                threading.Thread(target=self.pump, args=(x, y), daemon=True).start()
+            self.sockets += [a, b]
+            for x, y, passes in ((a, b, self.requests), (b, a, self.replies)):
+                threading.Thread(target=self.pump, args=(x, y, passes), daemon=True).start()
 
-    def pump(self, x, y):
+    @staticmethod
+    def shut(s):
+        try:
+            s.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def pump(self, x, y, passes):
         try:
             while data := x.recv(65536):
+                passes.wait()
                 y.sendall(data)
         except OSError:
             pass
-        for s in (x, y):
-            try:
-                s.shutdown(2)
-            except OSError:
-                pass
+        self.shut(x)
+        self.shut(y)
 
     def close(self):
         self.listener.close()
+        self.release()
+        self.cut()
 
 
 def test_group_lost_while_redis_is_full_comes_back_when_it_is_not(two, redis):
