@@ -117,6 +117,7 @@ int main(int argc, char **argv)
 				LOG_INFO(FIELDS(.event = "stopped"), "stopped");
 		} else {
 			LOG_INFO(FIELDS(.event = "disabled"), "AGENT_BRIDGE_ENABLED is false");
+			program_notify("READY=1\nSTATUS=disabled"); /* or systemd calls it failed */
 			rc = PROGRAM_OK;
 		}
 	}

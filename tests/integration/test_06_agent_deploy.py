@@ -13,7 +13,7 @@ import pytest
 import peers
 import viwtest
 from helperlib import KEY, MARK, Helper
-from realhost import Podman, Systemd
+from realhost import Podman, Systemd, user_namespaces_work
 from test_01_agent_uplink import bridge  # noqa: F401 (fixture)
 from viwtest import ROOT, rfc3339, wait_for
 
@@ -94,8 +94,7 @@ def test_unit_runs_under_a_real_systemd(tmp):
         s.run("systemd-sysusers")
         s.put("/usr/bin/gateway-agent", RELEASE / "gateway-agent", mode=0o755)
         s.put("/etc/systemd/system/viworks-gateway-agent.service", UNIT)
-        if subprocess.run(["unshare", "--user", "true"], stderr=subprocess.DEVNULL).returncode:
-            # user_namespaces(7): EPERM inside a chroot; this one thing systemd cannot do there
+        if not user_namespaces_work():
             s.put("/etc/systemd/system/viworks-gateway-agent.service.d/chroot.conf", "[Service]\nPrivateUsers=no\n")
         s.put("/etc/viworks/agent.secret", "s3cret\n", mode=0o400, owner="viworks-agent:viworks")
         s.put("/etc/viworks/gateway-agent.toml", 'backend_url = "ws://127.0.0.1:9009/agent/ws"\nid = "gw-1"\n'
