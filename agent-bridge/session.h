@@ -76,7 +76,6 @@ struct session {
 	struct session *prev, *next;	      /* all of them, in order of sid */
 	struct session *sid_next;	      /* hash chain by sid */
 	struct session *agent_next;	      /* hash chain by agent id; claimed ones only */
-	struct session *due_close, *due_rest; /* ws_server's work lists */
 	enum session_state state;
 	uint8_t pause; /* enum session_pause bits */
 	bool pause_applied, in_due_close, in_due_pause, want_ping, starved, claimed, dispatched;

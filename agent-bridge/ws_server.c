@@ -17,12 +17,15 @@
 #define WRITES_PER_TURN	  32   /* so that one agent's queue does not hold up the others */
 #define DISCARD_MAX_BYTES (16u * 1024 * 1024)
 #define PARTIAL_MAX_BYTES (256u * 1024 * 1024) /* half-received frames of all sockets */
+/* lws keeps the time limits of closing sockets in one sorted list: with thousands in it each
+ * further one costs a long walk. The next are closed as these are gone. */
+#define CLOSING_MAX 500
 
 static_assert(SESSION_HEADROOM >= LWS_PRE, "queued frames need room for the WebSocket header");
 
 struct sids { /* sessions to look at when the turn ends; by sid, since they may die before */
 	uint64_t *item;
-	size_t n, cap;
+	size_t at, n, cap; /* at: the first that is left */
 };
 
 struct ws_server {
@@ -31,6 +34,7 @@ struct ws_server {
 	struct http_lws *http;
 	struct loop_later *later;
 	struct sids closing, pausing;
+	size_t closing_now; /* sockets whose close frame is out, or on its way */
 	size_t partial_bytes;
 	void (*on_closed)(void *arg);
 	void *on_closed_arg;
@@ -42,7 +46,7 @@ struct ws_conn {
 	char *rx; /* a frame that came in pieces */
 	size_t rx_n, rx_cap;
 	size_t dropped; /* bytes of a frame that is too big */
-	bool too_big;
+	bool too_big, closing;
 };
 
 /* One bridge a process; transport.h has no room for an argument in struct session. */
@@ -110,10 +114,14 @@ static void flush(struct ws_server *w, struct lws *wsi, struct session *s)
 static void close_now(struct ws_server *w, struct session *s)
 {
 	struct lws *wsi = s->socket;
+	struct ws_conn *c;
 
 	s->in_due_close = false;
 	if (!wsi)
 		return;
+	c = lws_wsi_user(wsi);
+	c->closing = true;
+	w->closing_now++;
 	flush(w, wsi, s);
 	if (s->pause_applied) { /* the peer's close frame must be read */
 		s->pause_applied = false;
@@ -137,27 +145,29 @@ static void pause_now(struct ws_server *w, struct session *s)
 	lws_rx_flow_control(s->socket, want ? 0 : 1);
 }
 
-static void each_sid(struct ws_server *w, struct sids *l,
-		     void (*fn)(struct ws_server *w, struct session *s))
+/* The next session that is still there, or NULL: the list is empty again. */
+static struct session *sids_next(struct ws_server *w, struct sids *l)
 {
-	struct sids taken = *l;
-
-	*l = (struct sids){0};
-	for (size_t i = 0; i < taken.n; i++) {
-		struct session *s = sessions_find(w->cfg.sessions, taken.item[i]);
+	while (l->at < l->n) {
+		struct session *s = sessions_find(w->cfg.sessions, l->item[l->at++]);
 
 		if (s)
-			fn(w, s);
+			return s;
 	}
-	free(taken.item);
+	free(l->item);
+	*l = (struct sids){0};
+	return NULL;
 }
 
 static void on_turn_end(void *arg)
 {
 	struct ws_server *w = arg;
+	struct session *s;
 
-	each_sid(w, &w->pausing, pause_now);
-	each_sid(w, &w->closing, close_now);
+	while ((s = sids_next(w, &w->pausing)))
+		pause_now(w, s);
+	while (w->closing_now < CLOSING_MAX && (s = sids_next(w, &w->closing)))
+		close_now(w, s);
 }
 
 /* ---- handshake ---- */
@@ -393,6 +403,11 @@ static void on_closed(struct ws_server *w, struct ws_conn *c)
 
 	rx_free(w, c);
 	c->s = NULL;
+	if (c->closing) {
+		w->closing_now--;
+		if (w->closing.at < w->closing.n)
+			loop_later_ask(w->later);
+	}
 	if (!s)
 		return;
 	s->socket = NULL;

@@ -1,7 +1,9 @@
 """The measurements themselves: one short run of each kind through the real generator."""
 import os
 import re
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,18 @@ def test_agents_come_back_after_a_restart():
 
 def out_of(name, conns):
     return len(re.findall(r"back_after_s", bench(name, "--conns", conns)))
+
+
+def test_a_drain_tells_each_of_many_agents():
+    """More than are closed at a time: every socket gets its 1001, and the bridge ends by itself."""
+    sys.path.insert(0, str(ROOT / "bench"))
+    os.environ.setdefault("VIW_BIN", str(BIN))
+    from harness import Bench
+    with Bench() as b:
+        b.redis()
+        server = b.bridge()
+        load = b.load("bridge", "hold", 1500)
+        assert load.event("ready", 40)["up"] == 1500
+        server.stop(signal.SIGTERM, 20)
+        assert server.popen.returncode == 0
+        assert load.quit()["failures"] == {"closed 1001": 1500}
