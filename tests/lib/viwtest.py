@@ -253,7 +253,8 @@ class Starter:
 class RedisServer:
     """A private redis-server: unix socket and loopback port, AOF everysec, noeviction."""
 
-    def __init__(self, dir, port=None):
+    def __init__(self, dir, port=None, env=None):
+        self.env = env
         self.dir = Path(dir) / "redis"
         self.dir.mkdir(exist_ok=True)
         self.dir.chmod(0o711)
@@ -272,7 +273,7 @@ class RedisServer:
                           "--appendonly", "yes", "--appendfsync", "everysec",
                           "--maxmemory-policy", "noeviction", "--enable-debug-command", "yes",
                           "--logfile", self.dir / "redis.log", *extra],
-                         name="redis-server", dir=self.dir)
+                         name="redis-server", dir=self.dir, env=self.env)
         self.client = redis.Redis(unix_socket_path=self.socket, decode_responses=True)
 
         def up():
@@ -332,7 +333,8 @@ def pg_bindir():
 class PgServer:
     """A private PostgreSQL: unix socket and loopback port, trust, fsync off. Superuser is `viw`."""
 
-    def __init__(self, parent="/tmp", fsync=False):
+    def __init__(self, parent="/tmp", fsync=False, env=None):
+        self.env = env
         self.user = "postgres" if os.geteuid() == 0 else None
         self.dir = make_tmp(parent)
         self.port = free_port()
@@ -362,7 +364,7 @@ class PgServer:
                           "-c", f"synchronous_commit={sync}", "-c", f"full_page_writes={sync}",
                           "-c", "max_connections=100", "-c", "shared_buffers=32MB",
                           "-c", "log_min_messages=warning", *extra],
-                         name="postgres", dir=self.dir, user=self.user)
+                         name="postgres", dir=self.dir, user=self.user, env=self.env)
 
         def up():
             if not self.proc.alive:
