@@ -116,7 +116,8 @@ static enum pg_verdict drop_old(struct partitions *x, struct worker *w, enum par
 		pg_rows_free(rows);
 		return v;
 	}
-	v = pg_script(p, "SET ROLE viw_retention");
+	/* Detaching waits for whoever reads the table; telemetry must not wait long with it. */
+	v = pg_script(p, "SET ROLE viw_retention; SET lock_timeout = '1s'");
 	for (size_t i = 0; v == PG_OK && i < pg_rows_len(rows); i++) {
 		struct span child = pg_rows_text(rows, i, 1);
 		v = drop_partition(p, pg_rows_text(rows, i, 0), child,
@@ -131,7 +132,7 @@ static enum pg_verdict drop_old(struct partitions *x, struct worker *w, enum par
 	if (pg_is_connected(p)) {
 		char why[200];
 		snprintf(why, sizeof why, "%s", pg_error(p));
-		if (pg_script(p, "RESET ROLE") != PG_OK)
+		if (pg_script(p, "RESET ROLE; SET lock_timeout = '5s'") != PG_OK)
 			pg_disconnect(p);
 		else if (v != PG_OK)
 			LOG_WARN(FIELDS(.event = "retention_failed", .error = why),
