@@ -71,6 +71,25 @@ def test_what_redis_lost_is_queued_again_or_cancelled(redis, pg, start):
     assert "canary" not in w.proc.text
 
 
+def test_an_answer_that_waits_to_be_stored_is_no_lost_command(redis, pg, start):
+    """After an outage longer than LOST_AFTER_S: the command is overdue, its answer is in a dead worker's hands."""
+    c = redis.client
+    for s in ("commands", "command_results"):
+        c.xgroup_create(f"viw.{s}", "results-writer", "0", mkstream=True)
+    hour_ago = int((viwtest.time.time() - 3600) * 1000)
+    c.xadd("viw.commands", {"correlation_id": "c-1", "agent_id": "gw-1", "command": "ECHO", "ttl_s": 60},
+           id=f"{hour_ago}-0")
+    c.xadd("viw.command_results", {"correlation_id": "c-1", "agent_id": "gw-1", "source": "agent", "command": "ECHO",
+                                   "frame": json.dumps(writers.result("c-1", rc=0))}, id=f"{hour_ago + 900}-0")
+    c.xreadgroup("results-writer", "dead", {"viw.command_results": ">"})
+    set_marker(c, "c-1", "done")
+    w = start_writer(start, "results", redis, pg.uri, LOST_AFTER_S=60)
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE status = 'done'")
+    wait_drained(c, "results")
+    assert pg.query("SELECT count(*) AS n FROM agent_command_late_results") == [{"n": 0}]
+    assert c.xlen("viw.command_results") == 1 and not w.metric("viw_commands_declared_lost_total")
+
+
 @pytest.mark.timeout(90)
 def test_declared_lost_and_long_overdue_commands_end_unknown(redis, pg, start):
     c = redis.client
