@@ -110,7 +110,7 @@ static const struct col count_cols[] = {
 static void print_look(const struct ctl *c, const struct look *was, const struct look *l)
 {
 	char now[CLOCK_RFC3339_LEN + 1];
-	long long n[ARRAY_LEN(count_cols)];
+	long long n[ARRAY_LEN(count_cols)] = {0};
 	for (size_t i = 0; i < ARRAY_LEN(n); i++)
 		n[i] = (long long)pg_rows_int(l->counts, 0, i);
 	clock_format_rfc3339(clock_wall_ms(), now);

@@ -99,6 +99,7 @@ class Proc:
     """One process. Its stderr (the log) and stdout go to files; it is ended by its pid."""
 
     def __init__(self, argv, *, name, dir, env=None, user=None, cwd=None, stdin=None):
+        self.env = {k: str(v) for k, v in (env or {}).items()}
         self.name, self.argv = name, [str(a) for a in argv]
         n = len(list(Path(dir).glob(f"{name}.*.log")))
         self.log_path = Path(dir) / f"{name}.{n}.log"
