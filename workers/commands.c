@@ -107,6 +107,7 @@ void commands_clear(struct commands *c)
 	columns_clear(&c->command);
 	columns_clear(&c->result);
 	c->wrote_commands = c->wrote_results = c->wrote_late = 0;
+	memset(c->wrote_status, 0, sizeof c->wrote_status);
 }
 
 struct command_fact *commands_fact(struct commands *c, enum command_kind kind, struct span id)
@@ -385,6 +386,8 @@ enum pg_verdict commands_flush(struct commands *c, struct pg *p)
 		c->wrote_commands = c->command.rows;
 		c->wrote_results = rows ? (uint64_t)pg_rows_int(rows, 0, 0) : 0;
 		c->wrote_late = rows ? (uint64_t)pg_rows_int(rows, 0, 1) : 0;
+		for (size_t i = 0; i < COMMANDS_STATES; i++)
+			c->wrote_status[i] = rows ? (uint64_t)pg_rows_int(rows, 0, 2 + i) : 0;
 	}
 	pg_rows_free(rows);
 	return v;

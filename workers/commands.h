@@ -16,6 +16,9 @@
 #include "verbs/verbs.h"
 #include "wire/wire.h"
 
+enum { COMMANDS_STATES = 6 };
+extern const char *const commands_state[COMMANDS_STATES]; /* terminal ones: done, failed, … */
+
 struct command_fact;
 struct commands {
 	struct command_fact *fact;
@@ -27,6 +30,7 @@ struct commands {
 	struct secrets *secrets;
 	struct columns command, result;
 	uint64_t wrote_commands, wrote_results, wrote_late;
+	uint64_t wrote_status[COMMANDS_STATES]; /* of wrote_results; commands_state names them */
 };
 
 int commands_init(struct commands *c, const struct verbs *verbs) MUST_CHECK;

@@ -106,6 +106,15 @@ static enum pg_verdict on_flush(void *arg, struct pg *p)
 	return v == PG_OK ? dead_letters_flush(&t->refused, p) : v;
 }
 
+/* Zeros too, so that each series is there from the start: rates see the first of a kind. */
+static void count_states(struct results_writer *t)
+{
+	for (size_t i = 0; i < COMMANDS_STATES; i++)
+		metric_add(
+		    metrics_get(worker_metrics_of(t->worker), M_results, commands_state[i], NULL),
+		    t->commands.wrote_status[i]);
+}
+
 static void on_committed(void *arg)
 {
 	struct results_writer *t = arg;
@@ -114,6 +123,7 @@ static void on_committed(void *arg)
 	worker_count_rows(t->worker, "agent_command_results", t->commands.wrote_results);
 	worker_count_rows(t->worker, "agent_command_late_results", t->commands.wrote_late);
 	worker_count_rows(t->worker, "dead_letters", t->refused.c.rows);
+	count_states(t);
 	if (t->commands.wrote_late)
 		metric_add(metrics_get(worker_metrics_of(t->worker), M_late, NULL, NULL),
 			   t->commands.wrote_late);
@@ -246,7 +256,11 @@ static int results_writer_build(struct results_writer *t)
 		r = dead_letters_init(&t->refused);
 	if (r == 0)
 		r = requeue_new(cfg->stream_prefix, cfg->lost_after_s, &t->requeue);
-	return r < 0 ? r : worker_new(&wc, &ops, t, &t->worker);
+	if (r == 0)
+		r = worker_new(&wc, &ops, t, &t->worker);
+	if (r == 0)
+		count_states(t);
+	return r;
 }
 
 int results_writer_run(const struct results_settings *cfg)

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/program.h"
 #include "common_settings.h"
+#include "fleet.h"
 #include "frames.h"
 #include "gateways.h"
 #include "lease.h"
@@ -24,6 +25,7 @@ struct telemetry_writer {
 	struct gateways gateways;
 	struct frames frames;
 	struct lease *lease;
+	struct fleet fleet;
 	struct partitions *partitions;
 	char *stream[STREAMS], *consumer;
 };
@@ -91,6 +93,8 @@ static void on_chores(void *arg, struct worker *w)
 	int64_t now_ms = clock_boot_ms();
 
 	lease_chore(t->lease, w, now_ms);
+	if (pg_is_connected(worker_pg(w)))
+		fleet_chore(&t->fleet, w, now_ms);
 	if (pg_is_connected(worker_pg(w)))
 		partitions_chore(t->partitions, w, now_ms);
 }
