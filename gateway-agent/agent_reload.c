@@ -86,6 +86,7 @@ void agent_reload(void *arg)
 
 	if (a->stopping)
 		return;
+	agent_trim_soon(a);
 	if (settings_load(&agent_settings_spec, environ, &fresh, &faults) < 0) {
 		reload_failed(a, faults.n ? faults.item[0].setting : NULL,
 			      faults.n ? faults.item[0].text : "out of memory");

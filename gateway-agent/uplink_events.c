@@ -69,8 +69,8 @@ static void classify(struct uplink *u, struct lws *wsi, const char *text)
 			       SSL_alert_desc_string_long(u->alert));
 		uplink_note_end(u, REDIAL_TLS, 0, detail);
 	} else if (u->proxy.host[0] && u->phase == CONNECTING) {
-		(void)snprintf(detail, sizeof detail, "proxy %.80s: %.60s", u->proxy.host,
-			       text ? text : "no tunnel");
+		(void)snprintf(detail, sizeof detail, "proxy %.80s gives no tunnel: %.40s",
+			       u->proxy.host, text ? text : "it hung up");
 		uplink_note_end(u, REDIAL_PROXY, 0, detail);
 	} else if (u->phase == IN_TLS) {
 		uplink_note_end(u, REDIAL_TLS, 0, text ? text : "the handshake broke off");
