@@ -47,7 +47,7 @@ KINDS = {
     "HTTP 503, Retry-After 5": "waits at least that long, backs off",
     "no HELLO_ACK": "gives up after 15 s, backs off",
     "half-open": "gives up after 60 s of silence, backs off",
-    "close 1001 (draining)": "comes back within 5 s",
+    "close 1001 (draining)": "comes back within 5 s; after ten times in a row backs off",
     "close 4000 (superseded)": "tries each minute",
     "close 4013 (no Redis)": "backs off",
     "proxy says 407": "backs off",
@@ -289,7 +289,7 @@ class Watched:
         tries = sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("viw_agent_dials_total"))
         said = [(line["error"], line["msg"].split("; next try")[0]) for line in self.ended()]
         common = max(set(said), key=said.count) if said else ("", "")
-        return {"backend": self.kind, "cause": common[0], "said": common[1], "does": KINDS[self.kind], "tries": int(tries),
+        return {"backend": self.kind, "cause": common[0], "said": common[1], "tries": int(tries),
                 "anon_first_kib": self.first[0], "anon_most_kib": self.anon, "fds_first": self.first[1], "fds_most": self.fds,
                 "log_bytes": len(self.proc.text), "back_s": None}
 
@@ -332,13 +332,13 @@ def tables():
             f"run (`bench/bench_agent_faults.py --seconds {d['seconds']}`; release build). Memory is anonymous memory and descriptors are "
             "open files, each after 90 s and at the most in any later second.\n\n" +
             table(["backend", "the agent says", "and does", "tries", "memory KiB", "descriptors", "back after"],
-                  [[r["backend"], f"`{r['cause']}` {clean(r['said'])}", r["does"], r["tries"],
+                  [[r["backend"], f"`{r['cause']}` {clean(r['said'])}", KINDS[r["backend"]], r["tries"],
                     f"{r['anon_first_kib']} → {r['anon_most_kib']}", f"{r['fds_first']} → {r['fds_most']}", f"{r['back_s']} s"]
                    for r in d["rows"]]))
 
 
 def clean(said):
-    return re.sub(r"pin [A-Za-z0-9+/]{43}=", "pin …", re.sub(r"(port|:) ?\d{4,5}\b", r"\1 8082", said))
+    return re.sub(r"pin [A-Za-z0-9+/]{43}=", "pin …", re.sub(r"port \d+", "port 8082", said))
 
 
 def main():
