@@ -55,6 +55,8 @@ static void adopt(struct agent *a, struct agent_settings *fresh, struct trust *t
 	if (session_reload(a->session, t, anew) < 0 || commands_configure(a->commands, &cc) < 0)
 		LOG_ERROR(FIELDS(.event = "reload_failed"), "out of memory while reloading");
 	trust_free(old);
+	if (anew)
+		commands_forget_unstarted(a->commands);
 	if (helper && agent_open_helper(a, &h) == 0) {
 		helper_client_close(a->helper);
 		a->helper = h;

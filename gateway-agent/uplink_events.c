@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/ident.h"
+#include "base/utf8.h"
 #include "crypto/crypto.h"
 #include "loop/loop.h"
 #include "uplink_private.h"
@@ -166,6 +167,7 @@ static void on_peer_close(struct uplink *u, const unsigned char *in, size_t len)
 	(void)snprintf(detail, sizeof detail, "closed by the bridge: %d %.*s", code,
 		       (int)(len > 2 ? (len - 2 > 80 ? 80 : len - 2) : 0),
 		       len > 2 ? (const char *)in + 2 : "");
+	utf8_blank_controls(detail);
 	uplink_note_end(u, REDIAL_CLOSE, code, detail);
 }
 
