@@ -1,6 +1,8 @@
 /* The hash-chained audit log, and its copy to the systemd journal by field. */
 #include "audit.h"
 
+#include <dirent.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -13,13 +15,12 @@
 
 #include "base/clock.h"
 #include "base/jsonw.h"
-#include "crypto/crypto.h"
 #include "wire/json_scan.h"
 
 #define LINE_MAX_BYTES	 4096
 #define TAIL_BYTES	 65536
 #define CHECKPOINT_EVERY 1000 /* records */
-#define NO_HASH		 "0000000000000000000000000000000000000000000000000000000000000000"
+#define NAME_LEN	 30   /* audit-<20 digits>.log */
 
 /* CRC-32 of IEEE 802.3 (as zlib's), four bits a step. */
 uint32_t audit_crc32(const void *bytes, size_t n)
@@ -38,7 +39,7 @@ uint32_t audit_crc32(const void *bytes, size_t n)
 	return ~c;
 }
 
-static void hash_line(const char *line, size_t n, char *out)
+void audit_hash_line(const char *line, size_t n, char *out)
 {
 	uint8_t hash[SHA256_BYTES];
 
@@ -46,14 +47,7 @@ static void hash_line(const char *line, size_t n, char *out)
 	crypto_hex(hash, sizeof hash, out);
 }
 
-/* ---- reading one line ---- */
-
-struct line {
-	uint64_t seq;
-	char prev[65];
-};
-
-static int line_parse(const char *p, size_t n, struct line *ret)
+int audit_line_parse(const char *p, size_t n, struct audit_mark *ret_with_prev_hash)
 {
 	struct json_fault fault;
 	struct json_member m;
@@ -65,49 +59,116 @@ static int line_parse(const char *p, size_t n, struct line *ret)
 	if (!json_find(obj, "seq", &m) || m.type != JSON_T_INT || json_int(m.raw, &seq) < 0 ||
 	    seq < 1)
 		return -EBADMSG;
-	ret->seq = (uint64_t)seq;
+	ret_with_prev_hash->seq = (uint64_t)seq;
 	if (!json_find(obj, "prev", &m) || m.type != JSON_T_STR || m.raw.n != SHA256_HEX_LEN)
 		return -EBADMSG;
-	return span_copy(m.raw, ret->prev, sizeof ret->prev);
+	return span_copy(m.raw, ret_with_prev_hash->hash, sizeof ret_with_prev_hash->hash);
 }
 
-/* ---- opening ---- */
+/* ---- files ---- */
 
-/* Takes up the chain from the last whole line; a torn last line is cut off. */
-static int find_end(struct audit *a)
+static int open_at(int dir, const char *name, int flags)
+{
+	int fd = openat(dir, name, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int is_put_aside(const struct dirent *e)
+{
+	return strlen(e->d_name) == NAME_LEN && strncmp(e->d_name, "audit-", 6) == 0 &&
+	       strspn(e->d_name + 6, "0123456789") == 20 && strcmp(e->d_name + 26, ".log") == 0;
+}
+
+void audit_free_files(char **names, int n)
+{
+	for (int i = 0; i < n; i++)
+		free(names[i]);
+	free(names);
+}
+
+int audit_list_files(int dir, char ***ret)
+{
+	struct dirent **found;
+
+	*ret = NULL;
+	int n = scandirat(dir, ".", &found, is_put_aside, alphasort);
+
+	if (n < 0)
+		return -errno;
+	char **names = calloc((size_t)n + 1, sizeof *names);
+	for (int i = 0; i < n; i++) {
+		if (names)
+			names[i] = strdup(found[i]->d_name);
+		free(found[i]);
+	}
+	free(found);
+	for (int i = 0; names && i < n; i++)
+		if (!names[i]) {
+			audit_free_files(names, n);
+			names = NULL;
+		}
+	*ret = names;
+	return names ? n : -ENOMEM;
+}
+
+/* The last whole line of a file; *ret_end is where it ends. A file without one leaves ret as it is.
+ */
+static int last_record(int fd, struct audit_mark *ret, int64_t *ret_end)
 {
 	char *text = malloc(TAIL_BYTES);
-	off_t size = lseek(a->fd, 0, SEEK_END), from = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
-	ssize_t n = text && size > 0 ? pread(a->fd, text, TAIL_BYTES, from) : 0;
-	struct line l;
+	off_t size = lseek(fd, 0, SEEK_END), from = size > TAIL_BYTES ? size - TAIL_BYTES : 0;
+	ssize_t n = text && size > 0 ? pread(fd, text, TAIL_BYTES, from) : 0;
 	int r = !text ? -ENOMEM : n < 0 ? -errno : 0;
 
+	*ret_end = 0;
 	if (r == 0 && n > 0) {
 		char *end = memrchr(text, '\n', (size_t)n);
 		size_t len = end ? (size_t)(end - text) : 0;
 		char *begin = len ? memrchr(text, '\n', len) : NULL;
 		begin = begin ? begin + 1 : text;
-		if (!end || line_parse(begin, (size_t)(end - begin), &l) < 0) {
+		if (end)
+			r = audit_line_parse(begin, (size_t)(end - begin), ret);
+		else if (n > LINE_MAX_BYTES)
 			r = -EBADMSG;
-		} else {
-			a->seq = l.seq;
-			hash_line(begin, (size_t)(end - begin), a->hash);
-			if (ftruncate(a->fd, from + (off_t)len + 1) < 0)
-				r = -errno;
+		if (r == 0 && end) {
+			audit_hash_line(begin, (size_t)(end - begin), ret->hash);
+			*ret_end = from + (int64_t)len + 1;
 		}
 	}
 	free(text);
 	return r;
 }
 
-static int open_file(const char *state_dir, const char *name, int flags)
+static int last_of_file(int dir, const char *name, struct audit_mark *ret)
 {
-	char path[4096];
+	int64_t end;
+	int fd = open_at(dir, name, O_RDONLY);
+	int r = fd < 0 ? fd : last_record(fd, ret, &end);
 
-	if (snprintf(path, sizeof path, "%s/%s", state_dir, name) >= (int)sizeof path)
-		return -ENAMETOOLONG;
-	int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
-	return fd < 0 ? -errno : fd;
+	closep(&fd);
+	return r;
+}
+
+/* Takes up the chain from the last whole line; a torn last line is cut off. When audit.log holds
+ * none (a crash while it was put aside), the newest file put aside does. */
+static int find_end(struct audit *a)
+{
+	char **names;
+
+	a->fd = open_at(a->dir, "audit.log", O_RDWR | O_CREAT | O_APPEND);
+	int r = a->fd < 0 ? a->fd : last_record(a->fd, &a->last, &a->size);
+	if (r == 0 && ftruncate(a->fd, a->size) < 0)
+		r = -errno;
+	if (r < 0 || a->size > 0)
+		return r;
+	int n = audit_list_files(a->dir, &names);
+	if (n < 0 || !names)
+		return n;
+	if (n > 0)
+		r = last_of_file(a->dir, names[n - 1], &a->last);
+	audit_free_files(names, n);
+	return r;
 }
 
 /* sd_journal_sendv(3) would block on a stuck journald; this socket never does. */
@@ -124,19 +185,26 @@ static int open_journald(void)
 	return fd;
 }
 
-int audit_open(struct audit *a, const char *state_dir)
+int audit_open(struct audit *a, const char *state_dir, int64_t file_bytes, int files)
 {
-	*a = (struct audit){.fd = -1, .head_fd = -1, .journald = -1, .hash = NO_HASH};
-	a->fd = open_file(state_dir, "audit.log", O_RDWR | O_CREAT | O_APPEND);
-	if (a->fd < 0)
-		return a->fd;
-	a->head_fd = open_file(state_dir, "audit.head", O_RDWR | O_CREAT);
-	if (a->head_fd < 0)
-		return a->head_fd;
-	a->journald = open_journald();
+	*a = (struct audit){.fd = -1,
+			    .head_fd = -1,
+			    .before = -1,
+			    .journald = -1,
+			    .last = {.hash = AUDIT_NO_HASH},
+			    .synced = {.hash = AUDIT_NO_HASH},
+			    .file_bytes = file_bytes,
+			    .files = files};
+	a->dir = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (a->dir < 0)
+		return -errno;
 	int r = find_end(a);
 	if (r < 0)
 		return r;
+	a->head_fd = open_at(a->dir, "audit.head", O_RDWR | O_CREAT);
+	if (a->head_fd < 0)
+		return a->head_fd;
+	a->journald = open_journald();
 	return audit_write(a, &(struct audit_record){.event = "begin"});
 }
 
@@ -144,24 +212,41 @@ void audit_close(struct audit *a)
 {
 	closep(&a->fd);
 	closep(&a->head_fd);
+	closep(&a->before);
 	closep(&a->journald);
-	a->fd = a->head_fd = a->journald = -1;
+	closep(&a->dir);
+	a->fd = a->head_fd = a->before = a->journald = a->dir = -1;
 }
 
 /* ---- writing ---- */
 
+/* journald's native protocol with the length before the value, so that no value can bring fields of
+ * its own: a refused verb is any text. */
+static int field(struct buf *out, const char *name, const char *value, size_t n)
+{
+	uint64_t len = htole64(n);
+	int e = buf_appendf(out, "%s\n", name);
+
+	if (e == 0)
+		e = buf_append(out, &len, sizeof len);
+	if (e == 0)
+		e = buf_append(out, value, n);
+	return e == 0 ? buf_append_char(out, '\n') : e;
+}
+
 static void to_journald(struct audit *a, const struct audit_record *r, const char *line, size_t n)
 {
+	const char *code = r->code ? r->code : "-";
 	struct buf text;
 
 	if (a->journald < 0)
 		return;
 	buf_init(&text, 2 * LINE_MAX_BYTES);
 	int e = buf_appendf(&text,
-			    "MESSAGE=audit %s %s %s\nPRIORITY=%d\nSYSLOG_IDENTIFIER=host-helper\n"
-			    "VIW_EVENT=%s\n",
-			    r->event, r->verb ? r->verb : "-", r->code ? r->code : "-",
-			    r->code && strcmp(r->code, "ok") != 0 ? 5 : 6, r->event);
+			    "PRIORITY=%d\nSYSLOG_IDENTIFIER=host-helper\nMESSAGE=audit %s %s\n"
+			    "VIW_EVENT=%s\nVIW_DURATION_MS=%" PRId64 "\n",
+			    r->code && strcmp(r->code, "ok") != 0 ? 5 : 6, r->event, code, r->event,
+			    r->duration_ms);
 	const struct {
 		const char *name, *value;
 	} fields[] = {{"VIW_AGENT_ID", r->agent_id},
@@ -170,14 +255,13 @@ static void to_journald(struct audit *a, const struct audit_record *r, const cha
 		      {"VIW_CODE", r->code}};
 	for (size_t i = 0; e == 0 && i < ARRAY_LEN(fields); i++)
 		if (fields[i].value)
-			e = buf_appendf(&text, "%s=%s\n", fields[i].name, fields[i].value);
+			e = field(&text, fields[i].name, fields[i].value, strlen(fields[i].value));
 	if (e == 0 && r->has_rc)
 		e = buf_appendf(&text, "VIW_RC=%d\n", r->rc);
 	if (e == 0 && r->has_peer)
 		e = buf_appendf(&text, "VIW_PEER_UID=%u\nVIW_PEER_PID=%d\n", r->uid, (int)r->pid);
 	if (e == 0)
-		e = buf_appendf(&text, "VIW_DURATION_MS=%" PRId64 "\nVIW_RECORD=%.*s\n",
-				r->duration_ms, (int)n, line);
+		e = field(&text, "VIW_RECORD", line, n);
 	if (e == 0 && send(a->journald, text.data, text.len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
 	    errno != EAGAIN) {
 		close(a->journald); /* journald went away; the next record looks for it again */
@@ -194,7 +278,7 @@ static int encode(const struct audit *a, const struct audit_record *r, int64_t n
 	clock_format_rfc3339(now, ts);
 	jsonw_init(&w, out);
 	jsonw_obj(&w, NULL);
-	jsonw_uint(&w, "seq", a->seq + 1);
+	jsonw_uint(&w, "seq", a->last.seq + 1);
 	jsonw_str(&w, "ts", ts);
 	jsonw_str(&w, "event", r->event);
 	jsonw_str(&w, "agent_id", r->agent_id);
@@ -217,7 +301,11 @@ static int encode(const struct audit *a, const struct audit_record *r, int64_t n
 		jsonw_uint(&w, "peer_uid", r->uid);
 		jsonw_int(&w, "peer_pid", r->pid);
 	}
-	jsonw_str(&w, "prev", a->hash);
+	if (r->pruned) {
+		jsonw_uint(&w, "pruned_seq", r->pruned->seq);
+		jsonw_str(&w, "pruned_hash", r->pruned->hash);
+	}
+	jsonw_str(&w, "prev", a->last.hash);
 	jsonw_obj_end(&w);
 	int e = jsonw_finish(&w);
 	return e == 0 ? buf_append_char(out, '\n') : e;
@@ -225,24 +313,26 @@ static int encode(const struct audit *a, const struct audit_record *r, int64_t n
 
 static int append_line(struct audit *a, const struct buf *line)
 {
-	off_t size = lseek(a->fd, 0, SEEK_END);
 	ssize_t n = write(a->fd, line->data, line->len);
 
-	if (n == (ssize_t)line->len)
+	if (n == (ssize_t)line->len) {
+		a->size += n;
 		return 0;
+	}
 	int r = n < 0 ? -errno : -ENOSPC;
-	if (n > 0 && ftruncate(a->fd, size) < 0)
+	if (n > 0 && ftruncate(a->fd, a->size) < 0)
 		r = -errno;
 	return r;
 }
 
-static void write_head(struct audit *a)
+/* A head that could not be written lags behind; audit_verify tells. */
+static void write_head(const struct audit *a)
 {
 	char head[96];
-	int n = snprintf(head, sizeof head, "%020" PRIu64 " %s\n", a->seq, a->hash);
+	int n = snprintf(head, sizeof head, "%020" PRIu64 " %s\n", a->last.seq, a->last.hash);
 
 	if (pwrite(a->head_fd, head, (size_t)n, 0) != n)
-		a->lost++; /* verify tells of a head that lags behind */
+		return;
 }
 
 static int write_one(struct audit *a, const struct audit_record *r)
@@ -255,138 +345,84 @@ static int write_one(struct audit *a, const struct audit_record *r)
 	if (e == 0)
 		e = append_line(a, &line);
 	if (e == 0) {
-		a->seq++;
-		a->ts_ms = now;
-		hash_line(line.data, line.len - 1, a->hash);
+		a->last.seq++;
+		a->last.ts_ms = now;
+		audit_hash_line(line.data, line.len - 1, a->last.hash);
 		write_head(a);
 		to_journald(a, r, line.data, line.len - 1);
-	} else {
-		a->lost++;
 	}
 	buf_fini(&line);
 	return e;
 }
 
+/* ---- rotation ---- */
+
+/* The record comes first: should the removal fail, the file is one too many, not one missing. A
+ * file that cannot be read is kept, and those after it. */
+static void prune(struct audit *a)
+{
+	char **names;
+	int r = 0, n = audit_list_files(a->dir, &names);
+
+	if (n < 0 || !names)
+		return;
+	for (int i = 0; r == 0 && i < n - a->files && names[i]; i++) {
+		struct audit_mark end = {0};
+		r = last_of_file(a->dir, names[i], &end);
+		if (r == 0)
+			r = write_one(a, &(struct audit_record){.event = "pruned", .pruned = &end});
+		if (r == 0 && unlinkat(a->dir, names[i], 0) < 0)
+			r = -errno;
+	}
+	audit_free_files(names, n);
+}
+
+static int rotate(struct audit *a)
+{
+	char name[NAME_LEN + 1];
+
+	snprintf(name, sizeof name, "audit-%020" PRIu64 ".log", a->last.seq);
+	if (renameat(a->dir, "audit.log", a->dir, name) < 0)
+		return -errno;
+	int fd = open_at(a->dir, "audit.log", O_RDWR | O_CREAT | O_APPEND);
+	if (fd < 0) { /* as before, and tried again with the next record */
+		return renameat(a->dir, name, a->dir, "audit.log") < 0 ? -errno : fd;
+	}
+	closep(&a->before);
+	a->before = a->fd;
+	a->before_seq = a->last.seq;
+	a->fd = fd;
+	a->size = 0;
+	prune(a);
+	return 0;
+}
+
 int audit_write(struct audit *a, const struct audit_record *r)
 {
-	int e = write_one(a, r);
+	int e = a->size >= a->file_bytes ? rotate(a) : 0;
 
-	if (e == 0 && a->seq % CHECKPOINT_EVERY == 0)
+	if (e == 0)
+		e = write_one(a, r);
+	if (e == 0 && a->last.seq % CHECKPOINT_EVERY == 0)
 		e = write_one(a, &(struct audit_record){.event = "checkpoint"});
 	return e;
 }
 
-/* ---- verifying ---- */
+/* ---- the disk ---- */
 
-struct verify {
-	FILE *out;
-	uint64_t seq, lines;
-	char hash[65], before[65];
-	uint64_t want_seq;
-	const char *want_hash; /* NULL: no checkpoint asked for */
-	bool want_found;
-};
-
-static int bad(struct verify *v, const char *why)
+int audit_sync(const struct audit *a)
 {
-	fprintf(v->out, "audit.log line %" PRIu64 " (after record %" PRIu64 "): %s\n", v->lines,
-		v->seq, why);
-	return 1;
+	if (a->before >= 0 && (fdatasync(a->before) < 0 || fsync(a->dir) < 0))
+		return -errno;
+	return fdatasync(a->fd) < 0 ? -errno : 0;
 }
 
-static int check_line(struct verify *v, const char *p, size_t n)
+void audit_synced(struct audit *a, const struct audit_mark *mark)
 {
-	struct line l;
-
-	v->lines++;
-	if (line_parse(p, n, &l) < 0)
-		return bad(v, "is not a record");
-	if (l.seq != v->seq + 1)
-		return bad(v, l.seq > v->seq ? "records are missing before it"
-					     : "is out of order or there twice");
-	if (strcmp(l.prev, v->hash) != 0)
-		return bad(v, "the record before it was edited, or this one was put in");
-	memcpy(v->before, v->hash, sizeof v->before);
-	hash_line(p, n, v->hash);
-	v->seq = l.seq;
-	if (v->want_hash && v->want_seq == v->seq) {
-		v->want_found = strcmp(v->want_hash, v->hash) == 0;
-		if (!v->want_found)
-			return bad(v, "differs from the checkpoint given");
+	if (mark->seq > a->synced.seq)
+		a->synced = *mark;
+	if (a->before >= 0 && a->synced.seq >= a->before_seq) {
+		close(a->before);
+		a->before = -1;
 	}
-	return 0;
-}
-
-/* The head may lag one record behind (the helper was killed in between), never lead. */
-static int check_head(struct verify *v, const char *state_dir)
-{
-	char text[128] = {0}, hash[65] = {0};
-	uint64_t seq = 0;
-	int fd = open_file(state_dir, "audit.head", O_RDONLY);
-
-	if (fd < 0) {
-		fprintf(v->out,
-			"audit.head is missing: whether the end was cut off cannot be said\n");
-		return 1;
-	}
-	ssize_t n = read(fd, text, sizeof text - 1);
-	close(fd);
-	if (n < 86 || sscanf(text, "%" SCNu64 " %64s", &seq, hash) != 2) {
-		fprintf(v->out, "audit.head cannot be read\n");
-		return 1;
-	}
-	if ((seq == v->seq && strcmp(hash, v->hash) == 0) ||
-	    (seq + 1 == v->seq && strcmp(hash, v->before) == 0))
-		return 0;
-	if (seq > v->seq)
-		fprintf(v->out,
-			"audit.log: cut off after record %" PRIu64 ", the head says %" PRIu64 "\n",
-			v->seq, seq);
-	else
-		fprintf(v->out,
-			"audit.log: its last record %" PRIu64 " is not the head's %" PRIu64 "\n",
-			v->seq, seq);
-	return 1;
-}
-
-static int read_checkpoint(struct verify *v, const char *text)
-{
-	const char *colon = text ? strchr(text, ':') : NULL;
-
-	if (!text)
-		return 0;
-	if (!colon || strlen(colon + 1) != SHA256_HEX_LEN ||
-	    sscanf(text, "%" SCNu64 ":", &v->want_seq) != 1)
-		return -EINVAL;
-	v->want_hash = colon + 1;
-	return 0;
-}
-
-int audit_verify(const char *state_dir, const char *checkpoint, FILE *out)
-{
-	struct verify v = {.out = out, .hash = NO_HASH, .before = NO_HASH};
-	char *line = NULL;
-	size_t cap = 0;
-	ssize_t n;
-
-	int r = read_checkpoint(&v, checkpoint);
-	int fd = r == 0 ? open_file(state_dir, "audit.log", O_RDONLY) : r;
-	FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
-	if (!f)
-		return fd < 0 ? fd : -errno;
-	while (r == 0 && (n = getline(&line, &cap, f)) > 0)
-		r = line[n - 1] == '\n' ? check_line(&v, line, (size_t)n - 1)
-					: bad(&v, "the last line is torn");
-	free(line);
-	fclose(f);
-	if (r == 0)
-		r = check_head(&v, state_dir);
-	if (r == 0 && v.want_hash && !v.want_found) {
-		fprintf(out, "audit.log: cut off before checkpoint %" PRIu64 "\n", v.want_seq);
-		r = 1;
-	}
-	if (r == 0)
-		fprintf(out, "audit.log: %" PRIu64 " records, unbroken; head %" PRIu64 ":%s\n",
-			v.seq, v.seq, v.hash);
-	return r;
 }

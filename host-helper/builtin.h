@@ -26,6 +26,8 @@ int builtin_run(struct builtin_ctx *x) MUST_CHECK;
 /* True for those that read a few files of /proc and never wait, when cpu_before is set: the
  * dispatcher runs them itself. */
 bool builtin_is_quick(const char *verb);
+/* What it keeps: the others run as nobody with these capabilities and write no file. */
+char *const *builtin_capabilities(const char *verb);
 /* Sets code and msg; returns -1. */
 int builtin_fail(struct builtin_ctx *x, const char *code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* An argument's text or NULL. */

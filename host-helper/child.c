@@ -181,7 +181,23 @@ static void place_fds(const struct child_fds *fds)
 	(void)close_range((unsigned)fds->fault + 1, ~0U, 0);
 }
 
-static _Noreturn void run_builtin(const struct job *job)
+/* Only what the table says is kept: these parse what journald, the engine and D-Bus answer. */
+static void drop_privileges(const struct job *job, const struct child_fds *fds)
+{
+	static char *const nowhere[] = {NULL};
+	int r = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
+
+	if (r == 0 && !job->verb->network)
+		r = sandbox_deny_network();
+	if (r == 0)
+		r = sandbox_limit_writes(nowhere);
+	if (r == 0 || r == -EOPNOTSUPP)
+		r = sandbox_become_nobody(builtin_capabilities(job->verb->name));
+	if (r < 0)
+		give_up(fds, "dropping privileges", -r);
+}
+
+static _Noreturn void run_builtin(const struct job *job, const struct child_fds *fds)
 {
 	struct builtin_ctx x = {.verb = job->verb,
 				.args = &job->args,
@@ -191,6 +207,7 @@ static _Noreturn void run_builtin(const struct job *job)
 	struct buf text;
 	struct jsonw w;
 
+	drop_privileges(job, fds);
 	buf_init(&text, (size_t)job->verb->max_output_bytes);
 	jsonw_init(&w, &text);
 	x.w = &w;
@@ -229,6 +246,10 @@ static _Noreturn void run_script(const struct job *job, const struct child_fds *
 		give_up(fds, "no_new_privs", errno);
 	if (!v->network && (r = sandbox_deny_network()) < 0)
 		give_up(fds, "network filter", -r);
+	/* Without Landlock the unit's ReadWritePaths is all there is; said at the start. */
+	if (v->writable_paths && (r = sandbox_limit_writes(v->writable_paths)) < 0 &&
+	    r != -EOPNOTSUPP)
+		give_up(fds, "writable paths", -r);
 	if ((r = become(v->run_as)) < 0)
 		give_up(fds, "run_as", -r);
 	if (v->capabilities && getuid() == 0 &&
@@ -255,6 +276,6 @@ _Noreturn void child_main(const struct job *job, const struct child_fds *fds)
 	default_signals();
 	set_limits();
 	if (job->verb->builtin)
-		run_builtin(job);
+		run_builtin(job, fds);
 	run_script(job, fds);
 }

@@ -11,12 +11,13 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "helper.h"
+#include "line.h"
 
-#define LINE_MAX_BYTES	(WIRE_HELPER_REQUEST_MAX + 65) /* MAC, blank, JSON */
 #define OUT_MAX_BYTES	(8 * WIRE_HELPER_REPLY_MAX)
 #define OUT_PAUSE_BYTES (2 * WIRE_HELPER_REPLY_MAX)
-#define HALF_OPEN_MS	10000 /* to send a first authentic request */
-#define STUCK_MS	60000 /* with replies it does not read */
+#define OUT_ALL_BYTES	(64 << 20) /* over all connections; who asks beyond it is dropped */
+#define HALF_OPEN_MS	10000	   /* to send a first authentic request */
+#define STUCK_MS	60000	   /* with replies it does not read */
 
 struct conn {
 	struct watch watch;
@@ -67,6 +68,7 @@ static void drop(struct conn *c)
 	if (c->next)
 		c->next->prev = c->prev;
 	c->h->conn_count--;
+	c->h->queued_bytes -= c->out.len;
 	loop_drop(&c->h->loop, &c->watch);
 }
 
@@ -95,6 +97,7 @@ static void flush(struct conn *c)
 			return;
 		}
 		buf_consume(&c->out, (size_t)n);
+		c->h->queued_bytes -= (size_t)n;
 		c->stuck_since_ms = clock_boot_ms();
 	}
 	if (c->out.len == 0) {
@@ -110,17 +113,14 @@ static void flush(struct conn *c)
 
 void conn_send(struct helper *h, struct conn *c, const struct buf *json)
 {
-	uint8_t mac[SHA256_BYTES];
-	char hex[SHA256_HEX_LEN + 1];
-
 	if (c->watch.fd < 0)
 		return;
-	crypto_hmac_sha256(h->secret.data, h->secret.len, json->data, json->len, mac);
-	crypto_hex(mac, sizeof mac, hex);
 	if (c->out.len == 0)
 		c->stuck_since_ms = clock_boot_ms();
-	if (buf_appendf(&c->out, "%s ", hex) < 0 ||
-	    buf_append(&c->out, json->data, json->len) < 0 || buf_append_char(&c->out, '\n') < 0) {
+	size_t before = c->out.len;
+	int r = line_append(&h->secret, json, &c->out);
+	h->queued_bytes += c->out.len - before;
+	if (r < 0 || h->queued_bytes > OUT_ALL_BYTES) {
 		drop(c); /* it asks and does not read */
 		return;
 	}
@@ -148,27 +148,12 @@ void conn_end(struct conn *c)
 		c->in_flight--;
 }
 
-/* Every whole line in the buffer. */
-static void take_lines(struct conn *c)
+static bool on_line(void *arg, const char *line, size_t n)
 {
-	size_t at = 0;
+	struct conn *c = arg;
 
-	while (c->watch.fd >= 0 && !c->closing && at < c->in.len) {
-		char *nl = memchr(c->in.data + at, '\n', c->in.len - at);
-		if (!nl)
-			break;
-		size_t n = (size_t)(nl - (c->in.data + at));
-		request_handle(c->h, c, c->in.data + at, n);
-		at += n + 1;
-	}
-	if (c->watch.fd < 0)
-		return;
-	if (at == c->in.len) {
-		buf_wipe(&c->in);
-		buf_trim(&c->in, 16384);
-	} else {
-		buf_consume(&c->in, at);
-	}
+	request_handle(c->h, c, line, n);
+	return c->watch.fd >= 0 && !c->closing;
 }
 
 static void read_some(struct conn *c)
@@ -193,7 +178,7 @@ static void read_some(struct conn *c)
 		return;
 	}
 	buf_commit(&c->in, (size_t)n);
-	take_lines(c);
+	line_take_all(&c->in, on_line, c);
 }
 
 static void on_conn_ready(struct watch *w, uint32_t events)

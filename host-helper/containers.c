@@ -61,11 +61,9 @@ static void write_container(json_t *c, struct jsonw *w, bool full)
 
 static void write_list(json_t *all, struct jsonw *w, bool full)
 {
-	size_t i;
-	json_t *c;
-
 	jsonw_arr(w, "containers");
-	json_array_foreach(all, i, c) write_container(c, w, full);
+	for (size_t i = 0; i < json_array_size(all); i++)
+		write_container(json_array_get(all, i), w, full);
 	jsonw_arr_end(w);
 }
 
@@ -88,15 +86,13 @@ void containers_write_metrics(const struct host_helper_settings *cfg, struct jso
 {
 	struct engine_reply reply;
 	int64_t running = 0;
-	size_t i;
-	json_t *c;
-
 	if (access(cfg->engine_socket, F_OK) < 0)
 		return;
 	json_t *found = list(cfg->engine_socket, true, &reply);
 	if (found) {
-		json_array_foreach(found, i, c) running +=
-		    strcmp(text_at(c, "State"), "running") == 0;
+		for (size_t i = 0; i < json_array_size(found); i++)
+			running +=
+			    strcmp(text_at(json_array_get(found, i), "State"), "running") == 0;
 		jsonw_int(w, "containers_running", running);
 		write_list(found, w, false);
 	}
@@ -119,11 +115,8 @@ static char *choose_image(const char *csv, const char *asked)
 
 static bool port_in_list(json_t *all, int port)
 {
-	size_t i;
-	json_t *c;
-
-	json_array_foreach(all, i, c)
-	{
+	for (size_t i = 0; i < json_array_size(all); i++) {
+		json_t *c = json_array_get(all, i);
 		const char *text = text_at(json_object_get(c, "Labels"), LABEL_PORT);
 		if (strtol(text, NULL, 10) == port)
 			return true;
@@ -160,14 +153,10 @@ static int next_port(const struct builtin_ctx *x, json_t *all, int from)
 /* One spawn at a time looks for a port: two would find the same one free. */
 static int lock_ports(const struct builtin_ctx *x)
 {
-	char path[4096];
+	int fd = open(x->cfg->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 
-	snprintf(path, sizeof path, "%s/ports.lock", x->cfg->state_dir);
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd >= 0 && flock(fd, LOCK_EX) < 0) {
-		close(fd);
-		return -1;
-	}
+	if (fd >= 0 && flock(fd, LOCK_EX) < 0)
+		closep(&fd);
 	return fd;
 }
 
@@ -319,13 +308,14 @@ int builtin_spawn_container(struct builtin_ctx *x)
 
 /* ---- stop ---- */
 
-static int check_ours(struct builtin_ctx *x, const char *id)
+/* Gives its full id: a name may go to another container between two requests. */
+static int check_ours(struct builtin_ctx *x, const char *name, char *id, size_t cap)
 {
 	struct engine_reply reply;
 	char path[256];
 	int r = 0;
 
-	snprintf(path, sizeof path, "/containers/%.128s/json", id);
+	snprintf(path, sizeof path, "/containers/%.128s/json", name);
 	engine_request(x->cfg->engine_socket, "GET", path, NULL, QUICK_S, &reply);
 	json_t *l = json_object_get(json_object_get(reply.body, "Config"), "Labels");
 	if (reply.status == 404)
@@ -335,19 +325,22 @@ static int check_ours(struct builtin_ctx *x, const char *id)
 	else if (strcmp(text_at(l, LABEL), "true") != 0)
 		r = builtin_fail(x, "bad_args",
 				 "args.container: was not started by spawn_container");
+	snprintf(id, cap, "%s", text_at(reply.body, "Id"));
 	engine_reply_fini(&reply);
 	return r;
 }
 
 int builtin_stop_container(struct builtin_ctx *x)
 {
-	const char *id = builtin_arg(x, "container");
+	const char *name = builtin_arg(x, "container");
 	bool remove = strcmp(builtin_arg(x, "remove"), "true") == 0;
 	long timeout_s = strtol(builtin_arg(x, "timeout"), NULL, 10);
 	struct engine_reply reply;
-	char path[256];
+	char path[256], id[160];
 
-	int r = check_ours(x, id);
+	if (name[0] == '.' || name[0] == '_') /* ".." is a path, not a container */
+		return builtin_fail(x, "bad_args", "args.container: is not a container's name");
+	int r = check_ours(x, name, id, sizeof id);
 	if (r < 0)
 		return r;
 	snprintf(path, sizeof path, "/containers/%.128s/stop?t=%ld", id, timeout_s);
@@ -362,7 +355,7 @@ int builtin_stop_container(struct builtin_ctx *x)
 			r = fail_engine(x, "remove", &reply);
 		engine_reply_fini(&reply);
 	}
-	jsonw_str(x->w, "container", id);
+	jsonw_str(x->w, "container", name);
 	jsonw_str(x->w, "state", remove ? "removed" : "exited");
 	return r;
 }

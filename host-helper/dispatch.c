@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -14,6 +15,8 @@
 #include "helper.h"
 #include "supervisor.h"
 #include "tree.h"
+
+#define NO_ROOM_MSG "the disk of HOST_HELPER_STATE_DIR is nearly full; nothing was started"
 
 static void data_state(struct helper *h, const struct reply_to *to, enum journal_state state)
 {
@@ -86,6 +89,17 @@ static const char *check_deadline(const struct request *q, const char **ret_msg)
 	return q->m->deadline.ms < now ? "expired" : NULL;
 }
 
+/* Whoever may start commands must not be able to fill the disk with their journal. */
+static bool disk_has_room(const struct helper *h)
+{
+	uint64_t pct = (uint64_t)h->cfg->min_free_pct;
+	struct statvfs st;
+
+	return pct == 0 || fstatvfs(h->journal.dir, &st) < 0 ||
+	       (st.f_bavail * 100 >= st.f_blocks * pct &&
+		(st.f_files == 0 || st.f_favail * 100 >= st.f_files * pct));
+}
+
 /* What must hold before a new run may begin; NULL: it may. */
 static const char *check_start(struct helper *h, const struct request *q, const struct verb *v,
 			       char *msg, size_t cap)
@@ -95,6 +109,10 @@ static const char *check_start(struct helper *h, const struct request *q, const 
 	if (v->effects && (code = check_deadline(q, &text)) != NULL) {
 		snprintf(msg, cap, "%s", text);
 		return code;
+	}
+	if (v->effects && !disk_has_room(h)) {
+		snprintf(msg, cap, NO_ROOM_MSG);
+		return "internal";
 	}
 	if (h->run_count >= (size_t)h->cfg->max_concurrency ||
 	    run_count_verb(h, v->name) >= (size_t)v->concurrency) {
@@ -124,8 +142,11 @@ static int fill_intent(const struct request *q, const struct verb *v, const char
 static void start(struct helper *h, const struct request *q, const struct verb *v,
 		  struct verb_args *args, const char *digest, const struct reply_to *to)
 {
-	struct job job = {
-	    .verb = v, .journal = &h->journal, .cfg = h->cfg, .cpu_before = h->cpu_older};
+	struct job job = {.verb = v,
+			  .journal = &h->journal,
+			  .audit = &h->audit,
+			  .cfg = h->cfg,
+			  .cpu_before = h->cpu_older};
 	struct audit_record rec = {.event = "start",
 				   .agent_id = q->agent_id,
 				   .correlation_id = q->correlation_id,
@@ -188,9 +209,7 @@ static bool already_known(struct helper *h, const struct request *q, const char 
 		return false;
 	if (run) {
 		if (!run_is_void(run) && strcmp(run_digest(run), digest) != 0)
-			reply_error(
-			    h, to, "digest_mismatch",
-			    "this correlation_id belongs to another verb or other arguments");
+			reply_error(h, to, "digest_mismatch", DIGEST_MISMATCH_MSG);
 		else if (run_wait(h, run, to) < 0)
 			reply_error(h, to, "busy", "too many wait for this command");
 		return true;
@@ -206,8 +225,7 @@ static bool already_known(struct helper *h, const struct request *q, const char 
 	else if (e.state == JOURNAL_ABSENT)
 		known = false;
 	else if (!same)
-		reply_error(h, to, "digest_mismatch",
-			    "this correlation_id belongs to another verb or other arguments");
+		reply_error(h, to, "digest_mismatch", DIGEST_MISMATCH_MSG);
 	else if (e.state == JOURNAL_RUNNING)
 		r = run_adopt(h, &e, to);
 	else if (e.state == JOURNAL_UNKNOWN && !e.corrupt)
@@ -275,6 +293,8 @@ static void op_query(struct helper *h, struct request *q, struct reply_to *to)
 		reply_error(h, to, "internal", "the journal cannot be read");
 	else if (e.state == JOURNAL_UNKNOWN && !e.corrupt)
 		r = run_settle(h, &e, to);
+	else if (e.state == JOURNAL_ABSENT && strcmp(q->op, "void") == 0 && !disk_has_room(h))
+		reply_error(h, to, "internal", NO_ROOM_MSG);
 	else if (e.state == JOURNAL_ABSENT && strcmp(q->op, "void") == 0)
 		r = run_start_void(h, to);
 	else
@@ -333,31 +353,53 @@ void dispatch_write_verbs(const struct verbs *verbs, struct jsonw *w)
 	jsonw_arr_end(w);
 }
 
-static void op_hello(struct helper *h, struct request *q UNUSED, struct reply_to *to)
+/* What `hello` tells of the audit log: how it stands now. */
+int dispatch_write_checkpoint(const struct helper *h, struct buf *out)
 {
 	char ts[CLOCK_RFC3339_LEN + 1];
+	struct jsonw w;
+
+	clock_format_rfc3339(h->audit.last.ts_ms, ts);
+	jsonw_init(&w, out);
+	jsonw_obj(&w, NULL);
+	jsonw_uint(&w, "seq", h->audit.last.seq);
+	jsonw_str(&w, "hash", h->audit.last.hash);
+	jsonw_str(&w, "ts", ts);
+	audit_counts_write(&h->audit_counts, &w);
+	jsonw_obj_end(&w);
+	return jsonw_finish(&w);
+}
+
+void dispatch_answer_hello(struct helper *h, const struct reply_to *to,
+			   const struct buf *checkpoint)
+{
 	struct buf data;
 	struct jsonw w;
 
-	clock_format_rfc3339(h->audit.ts_ms, ts);
+	if (!checkpoint) {
+		reply_error(h, to, "internal", "the audit log cannot be synced");
+		return;
+	}
 	buf_init(&data, WIRE_HELPER_REPLY_MAX / 2);
 	jsonw_init(&w, &data);
 	jsonw_obj(&w, NULL);
 	jsonw_str(&w, "journal_id", h->journal.id);
 	jsonw_str(&w, "version", VIW_VERSION);
 	dispatch_write_verbs(h->verbs, &w);
-	jsonw_obj(&w, "audit");
-	jsonw_uint(&w, "seq", h->audit.seq);
-	jsonw_str(&w, "hash", h->audit.hash);
-	jsonw_str(&w, "ts", ts);
-	audit_counts_write(&h->audit_counts, &w);
-	jsonw_obj_end(&w);
+	jsonw_raw(&w, "audit", checkpoint->data, checkpoint->len);
 	jsonw_obj_end(&w);
 	if (jsonw_finish(&w) == 0)
 		reply_data(h, to, &data);
 	else
 		reply_error(h, to, "internal", "the list of verbs is too long");
 	buf_fini(&data);
+}
+
+/* The checkpoint it tells must outlive a power cut: the log is synced first. */
+static void op_hello(struct helper *h, struct request *q UNUSED, struct reply_to *to)
+{
+	if (run_start_sync(h, to) < 0)
+		reply_error(h, to, "busy", "too many ask for the same; ask again");
 }
 
 void dispatch_request(struct helper *h, struct request *q)

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@
 #include "base/program.h"
 #include "helper_main.h"
 #include "sandbox.h"
+#include "tree.h"
 
 #define TICK_MS		  500
 #define NONCES		  262144
@@ -70,6 +72,10 @@ static int load_verbs(struct helper *h)
 		return r;
 	verbs_free(h->verbs);
 	h->verbs = fresh;
+	if (!sandbox_can_limit_writes())
+		LOG_WARN(FIELDS(.event = "no_landlock"),
+			 "this kernel has no Landlock: writable_paths of manifests is not enforced "
+			 "per verb, only what the unit says");
 	LOG_INFO(FIELDS(.event = "verbs_loaded", .has_count = true,
 			.count = (int64_t)verbs_count(fresh)),
 		 "verbs loaded");
@@ -132,8 +138,8 @@ static int open_state(struct helper *h)
 		LOG_WARN(FIELDS(.event = "journal_new", .detail = h->journal.id),
 			 "a new journal begins; commands offered to another one end unknown");
 	if (r == 0)
-		r = audit_open(&h->audit, dir);
-	h->audit_counts.from_seq = h->audit.seq;
+		r = audit_open(&h->audit, dir, h->cfg->audit_file_bytes, (int)h->cfg->audit_files);
+	h->audit_counts.from_seq = h->audit.last.seq;
 	return r;
 }
 
@@ -236,6 +242,9 @@ static int catch_signals(struct helper *h)
 
 	/* Supervisors are not waited for: they end without a trace, and outlive us. */
 	(void)sigaction(SIGCHLD, &ignore, NULL);
+	/* What a supervisor that was killed leaves comes to us, to be ended: run.c. */
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+		return -errno;
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
@@ -268,6 +277,19 @@ static void on_tick(void *arg)
 
 /* ---- the whole ---- */
 
+/* Under systemd the control group outlives us: whatever is in it below no live supervisor is what
+ * runs left whose supervisor died together with the helper before this one. */
+static void end_strays(struct helper *h)
+{
+	h->owns_cgroup = tree_owns_cgroup();
+	if (!h->owns_cgroup)
+		return;
+	const struct tree_remains left = {.journal_dir = h->journal.dir, .helper = getpid()};
+	if (!tree_kill_remains(&left))
+		LOG_ERROR(FIELDS(.event = "run_not_ended"),
+			  "processes of a dead run cannot be ended");
+}
+
 static int open_all(struct helper *h)
 {
 	int r;
@@ -282,6 +304,7 @@ static int open_all(struct helper *h)
 		return r;
 	if ((r = health_cpu_sample(&h->cpu)) < 0)
 		return r;
+	end_strays(h);
 	return listen_open(h);
 }
 
@@ -289,6 +312,8 @@ static void close_all(struct helper *h)
 {
 	conn_close_all(h);
 	run_forget_all(h); /* their supervisors go on */
+	if (h->audit.fd >= 0 && audit_sync(&h->audit) < 0)
+		LOG_ERROR(FIELDS(.event = "audit_not_synced"), "the audit log cannot be synced");
 	loop_fini(&h->loop);
 	closep(&h->listener.fd);
 	closep(&h->signals.fd);
@@ -306,18 +331,19 @@ static void close_all(struct helper *h)
 
 int helper_run(struct host_helper_settings *cfg)
 {
-	struct helper h = {.cfg = cfg,
-			   .loop = {.epoll = -1},
-			   .listener = {.fd = -1},
-			   .signals = {.fd = -1},
-			   .inotify = {.fd = -1},
-			   .journal = {.dir = -1},
-			   .audit = {.fd = -1, .head_fd = -1, .journald = -1},
-			   .nonce_log = -1,
-			   .rate_at_ms = clock_boot_ms(),
-			   .rate_tokens = (double)cfg->rate,
-			   .started_wall_ms = clock_wall_ms(),
-			   .started_boot_ms = clock_boot_ms()};
+	struct helper h = {
+	    .cfg = cfg,
+	    .loop = {.epoll = -1},
+	    .listener = {.fd = -1},
+	    .signals = {.fd = -1},
+	    .inotify = {.fd = -1},
+	    .journal = {.dir = -1},
+	    .audit = {.dir = -1, .fd = -1, .head_fd = -1, .before = -1, .journald = -1},
+	    .nonce_log = -1,
+	    .rate_at_ms = clock_boot_ms(),
+	    .rate_tokens = (double)cfg->rate,
+	    .started_wall_ms = clock_wall_ms(),
+	    .started_boot_ms = clock_boot_ms()};
 
 	buf_init(&h.secret, 4096);
 	int r = open_all(&h);

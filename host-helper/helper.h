@@ -40,16 +40,16 @@ struct helper {
 	struct watch listener, signals, inotify;
 	uid_t *uid; /* who may connect */
 	size_t uids;
-	struct conn *conns; /* newest first */
-	size_t conn_count;
+	struct conn *conns;		 /* newest first */
+	size_t conn_count, queued_bytes; /* replies not yet read */
 	struct run *runs;
 	size_t run_count;
 	uint64_t next_conn_id;
 	double rate_tokens;
 	int64_t rate_at_ms;
 	struct cpu_sample cpu, cpu_older; /* about a second apart */
-	int64_t started_wall_ms, started_boot_ms, aged_at_ms;
-	bool draining;
+	int64_t started_wall_ms, started_boot_ms, aged_at_ms, synced_at_ms;
+	bool owns_cgroup, had_orphans;
 };
 
 /* One request that passed authentication, while it is being answered. */
@@ -81,7 +81,7 @@ void conn_tick(struct helper *h);
 void conn_close_all(struct helper *h);
 
 /* request.c: one line as received, without its newline. */
-void request_handle(struct helper *h, struct conn *c, char *line, size_t n);
+void request_handle(struct helper *h, struct conn *c, const char *line, size_t n);
 /* A line longer than any request may be. */
 void request_refuse_long(struct helper *h, struct conn *c);
 
@@ -126,6 +126,8 @@ int run_adopt(struct helper *h, const struct journal_entry *e,
 /* INTENT, no DONE, no supervisor: makes its processes dead, then answers outcome_unknown. */
 int run_settle(struct helper *h, const struct journal_entry *e,
 	       const struct reply_to *to) MUST_CHECK;
+/* Syncs the audit log in a process of its own; then answers hello (`to` NULL: nobody waits). */
+int run_start_sync(struct helper *h, const struct reply_to *to) MUST_CHECK;
 void run_start_ageing(struct helper *h);
 int run_watch_journal(struct helper *h) MUST_CHECK;
 void run_tick(struct helper *h);
@@ -133,6 +135,11 @@ void run_forget_all(struct helper *h);
 
 /* dispatch.c, for others */
 struct jsonw;
+#define DIGEST_MISMATCH_MSG "this correlation_id belongs to another verb or other arguments"
+int dispatch_write_checkpoint(const struct helper *h, struct buf *out) MUST_CHECK;
+/* checkpoint NULL: the audit log could not be synced. */
+void dispatch_answer_hello(struct helper *h, const struct reply_to *to,
+			   const struct buf *checkpoint);
 /* Answers run, query or void from a journal entry. */
 void dispatch_answer(struct helper *h, const struct reply_to *to, const struct journal_entry *e);
 void dispatch_write_verbs(const struct verbs *verbs, struct jsonw *w);

@@ -26,10 +26,10 @@ static void print_verb(const struct verb *v)
 {
 	static const char *const via[] = {"argv", "stdin", "env"};
 
-	printf("%s\n    %s%s, timeout %lld s, at most %lld at once%s%s\n", v->name,
+	printf("%s\n    %s%s, timeout %lld s, at most %lld at once%s\n", v->name,
 	       v->builtin ? "built in" : v->exec, v->effects ? ", with effects" : ", reads only",
-	       (long long)v->timeout_s, (long long)v->concurrency, v->network ? "" : ", no network",
-	       v->doc ? "" : "");
+	       (long long)v->timeout_s, (long long)v->concurrency,
+	       v->network ? "" : ", no network");
 	if (v->doc)
 		printf("    %s\n", v->doc);
 	if (!v->builtin && strcmp(v->run_as, "root") != 0)
@@ -38,6 +38,8 @@ static void print_verb(const struct verb *v)
 		printf("    capability %s\n", *c);
 	for (char **p = v->writable_paths; p && *p; p++)
 		printf("    writes below %s\n", *p);
+	if (v->writable_paths && !v->writable_paths[0])
+		printf("    writes no file\n");
 	for (size_t i = 0; i < v->params; i++) {
 		const struct verb_param *p = &v->param[i];
 		printf("    %s: %s%s%s%s", p->name, param_type_word(p->type),

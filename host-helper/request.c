@@ -8,19 +8,7 @@
 
 #include "base/clock.h"
 #include "helper.h"
-
-/* "<64 hex> <json>"; the MAC is over the JSON's bytes. */
-static bool mac_is_right(const struct helper *h, const char *line, size_t n)
-{
-	uint8_t want[SHA256_BYTES], got[SHA256_BYTES];
-
-	if (n < SHA256_HEX_LEN + 2 || line[SHA256_HEX_LEN] != ' ' ||
-	    crypto_unhex(line, SHA256_HEX_LEN, got) < 0)
-		return false;
-	crypto_hmac_sha256(h->secret.data, h->secret.len, line + SHA256_HEX_LEN + 1,
-			   n - SHA256_HEX_LEN - 1, want);
-	return crypto_equal(want, got, sizeof want);
-}
+#include "line.h"
 
 static bool rate_allows(struct helper *h)
 {
@@ -118,20 +106,21 @@ static int copy_ids(struct request *q)
 	return q->m->verb.p ? span_copy(q->m->verb, q->verb, sizeof q->verb) : 0;
 }
 
-void request_handle(struct helper *h, struct conn *c, char *line, size_t n)
+void request_handle(struct helper *h, struct conn *c, const char *line, size_t n)
 {
 	struct wire_refusal_info info = {0};
 	struct wire_frame frame;
 	struct reply_to to;
+	struct span json;
 
-	if (!mac_is_right(h, line, n)) {
+	if (!line_open(&h->secret, line, n, &json)) {
 		refuse_peer(h, c, "bad_mac", "the MAC is missing or wrong");
 		return;
 	}
 	bool room = conn_begin(c);
 	struct request q = {.conn = c, .m = &frame.helper_request};
-	if (wire_decode_as(h->decoder, WIRE_HELPER_REQUEST, line + SHA256_HEX_LEN + 1,
-			   n - SHA256_HEX_LEN - 1, &frame, &info) != WIRE_OK ||
+	if (wire_decode_as(h->decoder, WIRE_HELPER_REQUEST, json.p, json.n, &frame, &info) !=
+		WIRE_OK ||
 	    copy_ids(&q) < 0) {
 		refuse_json(h, c, &info);
 		return;

@@ -1,7 +1,8 @@
 /*
  * Active work, one struct a process forked: a RUN (supervisor), a VOID (writes one file), an
  * ADOPTED run of an earlier helper (no process of ours; its lock is watched), a SETTLE (makes what
- * is left of a dead run dead), AGEING. Each ends once, and then answers everyone who waits for it.
+ * is left of a dead run dead), AGEING, SYNC (of the audit log), SWEEP (ends orphans). Each ends
+ * once, and then answers everyone who waits for it.
  *
  *   RUN ─report read─▶ answered          ADOPTED ─lock gone─▶ answered
  *      └─supervisor died─▶ SETTLE ─▶ answered unknown ◀──────────┘ without DONE
@@ -19,7 +20,7 @@
 #include "base/crash.h"
 #include "base/log.h"
 #include "crypto/crypto.h"
-#include "helper.h"
+#include "run_private.h"
 #include "supervisor.h"
 #include "tree.h"
 
@@ -28,34 +29,19 @@
 #define AGE_AFTER_MS	 (10LL * 60 * 1000)
 #define AGE_EVERY_MS	 (3600LL * 1000)
 #define CLOCK_DRIFT_MS	 60000
-
-enum run_kind { RUN, VOID, ADOPTED, SETTLE, AGEING };
-
-struct run {
-	struct watch watch; /* the report pipe; fd -1: none */
-	struct helper *h;
-	struct run *next, **prev;
-	enum run_kind kind;
-	bool effects;
-	char correlation_id[CORRELATION_ID_MAX + 1], digest[SHA256_HEX_LEN + 1], verb[65];
-	struct intent intent;
-	int notify; /* inotify watch, -1: none */
-	struct buf report;
-	struct reply_to *waiter;
-	size_t waiters;
-	bool first_is_fresh; /* the first waiter is who started it */
-};
+#define SMALL_JOBS_MAX	 64 /* beside runs: voids, settlings and the like */
 
 static void on_run_free(struct watch *w)
 {
 	struct run *r = CONTAINER_OF(w, struct run, watch);
 
 	buf_fini(&r->report);
+	buf_fini(&r->checkpoint);
 	free(r->waiter);
 	free(r);
 }
 
-static void drop(struct run *r)
+void run_drop(struct run *r)
 {
 	struct helper *h = r->h;
 
@@ -121,24 +107,35 @@ static void answer_all(struct run *r, const struct journal_entry *e)
 	r->waiters = 0;
 }
 
-static void start_settle(struct run *r, const struct journal_entry *e);
+/* A journal file that was there before ours could be made may be of other content. */
+static bool is_anothers(const struct run *r, const struct journal_entry *e)
+{
+	return r->kind == RUN && e->intent.digest[0] && strcmp(e->intent.digest, r->digest) != 0;
+}
 
 /* What the journal says now is the answer; an unknown one is settled first. */
-static void end_by_journal(struct run *r)
+void run_end_by_journal(struct run *r)
 {
 	struct journal_entry e;
 
 	int err = journal_look(&r->h->journal, r->correlation_id, &e);
-	if (err == 0 && e.state == JOURNAL_RUNNING) {
+	if (err == 0 && is_anothers(r, &e)) {
+		for (size_t i = 0; i < r->waiters; i++)
+			reply_error(r->h, &r->waiter[i], "digest_mismatch", DIGEST_MISMATCH_MSG);
+		run_drop(r);
+	} else if (err == 0 && e.state == JOURNAL_RUNNING) {
 		/* Its last process is still letting go of the lock; the tick looks again. */
 		if (r->kind == RUN)
 			r->h->run_count--;
 		r->kind = ADOPTED;
 	} else if (err == 0 && e.state == JOURNAL_UNKNOWN && r->kind != SETTLE && !e.corrupt) {
-		start_settle(r, &e);
+		r->intent = e.intent;
+		r->child = e.child;
+		r->child_start = e.child_start;
+		settle_start(r);
 	} else if (err == 0) {
 		answer_all(r, &e);
-		drop(r);
+		run_drop(r);
 	}
 	journal_entry_fini(&e);
 }
@@ -180,28 +177,47 @@ static void end_readonly(struct run *r)
 	outcome_fini(&o);
 }
 
+static void end_sync(struct run *r)
+{
+	bool good = r->report.len == 1;
+
+	if (good)
+		audit_synced(&r->h->audit, &r->mark);
+	else
+		LOG_ERROR(FIELDS(.event = "audit_not_synced"), "the audit log cannot be synced");
+	for (size_t i = 0; i < r->waiters; i++)
+		dispatch_answer_hello(r->h, &r->waiter[i], good ? &r->checkpoint : NULL);
+	r->waiters = 0;
+	run_drop(r);
+}
+
 static void on_report_end(struct run *r)
 {
 	struct helper *h = r->h;
 
-	if (r->kind == AGEING) {
-		drop(r);
+	if (r->kind == AGEING || r->kind == SWEEP) {
+		run_drop(r);
+		return;
+	}
+	if (r->kind == SYNC) {
+		end_sync(r);
 		return;
 	}
 	if (r->kind == RUN && end_by_report(r)) {
-		drop(r);
+		run_drop(r);
 		return;
 	}
 	/* The pipe is done with; the run may go on as another kind. */
 	epoll_ctl(h->loop.epoll, EPOLL_CTL_DEL, r->watch.fd, NULL);
 	close(r->watch.fd);
 	r->watch.fd = -1;
-	if (r->kind == RUN && !r->effects) {
-		struct journal_entry e = {.intent = r->intent};
+	if (r->kind == SETTLE) {
+		settle_end(r);
+	} else if (r->kind == RUN && !r->effects) {
 		end_readonly(r);
-		start_settle(r, &e);
+		settle_start(r);
 	} else {
-		end_by_journal(r);
+		run_end_by_journal(r);
 	}
 }
 
@@ -225,11 +241,16 @@ static void on_report_ready(struct watch *w, uint32_t events UNUSED)
 
 /* ---- starts ---- */
 
-static struct run *new_run(struct helper *h, enum run_kind kind, const char *correlation_id,
-			   const struct reply_to *to)
+struct run *run_new(struct helper *h, enum run_kind kind, const char *correlation_id,
+		    const struct reply_to *to)
 {
-	struct run *r = calloc(1, sizeof *r);
+	size_t others = 0;
 
+	for (const struct run *o = h->runs; o; o = o->next)
+		others += o->kind != RUN;
+	if (kind != RUN && others >= SMALL_JOBS_MAX + (size_t)h->cfg->max_concurrency)
+		return NULL;
+	struct run *r = calloc(1, sizeof *r);
 	if (!r)
 		return NULL;
 	r->watch = (struct watch){.fd = -1, .on_ready = on_report_ready, .on_free = on_run_free};
@@ -238,6 +259,7 @@ static struct run *new_run(struct helper *h, enum run_kind kind, const char *cor
 	r->notify = -1;
 	snprintf(r->correlation_id, sizeof r->correlation_id, "%s", correlation_id);
 	buf_init(&r->report, REPORT_MAX_BYTES);
+	buf_init(&r->checkpoint, 1 << 16);
 	if (to && run_wait(h, r, to) < 0) {
 		free(r);
 		return NULL;
@@ -252,9 +274,7 @@ static struct run *new_run(struct helper *h, enum run_kind kind, const char *cor
 	return r;
 }
 
-/* Forks with a pipe whose end of file tells of the child's death. 0 in the child (*ret_report is
- * its end), its pid in the parent, -errno. */
-static pid_t fork_watched(struct run *r, int *ret_report)
+pid_t run_fork_watched(struct run *r, int *ret_report)
 {
 	int p[2];
 
@@ -272,6 +292,7 @@ static pid_t fork_watched(struct run *r, int *ret_report)
 		close(p[0]);
 		return err;
 	}
+	r->pid = pid;
 	r->watch.fd = p[0];
 	if (fcntl(p[0], F_SETFL, O_NONBLOCK) < 0 || loop_add(&r->h->loop, &r->watch, EPOLLIN) < 0)
 		LOG_ERROR(FIELDS(.event = "run_not_watched"), "the end of a run will be seen late");
@@ -280,7 +301,7 @@ static pid_t fork_watched(struct run *r, int *ret_report)
 
 int run_start(struct helper *h, struct job *job, const struct reply_to *to)
 {
-	struct run *r = new_run(h, RUN, job->intent.correlation_id, to);
+	struct run *r = run_new(h, RUN, job->intent.correlation_id, to);
 	pid_t pid = -ENOMEM;
 
 	if (r) {
@@ -289,12 +310,12 @@ int run_start(struct helper *h, struct job *job, const struct reply_to *to)
 		r->intent = job->intent;
 		snprintf(r->digest, sizeof r->digest, "%s", job->intent.digest);
 		snprintf(r->verb, sizeof r->verb, "%s", job->verb->name);
-		pid = fork_watched(r, &job->report);
+		pid = run_fork_watched(r, &job->report);
 		if (pid == 0)
 			supervisor_main(job);
 		CRASH_POINT("helper.after_fork");
 		if (pid < 0)
-			drop(r);
+			run_drop(r);
 	}
 	verb_args_fini(&job->args, job->verb);
 	secret_set_fini(&job->secrets);
@@ -303,56 +324,30 @@ int run_start(struct helper *h, struct job *job, const struct reply_to *to)
 
 int run_start_void(struct helper *h, const struct reply_to *to)
 {
-	struct run *r = new_run(h, VOID, to->correlation_id, to);
-	int report;
+	struct run *r = run_new(h, VOID, to->correlation_id, to);
+	int report = -1;
 
 	if (!r)
 		return -ENOMEM;
-	pid_t pid = fork_watched(r, &report);
+	pid_t pid = run_fork_watched(r, &report);
 	if (pid == 0)
 		_exit(journal_void(&h->journal, to->correlation_id, to->agent_id) < 0);
 	if (pid < 0)
-		drop(r);
+		run_drop(r);
 	return pid < 0 ? (int)pid : 0;
-}
-
-static bool same_boot(const struct intent *in)
-{
-	char boot[UUID_LEN + 1];
-
-	return tree_boot_id(boot) < 0 || strcmp(boot, in->boot_id) == 0;
-}
-
-/* Processes of an earlier boot are dead already. */
-static void start_settle(struct run *r, const struct journal_entry *e)
-{
-	int report;
-
-	if (r->kind == RUN)
-		r->h->run_count--;
-	r->kind = SETTLE;
-	LOG_WARN(FIELDS(.event = "outcome_unknown", .correlation_id = r->correlation_id),
-		 "a run ended without an outcome; what is left of it is ended");
-	if (!same_boot(&e->intent)) {
-		end_by_journal(r);
-		return;
-	}
-	pid_t pid = fork_watched(r, &report);
-	if (pid == 0)
-		_exit(!tree_kill_run(e->intent.run_id, e->child, e->child_start));
-	if (pid < 0)
-		r->kind = ADOPTED; /* the tick tries again */
 }
 
 static struct run *take_up(struct helper *h, enum run_kind kind, const struct journal_entry *e,
 			   const struct reply_to *to)
 {
-	struct run *r = new_run(h, kind, to->correlation_id, to);
+	struct run *r = run_new(h, kind, to->correlation_id, to);
 
 	if (!r)
 		return NULL;
 	r->effects = true;
 	r->intent = e->intent;
+	r->child = e->child;
+	r->child_start = e->child_start;
 	snprintf(r->digest, sizeof r->digest, "%s", e->intent.digest);
 	snprintf(r->verb, sizeof r->verb, "%s", e->intent.verb);
 	return r;
@@ -364,7 +359,7 @@ int run_settle(struct helper *h, const struct journal_entry *e, const struct rep
 
 	if (!r)
 		return -ENOMEM;
-	start_settle(r, e);
+	settle_start(r);
 	return 0;
 }
 
@@ -379,7 +374,7 @@ int run_adopt(struct helper *h, const struct journal_entry *e, const struct repl
 	snprintf(path, sizeof path, "%s/journal/%s", h->cfg->state_dir, name);
 	/* Closing for writing is the last thing a supervisor does to it, alive or killed. */
 	r->notify = inotify_add_watch(h->inotify.fd, path, IN_CLOSE_WRITE);
-	end_by_journal(r); /* it may have ended before the watch was set */
+	run_end_by_journal(r); /* it may have ended before the watch was set */
 	return 0;
 }
 
@@ -394,7 +389,7 @@ static void on_inotify_ready(struct watch *w, uint32_t events UNUSED)
 	for (struct run *r = h->runs, *next; r; r = next) {
 		next = r->next;
 		if (r->kind == ADOPTED)
-			end_by_journal(r);
+			run_end_by_journal(r);
 	}
 }
 
@@ -414,18 +409,50 @@ void run_start_ageing(struct helper *h)
 	int64_t wall = clock_wall_ms(), boot = clock_boot_ms(), since = boot - h->started_boot_ms;
 	int64_t drift = (wall - h->started_wall_ms) - since;
 	size_t removed;
-	int report;
+	int report = -1;
 
 	if (since < AGE_AFTER_MS || drift > CLOCK_DRIFT_MS || drift < -CLOCK_DRIFT_MS ||
 	    (h->aged_at_ms && boot - h->aged_at_ms < AGE_EVERY_MS))
 		return;
 	h->aged_at_ms = boot;
-	struct run *r = new_run(h, AGEING, "", NULL);
-	pid_t pid = r ? fork_watched(r, &report) : -1;
+	struct run *r = run_new(h, AGEING, "", NULL);
+	pid_t pid = r ? run_fork_watched(r, &report) : -1;
 	if (pid == 0)
 		_exit(journal_age(&h->journal, wall, &removed) < 0);
 	if (r && pid < 0)
-		drop(r);
+		run_drop(r);
+}
+
+/* ---- the audit log's syncs ---- */
+
+struct run *run_find_kind(const struct helper *h, enum run_kind kind)
+{
+	struct run *r = h->runs;
+
+	while (r && r->kind != kind)
+		r = r->next;
+	return r;
+}
+
+int run_start_sync(struct helper *h, const struct reply_to *to)
+{
+	struct run *r = run_find_kind(h, SYNC);
+	int report = -1;
+
+	if (r)
+		return to ? run_wait(h, r, to) : 0;
+	r = run_new(h, SYNC, "", to);
+	if (!r)
+		return -ENOMEM;
+	h->synced_at_ms = clock_boot_ms();
+	r->mark = h->audit.last;
+	pid_t pid = dispatch_write_checkpoint(h, &r->checkpoint) < 0 ? -ENOMEM
+								     : run_fork_watched(r, &report);
+	if (pid == 0)
+		_exit(audit_sync(&h->audit) < 0 || write(report, "y", 1) != 1);
+	if (pid < 0)
+		run_drop(r);
+	return pid < 0 ? (int)pid : 0;
 }
 
 void run_tick(struct helper *h)
@@ -433,13 +460,17 @@ void run_tick(struct helper *h)
 	for (struct run *r = h->runs, *next; r; r = next) {
 		next = r->next;
 		if (r->kind == ADOPTED || (r->kind == SETTLE && r->watch.fd < 0))
-			end_by_journal(r);
+			run_end_by_journal(r);
 	}
 	run_start_ageing(h);
+	settle_sweep(h);
+	if (h->audit.last.seq != h->audit.synced.seq &&
+	    clock_boot_ms() - h->synced_at_ms > AUDIT_SYNC_MS && run_start_sync(h, NULL) < 0)
+		LOG_WARN(FIELDS(.event = "audit_not_synced"), "the audit log is synced later");
 }
 
 void run_forget_all(struct helper *h)
 {
 	while (h->runs)
-		drop(h->runs);
+		run_drop(h->runs);
 }

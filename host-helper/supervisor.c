@@ -140,7 +140,7 @@ static int make_pipe(int *ours, int *theirs, bool we_read)
 
 static int start_child(struct run *x)
 {
-	struct child_fds f;
+	struct child_fds f = {-1, -1, -1, -1, -1};
 
 	if (make_pipe(&x->in_fd, &f.in, false) < 0 || make_pipe(&x->out_fd, &f.out, true) < 0 ||
 	    make_pipe(&x->err_fd, &f.err, true) < 0 || make_pipe(&x->go_fd, &f.go, false) < 0 ||
@@ -389,6 +389,11 @@ static void run_child(struct run *x, int journal_fd)
 
 /* ---- the process ---- */
 
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
 static void settle_in(struct job *job)
 {
 	struct sigaction ignore = {.sa_handler = SIG_IGN}, deflt = {.sa_handler = SIG_DFL};
@@ -403,14 +408,20 @@ static void settle_in(struct job *job)
 	(void)setsid();
 	(void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	(void)prctl(PR_SET_NAME, "viw-run", 0, 0, 0);
-	/* Of the helper's descriptors only 0-2, the journal's folder and the report pipe stay. */
-	int low = job->report < job->journal->dir ? job->report : job->journal->dir;
-	int high = job->report < job->journal->dir ? job->journal->dir : job->report;
-	if (low > 3)
-		(void)close_range(3, (unsigned)low - 1, 0);
-	if (high > low + 1)
-		(void)close_range((unsigned)low + 1, (unsigned)high - 1, 0);
-	(void)close_range((unsigned)high + 1, ~0U, 0);
+	/* Of the helper's descriptors only 0-2 and what is used here stay: its lock on the state
+	 * folder must go with it. */
+	int keep[] = {job->report, job->journal->dir, job->audit->dir, job->audit->fd,
+		      job->audit->before};
+	qsort(keep, ARRAY_LEN(keep), sizeof keep[0], by_number);
+	unsigned from = 3;
+	for (size_t i = 0; i < ARRAY_LEN(keep); i++) {
+		if (keep[i] < (int)from)
+			continue;
+		if (keep[i] > (int)from)
+			(void)close_range(from, (unsigned)keep[i] - 1, 0);
+		from = (unsigned)keep[i] + 1;
+	}
+	(void)close_range(from, ~0U, 0);
 }
 
 static void report(int fd, const struct outcome *o)
@@ -444,15 +455,18 @@ _Noreturn void supervisor_main(struct job *job)
 	int fd = -1, r = 0;
 
 	settle_in(job);
-	outcome_init(&x.outcome, (size_t)job->verb->max_output_bytes + 64);
+	/* The record of the start is on disk before anything starts. */
 	if (job->verb->effects)
+		r = audit_sync(job->audit);
+	outcome_init(&x.outcome, (size_t)job->verb->max_output_bytes + 64);
+	if (r == 0 && job->verb->effects)
 		r = journal_begin(job->journal, &job->intent, supervisor_reserve_bytes(job->verb),
 				  &fd);
 	if (r == -EEXIST)
 		outcome_fail(&x.outcome, SUPERVISOR_TAKEN, "there is a journal file");
 	else if (r < 0)
-		outcome_fail(&x.outcome, "internal",
-			     "the journal refused it, nothing was started: %s", strerror(-r));
+		outcome_fail(&x.outcome, "internal", "the disk refused it, nothing was started: %s",
+			     strerror(-r));
 	else if (fd >= 0 && clock_wall_ms() > job->intent.deadline_ms)
 		outcome_fail(&x.outcome, "expired", "its deadline passed before it could start");
 	else

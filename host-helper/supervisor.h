@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 
+#include "audit.h"
 #include "health.h"
 #include "host_helper_settings.h"
 #include "journal.h"
@@ -19,6 +20,7 @@ struct job {
 	struct secret_set secrets;
 	struct intent intent; /* ids are filled for every verb; the rest for those with effects */
 	const struct journal *journal;
+	const struct audit *audit;
 	const struct host_helper_settings *cfg;
 	struct cpu_sample cpu_before;
 	int report; /* write end */

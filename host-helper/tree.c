@@ -110,7 +110,8 @@ static bool is_marked(const struct procs *all, pid_t pid)
 	return false;
 }
 
-/* Marks descendants by passes over the list until nothing changes; depth of a tree is small. */
+/* Marks descendants of root and of what is marked, by passes over the list until nothing changes;
+ * depth of a tree is small. */
 static size_t mark_descendants(struct procs *all, pid_t root)
 {
 	size_t count = 0;
@@ -189,25 +190,118 @@ static bool in_session(const struct procs *all, const struct proc *p, pid_t sid,
 	return true;
 }
 
-bool tree_kill_run(const char *run_id, pid_t sid, uint64_t sid_start)
+static bool is_root(const struct tree_remains *r, pid_t pid)
 {
-	bool by_id = strlen(run_id) == 32;
+	for (size_t i = 0; i < r->roots; i++)
+		if (r->root[i] == pid)
+			return true;
+	return false;
+}
+
+/* ---- strays: in our control group, below no live supervisor ---- */
+
+bool tree_owns_cgroup(void)
+{
+	const char *pid = getenv("SYSTEMD_EXEC_PID");
+	char text[4096];
+
+	return pid && strtol(pid, NULL, 10) == getpid() &&
+	       read_small("/proc/self/cgroup", text, sizeof text) > 0 &&
+	       strstr(text, ".service\n") != NULL;
+}
+
+static bool in_cgroup(pid_t pid, const char *own)
+{
+	char path[40], text[4096];
+
+	snprintf(path, sizeof path, "/proc/%d/cgroup", (int)pid);
+	return read_small(path, text, sizeof text) > 0 && strcmp(text, own) == 0;
+}
+
+static bool is_journal_file(int dir, unsigned long long inode)
+{
+	int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+	bool found = false;
+
+	for (struct dirent *e; d && !found && (e = readdir(d));)
+		found = e->d_ino == inode;
+	if (d)
+		closedir(d);
+	return found;
+}
+
+/* Marks the live supervisors: those that hold a journal file's lock, as /proc/locks tells. */
+static void mark_supervisors(struct procs *all, int journal_dir)
+{
+	FILE *f = fopen("/proc/locks", "re");
+	unsigned long long inode;
+	char line[256];
+	int pid;
+
+	while (f && fgets(line, sizeof line, f))
+		if (sscanf(line, "%*d: FLOCK %*s WRITE %d %*x:%*x:%llu", &pid, &inode) == 2 &&
+		    is_journal_file(journal_dir, inode))
+			for (size_t i = 0; i < all->n; i++)
+				all->item[i].marked |= all->item[i].pid == pid;
+	if (f)
+		fclose(f);
+}
+
+/* Afterwards the strays are marked, and nothing else. */
+static void mark_strays(struct procs *all, const struct tree_remains *r)
+{
+	char own[4096];
+
+	mark_supervisors(all, r->journal_dir);
+	mark_descendants(all, r->helper);
+	bool known = read_small("/proc/self/cgroup", own, sizeof own) > 0;
+	for (size_t i = 0; i < all->n; i++) {
+		struct proc *p = &all->item[i];
+		p->marked = known && !p->marked && p->pid != r->helper && in_cgroup(p->pid, own);
+	}
+}
+
+bool tree_kill_remains(const struct tree_remains *r)
+{
+	bool by_id = r->run_id && strlen(r->run_id) == 32;
 
 	for (int pass = 0; pass < 50; pass++) {
 		struct procs all = {0};
 		read_all(&all);
+		if (r->journal_dir >= 0)
+			mark_strays(&all, r);
 		for (size_t i = 0; i < all.n; i++) {
 			struct proc *p = &all.item[i];
-			p->marked = p->pid != getpid() && p->state != 'Z' &&
-				    (in_session(&all, p, sid, sid_start) ||
-				     (by_id && has_run_id(p->pid, run_id)));
+			p->marked |= is_root(r, p->pid) ||
+				     in_session(&all, p, r->sid, r->sid_start) ||
+				     (by_id && has_run_id(p->pid, r->run_id));
+			p->marked &= p->pid != getpid() && p->pid != r->helper;
 		}
+		mark_descendants(&all, -1);
 		size_t n = signal_marked(&all, pass < 3 ? SIGSTOP : SIGKILL);
 		free(all.item);
 		if (n == 0)
 			return true;
 		if (pass >= 3)
-			usleep(2000); /* SIGKILL is on its way; this runs in a child of its own */
+			usleep(2000); /* SIGKILL is on its way */
 	}
 	return false;
+}
+
+size_t tree_children(pid_t *out, size_t cap)
+{
+	char path[64], text[16384];
+	size_t n = 0;
+
+	snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+	if (read_small(path, text, sizeof text) <= 0)
+		return 0;
+	for (char *p = text, *end; n < cap; p = end) {
+		long pid = strtol(p, &end, 10);
+		if (end == p)
+			break;
+		out[n++] = (pid_t)pid;
+	}
+	return n;
 }

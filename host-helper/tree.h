@@ -19,9 +19,21 @@ size_t tree_signal(pid_t root, int sig);
 /* Stops all descendants first, so that none can fork away, then kills them. */
 void tree_kill(pid_t root);
 
-/*
- * After a supervisor died: kills what is left of its run, found by VIW_RUN_ID in its environment or
- * by being in the session `sid` whose leader started at sid_start (0, 0: environment only). True
- * when nothing is left.
- */
-bool tree_kill_run(const char *run_id, pid_t sid, uint64_t sid_start);
+/* What may be left of a run whose supervisor died. */
+struct tree_remains {
+	const char *run_id; /* VIW_RUN_ID in an environment */
+	pid_t sid;	    /* its session, whose leader started at sid_start; 0: not known */
+	uint64_t sid_start;
+	const pid_t *root; /* processes that fell to the helper when their supervisor died */
+	size_t roots;
+	int journal_dir; /* >= 0: everything in the unit's control group below no live supervisor */
+	pid_t helper;	 /* this helper: what is below it is no stray */
+};
+/* Kills it with all descendants. True when nothing is left. */
+bool tree_kill_remains(const struct tree_remains *r);
+
+/* True when systemd started this very process as a service: then its control group holds nothing
+ * but the helper, its supervisors and their runs. */
+bool tree_owns_cgroup(void);
+/* The children of this process, at most cap. */
+size_t tree_children(pid_t *out, size_t cap);

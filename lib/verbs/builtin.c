@@ -21,15 +21,18 @@ static const struct {
     {false, "{\"verb\":\"get_system_health\",\"exec\":\"/\",\"effects\":false,\"concurrency\":16,"
 	    "\"timeout_s\":10,\"doc\":\"CPU, memory, disk, load and uptime, with a verdict.\"}"},
     {false,
-     "{\"verb\":\"get_monitoring_data\",\"exec\":\"/\",\"effects\":false,\"concurrency\":4,"
+     "{\"verb\":\"get_monitoring_data\",\"exec\":\"/"
+     "\",\"effects\":false,\"network\":false,\"concurrency\":4,"
      "\"timeout_s\":15,\"params\":{\"services\":{\"type\":\"text\",\"max\":1024,\"optional\":true,"
      "\"via\":\"env\"}},"
      "\"doc\":\"The metrics of a TELEMETRY frame; services is a comma-separated list of units.\"}"},
-    {false, "{\"verb\":\"get_service_status\",\"exec\":\"/\",\"effects\":false,\"concurrency\":4,"
+    {false, "{\"verb\":\"get_service_status\",\"exec\":\"/"
+	    "\",\"effects\":false,\"network\":false,\"concurrency\":4,"
 	    "\"timeout_s\":15,\"params\":{\"unit\":{\"type\":\"unit\",\"via\":\"env\"}},"
 	    "\"doc\":\"State of one systemd unit.\"}"},
     {false,
-     "{\"verb\":\"tail_logs\",\"exec\":\"/\",\"effects\":false,\"concurrency\":4,\"timeout_s\":20,"
+     "{\"verb\":\"tail_logs\",\"exec\":\"/"
+     "\",\"effects\":false,\"network\":false,\"concurrency\":4,\"timeout_s\":20,"
      "\"max_output_bytes\":262144,\"params\":{"
      "\"unit\":{\"type\":\"unit\",\"optional\":true,\"via\":\"env\"},"
      "\"lines\":{\"type\":\"int\",\"min\":1,\"max\":1000,\"default\":200,\"via\":\"env\"},"
@@ -39,7 +42,8 @@ static const struct {
      "\"3\",\"4\",\"5\",\"6\",\"7\",\"emerg\",\"alert\",\"crit\",\"err\",\"warning\",\"notice\","
      "\"info\","
      "\"debug\"]}},\"doc\":\"Lines of the systemd journal.\"}"},
-    {false, "{\"verb\":\"list_containers\",\"exec\":\"/\",\"effects\":false,\"concurrency\":4,"
+    {false, "{\"verb\":\"list_containers\",\"exec\":\"/"
+	    "\",\"effects\":false,\"network\":false,\"concurrency\":4,"
 	    "\"timeout_s\":15,\"max_output_bytes\":262144,\"params\":{"
 	    "\"all\":{\"type\":\"bool\",\"default\":true,\"via\":\"env\"}},"
 	    "\"doc\":\"Containers that spawn_container started; all: stopped ones too.\"}"},
@@ -52,7 +56,8 @@ static const struct {
      "\"container_port\":{\"type\":\"port\",\"default\":3000,\"via\":\"env\"},"
      "\"userpass\":{\"type\":\"secret\",\"max\":128,\"optional\":true,\"via\":\"env\"}},"
      "\"doc\":\"Starts one container of an allowed image with a published port.\"}"},
-    {false, "{\"verb\":\"stop_container\",\"exec\":\"/\",\"effects\":true,\"idempotent\":true,"
+    {false, "{\"verb\":\"stop_container\",\"exec\":\"/"
+	    "\",\"effects\":true,\"network\":false,\"idempotent\":true,"
 	    "\"timeout_s\":180,\"concurrency\":4,\"params\":{"
 	    "\"container\":{\"type\":\"text\",\"min\":1,\"max\":128,\"via\":\"env\",\"charset\":"
 	    "\"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-\"},"

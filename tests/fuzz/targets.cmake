@@ -2,6 +2,7 @@
 viw_fuzz(agent DEPS gateway-agent_objs)
 viw_fuzz(frame DEPS wire LINKS PkgConfig::jansson)
 viw_fuzz(handshake DEPS bridge_logic crypto)
+viw_fuzz(helper_line DEPS host-helper_objs)
 viw_fuzz(helper_msg DEPS wire)
 viw_fuzz(http_body DEPS bridge_logic wire)
 viw_fuzz(http_head DEPS http)

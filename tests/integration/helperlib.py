@@ -1,6 +1,7 @@
 """host-helper under test: its private directories, its verbs, and a client of its socket."""
 import json
 import os
+import signal
 import uuid
 from pathlib import Path
 
@@ -89,6 +90,17 @@ END = 'echo "end $VIW_CORRELATION_ID" >> LEDGER\n'
 def code(reply):
     assert reply is not None, "the connection was closed without a reply"
     return reply.get("error", {}).get("code")
+
+
+def reload(helper):
+    n = len(helper.proc.find_logs("verbs_loaded"))
+    helper.proc.signal(signal.SIGHUP)
+    helper.proc.wait_log("verbs_loaded", count=n + 1)
+
+
+def supervisor_of(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return int(f.read().rsplit(")", 1)[1].split()[1])
 
 
 def alive(pid):

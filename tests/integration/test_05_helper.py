@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from helperlib import END, KEY, MARK, Helper, alive, code
+from helperlib import END, MARK, Helper, alive, code, supervisor_of
 from viwtest import rfc3339, wait_for
 
 
@@ -170,11 +170,6 @@ def test_outcome_reached_while_no_helper_lived_is_told(helper):
     helper.start()
     reply = helper.run("long", cid="c-1")
     assert reply["stdout"] == "late\n" and reply["replayed"] is True
-
-
-def supervisor_of(pid):
-    with open(f"/proc/{pid}/stat") as f:
-        return int(f.read().rsplit(")", 1)[1].split()[1])
 
 
 @pytest.mark.parametrize("helper_dies_too", [False, True])

@@ -4,15 +4,13 @@ import os
 import re
 import shutil
 import subprocess
-import time
+import threading
 import uuid
-from pathlib import Path
 
 import pytest
 
-import viwtest
-from helperlib import KEY, Helper, code
-from realhost import Podman, Systemd
+from helperlib import KEY, code
+from realhost import Systemd
 from viwtest import BIN, ROOT, HelperClient, rfc3339, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -65,6 +63,13 @@ class Host:
         finally:
             c.close()
 
+    def hello(self):
+        c = self.client()
+        try:
+            return c.call(op="hello")
+        finally:
+            c.close()
+
     def ok(self, verb, args=None):
         reply = self.run(verb, args)
         assert reply["status"] == "ok" and reply.get("rc", 0) == 0, (reply, self.s.journal("viworks-host-helper.service"))
@@ -81,6 +86,7 @@ def test_the_unit_runs_every_shipped_verb(tmp):
         check_logs(h)
         check_restart(h)
         check_audit(h)
+        check_strays(h)
         s.run("systemctl", "stop", "viworks-host-helper.service")
         show = s.run("systemctl", "show", "viworks-host-helper.service", "-p", "Result").stdout
         assert "Result=success" in show, s.journal("viworks-host-helper.service")
@@ -153,6 +159,7 @@ def check_logs(h):
     h.s.run("systemctl", "start", "chatty")
     fresh = wait_for(lambda: [m for m in messages(h.ok("tail_logs", {"unit": "chatty", "since_cursor": cursor})) if m == "one"], 10)
     assert fresh == ["one"]
+    check_logs_while_rotating(h)
     # over a rotation the cursor still holds
     h.s.run("journalctl", "--rotate")
     after = h.ok("tail_logs", {"unit": "chatty", "since_cursor": cursor})
@@ -166,6 +173,60 @@ def check_logs(h):
     gone = h.ok("tail_logs", {"unit": "chatty", "since_cursor": cursor})
     assert gone["gap"] is True and gone["lines"]
     assert code(h.run("tail_logs", {"since_cursor": "garbage"})) == "bad_args"
+
+
+def check_logs_while_rotating(h):
+    """Lines come once each and in order while journald rotates under the reader."""
+    h.s.put("/etc/systemd/system/counter.service",
+            "[Service]\nExecStart=/bin/bash -c 'for i in {1..300}; do echo line $i; sleep 0.005; done; exec sleep 1000'\n")
+    h.s.run("systemctl", "daemon-reload")
+    h.s.run("systemctl", "start", "counter")
+    stop = threading.Event()
+
+    def rotate():
+        while not stop.is_set():
+            h.s.run("journalctl", "--rotate", check=False)
+    thread = threading.Thread(target=rotate)
+    thread.start()
+    got, cursor = [], None
+
+    def read():
+        nonlocal cursor
+        data = h.ok("tail_logs", {"unit": "counter", "lines": 1000, **({"since_cursor": cursor} if cursor else {})})
+        assert data["gap"] is False
+        cursor = data["next_cursor"]
+        got.extend(int(l["message"].split()[1]) for l in data["lines"] if l["message"].startswith("line "))
+        return got and got[-1] == 300
+    try:
+        wait_for(read, 30)
+    finally:
+        stop.set()
+        thread.join()
+    assert got == list(range(1, 301))
+    h.s.run("systemctl", "stop", "counter")
+
+
+def check_strays(h):
+    """Helper and supervisor killed at once: what the run left is in nobody's tree any more, but still in the unit's control group.
+    The next helper ends it before it serves; another run, whose supervisor lives, goes on."""
+    h.verb("stray", "(setsid env -i /bin/bash -c 'trap \"\" TERM HUP; exec sleep 4321' </dev/null >/dev/null 2>&1 &); echo $$ > /tmp/stray; sleep 4320",
+           run_as="nobody", timeout_s=60)
+    h.verb("keeper", "sleep 4; echo kept", timeout_s=60)
+    h.s.run("systemctl", "reload", "viworks-host-helper.service")
+    wait_for(lambda: "stray" in {v["name"] for v in h.hello()["data"]["verbs"]}, 10)
+    c = h.client()
+    c.send(verb="keeper", args={}, correlation_id="keep-1", deadline=rfc3339(60))
+    c.send(verb="stray", args={}, correlation_id="stray-1", deadline=rfc3339(60))
+    pgrep = lambda *args: h.s.run("pgrep", *args, check=False).stdout.split()
+    wait_for(lambda: len(pgrep("-u", "nobody", "sleep")) == 2, 10)
+    supervisor = next(p for p in pgrep("-x", "viw-run") if pgrep("-P", p, "-u", "nobody"))
+    main = h.s.run("systemctl", "show", "viworks-host-helper.service", "-p", "MainPID", "--value").stdout.strip()
+    h.s.run("kill", "-9", main, supervisor)
+    assert len(pgrep("-u", "nobody", "sleep")) >= 1  # they live on, children of PID 1
+    assert code(h.run("stray", cid="stray-1")) == "outcome_unknown"  # socket activation started the next helper
+    assert pgrep("-u", "nobody", "sleep") == []
+    kept = h.run("keeper", cid="keep-1")
+    assert kept["stdout"] == "kept\n" and kept["replayed"] is True
 
 
 def check_restart(h):
@@ -190,83 +251,82 @@ def check_audit(h):
     out = h.s.run("journalctl", "-o", "json", "VIW_CORRELATION_ID=slow-1", "VIW_EVENT=request", "--no-pager").stdout
     records = [json.loads(l) for l in out.splitlines() if l.startswith("{")]
     assert any(r.get("VIW_VERB") == "slow" and r["VIW_CODE"] == "ok" and r["VIW_PEER_UID"] == "0" for r in records)
+    # a refused verb is any text: it brings no field of its own into the journal
+    forged = "x\nVIW_FORGED=1\nMESSAGE=forged"
+    assert code(h.run(forged, cid="forged-1")) == "verb_not_allowed"
+
+    def told(*match):
+        text = h.s.run("journalctl", "-o", "json", "--no-pager", *match, check=False).stdout
+        return [json.loads(l) for l in text.splitlines() if l.startswith("{")]
+    wait_for(lambda: told("VIW_CORRELATION_ID=forged-1"), 10)
+    assert [r["VIW_VERB"] for r in told("VIW_CORRELATION_ID=forged-1")] == [forged]
+    assert told("VIW_FORGED=1") == [] and told("MESSAGE=forged") == []
     assert "unbroken" in h.s.run("env", "ASAN_OPTIONS=detect_leaks=0", "host-helper", "audit", "verify").stdout
 
 
-# ---------------------------------------------------------------- containers
+# ---------------------------------------------------------------- a real OpenVPN
 
 
-def make_rootfs(root):
-    """A shell and sleep of this machine, with the libraries they need."""
-    for name in ("sh", "sleep"):
-        src = Path(f"/bin/{name}").resolve()
-        libs = re.findall(r"(/\S+)", subprocess.run(["ldd", src], stdout=subprocess.PIPE, text=True, check=True).stdout)
-        for path, to in [(src, f"/bin/{name}")] + [(lib, lib) for lib in libs]:
-            target = root / to.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
+VPN_SERVER = """dev tun
+server 10.89.0.0 255.255.255.0
+proto udp4
+local 127.0.0.1
+port 21194
+management 127.0.0.1 7505
+status /run/openvpn/server.status 1
+status-version 2
+cert /etc/vpn/server.crt
+key /etc/vpn/server.key
+dh none
+<peer-fingerprint>
+%s
+</peer-fingerprint>
+"""
+VPN_CLIENT = """dev null
+tls-client
+remote 127.0.0.1 21194
+proto udp4
+nobind
+connect-retry 1 1
+cert /etc/vpn/bob.crt
+key /etc/vpn/bob.key
+peer-fingerprint %s
+"""
 
 
-@pytest.fixture
-def podman(tmp):
-    if not shutil.which("podman"):
-        pytest.skip("needs podman")
-    with Podman(tmp) as p:
-        rootfs = tmp / "image"
-        make_rootfs(rootfs)
-        tar = tmp / "image.tar"
-        subprocess.run(["tar", "-C", rootfs, "-cf", tar, "."], check=True)
-        p.run("import", "-c", 'CMD ["/bin/sh","-c","trap : TERM; /bin/sleep 1000 & wait"]', tar, "localhost/app:1")
-        yield p
-
-
-@pytest.mark.timeout(150)
-def test_containers_on_real_podman(start, root_dir, podman):
-    engine = root_dir / "engine.sock"
-    service = subprocess.Popen(podman.argv("system", "service", "--time=0", f"unix://{engine}"),
-                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(engine.exists, 10)
-        h = Helper(start, root_dir, HOST_HELPER_ENGINE_SOCKET=str(engine), HOST_HELPER_CONTAINER_IMAGES="localhost/app:1",
-                   HOST_HELPER_CONTAINER_NETWORK="host", HOST_HELPER_CONTAINER_PORTS="18000-18002",
-                   HOST_HELPER_CONTAINER_MEMORY_MB="64", HOST_HELPER_CONTAINER_PIDS="32").start()
-        # somebody else's container is neither listed nor touched
-        podman.run("run", "-d", "--network", "host", "--name", "theirs", "localhost/app:1")
-        assert h.run("list_containers")["data"]["containers"] == []
-        assert code(h.run("stop_container", {"container": "theirs"})) == "bad_args"
-        assert code(h.run("spawn_container", {"image": "docker.io/evil:latest"})) == "bad_args"
-        first = h.run("spawn_container", {"name": "one", "username": "bob", "userpass": "S3cretPass"}, cid="spawn-1")
-        assert first["status"] == "ok", first
-        assert first["data"]["port"] == 18000 and first["data"]["state"] == "running"
-        again = h.run("spawn_container", {"name": "one", "username": "bob", "userpass": "S3cretPass"}, cid="spawn-1")
-        assert again["replayed"] is True and again["data"] == first["data"]
-        h.kill()
-        h.start()
-        second = h.run("spawn_container")["data"]
-        assert second["port"] == 18001  # the allocation outlives the helper
-        listed = {c["name"]: c for c in h.run("list_containers")["data"]["containers"]}
-        assert listed["one"]["port"] == 18000 and listed["one"]["username"] == "bob" and listed["one"]["state"] == "running"
-        info = json.loads(podman.run("inspect", "one").stdout)[0]
-        host = info["HostConfig"]
-        assert host["Memory"] == 64 << 20 and host["PidsLimit"] == 32 and host["CpuShares"] == 512
-        assert "no-new-privileges" in " ".join(host["SecurityOpt"]) and not info.get("EffectiveCaps")
-        assert "S3cretPass" not in json.dumps(h.run("list_containers"))
-        metrics = h.run("get_monitoring_data")["data"]
-        assert metrics["containers_running"] == 2 and {c["name"] for c in metrics["containers"]} == {"one", second["name"]}
-        h.run("spawn_container")
-        assert code(h.run("spawn_container")) == "busy"  # no port left
-        stopped = h.run("stop_container", {"container": "one", "timeout": 5})
-        assert stopped["status"] == "ok" and stopped["data"]["state"] == "removed", stopped
-        assert h.run("spawn_container")["data"]["port"] == 18000
-        assert "theirs" in podman.run("ps", "--format", "{{.Names}}").stdout
-    finally:
-        service.terminate()
-        service.wait()
-
-
-def test_without_an_engine_the_container_verbs_say_so(start, root_dir):
-    h = Helper(start, root_dir).start()
-    reply = h.run("list_containers")
-    assert code(reply) == "internal" and "container engine" in reply["error"]["msg"]
-    assert code(h.run("spawn_container")) == "internal"
-    assert "containers" not in h.run("get_monitoring_data")["data"]
+@pytest.mark.timeout(120)
+def test_sessions_of_a_real_openvpn_from_inside_the_unit(tmp):
+    if not shutil.which("openvpn") or not os.path.exists("/dev/net/tun"):
+        pytest.skip("needs openvpn and /dev/net/tun")
+    with Systemd(tmp) as s:
+        h = Host(s)
+        s.run("mkdir", "-p", "/dev/net", "/run/openvpn", "/etc/vpn")
+        if s.run("mknod", "/dev/net/tun", "c", "10", "200", check=False).returncode:
+            pytest.skip("no device nodes can be made here")
+        prints = {}
+        for name in ("server", "bob"):
+            s.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
+                  "-keyout", f"/etc/vpn/{name}.key", "-out", f"/etc/vpn/{name}.crt", "-subj", f"/CN={name}")
+            prints[name] = s.run("openssl", "x509", "-in", f"/etc/vpn/{name}.crt", "-noout", "-fingerprint", "-sha256").stdout.strip().split("=")[1]
+        s.put("/etc/vpn/server.conf", VPN_SERVER % prints["bob"])
+        s.put("/etc/vpn/client.conf", VPN_CLIENT % prints["server"])
+        # nobody listens yet: both say so
+        assert h.run("get_session_status", {"username": "bob"})["rc"] == 3
+        assert h.run("terminate_session", {"username": "bob"})["rc"] == 3
+        procs = [s.spawn(["openvpn", "--config", f"/etc/vpn/{side}.conf", "--log", f"/run/openvpn/{side}.log",
+                          "--writepid", f"/run/openvpn/{side}.pid"]) for side in ("server", "client")]
+        try:
+            status = lambda: h.ok("get_session_status", {"username": "bob"})
+            wait_for(lambda: h.run("get_session_status", {"username": "bob"}).get("rc") == 0, 20)
+            wait_for(lambda: status().startswith("session bob from 127.0.0.1:"), 30,
+                     lambda: s.run("cat", "/run/openvpn/server.log", "/run/openvpn/client.log").stdout)
+            assert h.ok("get_session_status", {"username": "alice"}) == "no session\n"
+            s.run("kill", s.run("cat", "/run/openvpn/client.pid").stdout.strip())  # or it would come back at once
+            assert h.ok("terminate_session", {"username": "bob"}) == "common name 'bob' found, 1 client(s) killed\n"
+            wait_for(lambda: status() == "no session\n", 10)
+            gone = h.run("terminate_session", {"username": "bob"})
+            assert gone["rc"] == 2 and "'bob' not found" in gone["stderr"]
+        finally:
+            for p in procs:
+                p.kill()
+                p.wait()

@@ -42,9 +42,16 @@ def helper(start, root_dir):
         f"ROOT={root_dir}/tree\nOPENVPN_DIR={root_dir}/openvpn\nOPENVPN_STATUS={root_dir}/status\n"
         f"OPENVPN_MANAGEMENT=127.0.0.1:{management.getsockname()[1]}\nFWKNOP_DIR={root_dir}/fwknop\n"
         f"BOOTSTRAP_DIR={root_dir}/bootstrap\nRELOADABLE=none.service\n")
+    # the same folders in this test's own tree; Landlock wants them to be there
+    places = {"/etc": "tree/etc", "/etc/openvpn": "openvpn", "/etc/fwknop": "fwknop", "/var/lib/viworks": "bootstrap"}
+    for place in places.values():
+        (root_dir / place).mkdir(exist_ok=True)
     for manifest in (SHIPPED / "verbs.d").glob("*.json"):
-        text = manifest.read_text().replace("/opt/Viworks/scripts_viworks", str(h.scripts))
-        (h.verbs / manifest.name).write_text(text)
+        m = json.loads(manifest.read_text().replace("/opt/Viworks/scripts_viworks", str(h.scripts)))
+        if "/etc" in m.get("writable_paths", []):  # holds the other two on a host
+            m["writable_paths"] += ["/etc/openvpn", "/etc/fwknop"]
+        m["writable_paths"] = [f"{root_dir}/{places[p]}" for p in m["writable_paths"]]
+        (h.verbs / manifest.name).write_text(json.dumps(m))
     yield h.start()
     management.close()
 
@@ -52,6 +59,20 @@ def helper(start, root_dir):
 def ok(reply):
     assert reply["status"] == "ok" and reply["rc"] == 0, (reply.get("stderr"), reply)
     return reply["stdout"]
+
+
+def test_shipped_scripts_write_only_where_their_manifest_says(helper, root_dir):
+    """The same scripts, led astray by their configuration: nothing is written outside."""
+    conf = helper.scripts / "viworks.conf"
+    elsewhere = root_dir / "elsewhere"
+    elsewhere.mkdir()
+    conf.write_text(conf.read_text() + f"OPENVPN_DIR={elsewhere}\nBOOTSTRAP_DIR={elsewhere}\nFWKNOP_DIR={elsewhere}\n")
+    for verb, args in (("create_openvpn_user", {"username": "bob", "userpass": "hunter22", "source_ip": "192.0.2.7"}),
+                       ("update_fwknop", {"username": "bob", "source_ip": "192.0.2.7", "key": KEY}),
+                       ("generate_bootstrap", {"username": "bob"})):
+        reply = helper.run(verb, args)
+        assert reply["rc"] != 0 and "Permission denied" in reply["stderr"], reply
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_every_verb_of_the_contract_is_shipped():

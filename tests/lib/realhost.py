@@ -5,10 +5,15 @@ is touched. Need root.
         s.put("/etc/x", "text"); s.run("systemctl", "start", "x")
     with Podman(dir) as p:          # own storage; the host's network
         p.run("run", "--rm", image, …)
+    with Docker(dir) as d:          # a dockerd with own storage and network; d.socket
+        d.call("GET", "/version")
 """
+import http.client
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -179,10 +184,6 @@ if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi 
 mkdir -p /run/containers /var/lib/containers /run/libpod
 mount --bind "$B/lib" /var/lib/containers
 mount -t tmpfs tmpfs /run/containers; mount -t tmpfs tmpfs /run/libpod
-if [ "$2" = net ]; then
-	mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; mount --make-shared /run/netns
-	ip link set lo up
-fi
 echo ready; exec sleep infinity
 """
 
@@ -196,23 +197,19 @@ runtime = "crun"
 
 
 class Podman:
-    """podman with storage of its own in a private mount namespace; containers share the host's net, or
-    with own_net=True find a machine without any network but what they make."""
+    """podman with storage of its own in a private mount namespace; containers share the host's net."""
 
-    def __init__(self, dir, own_net=False, driver="vfs"):
+    def __init__(self, dir):
         self.dir = Path(dir) / "pod"
-        self.own_net, self.driver = own_net, driver
         self.shell = None
 
     def __enter__(self):
         (self.dir / "lib").mkdir(parents=True)
-        (self.dir / "containers.conf").write_text(
-            CONTAINERS_CONF + ('[network]\nnetwork_backend = "netavark"\n' if self.own_net else ""))
+        (self.dir / "containers.conf").write_text(CONTAINERS_CONF)
         (self.dir / "storage.conf").write_text(
-            f'[storage]\ndriver = "{self.driver}"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n')
+            '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n')
         (self.dir / "init.sh").write_text(PODMAN_INIT)
-        self.shell = subprocess.Popen(["unshare", "-m", *["-n"] * self.own_net, "--propagation", "private", "bash",
-                                       self.dir / "init.sh", self.dir, "net" if self.own_net else ""],
+        self.shell = subprocess.Popen(["unshare", "-m", "--propagation", "private", "bash", self.dir / "init.sh", self.dir],
                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                       text=True, start_new_session=True)
         line = self.shell.stdout.readline()
@@ -220,15 +217,9 @@ class Podman:
             raise AssertionError(f"no namespace for podman: {line}")
         return self
 
-    def inside(self, *argv, host_net=False):
-        """Any program, seeing this podman. host_net: with the machine's network, for fetching packages."""
-        net = ["-n"] * (self.own_net and not host_net)
-        return ["nsenter", "-t", str(self.shell.pid), "-m", *net, "-r", f"-w{Path.cwd()}", "--", "env",
-                f"CONTAINERS_CONF={self.dir}/containers.conf", f"CONTAINERS_STORAGE_CONF={self.dir}/storage.conf",
-                *map(str, argv)]
-
     def argv(self, *argv):
-        return self.inside("podman", *argv)
+        return ["nsenter", "-t", str(self.shell.pid), "-m", "-r", "--", "env", f"CONTAINERS_CONF={self.dir}/containers.conf",
+                f"CONTAINERS_STORAGE_CONF={self.dir}/storage.conf", "podman", *map(str, argv)]
 
     def run(self, *argv, check=True, timeout=60, input=None):
         done = subprocess.run(self.argv(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -241,4 +232,91 @@ class Podman:
         self.run("rm", "-fa", "-t", "0", check=False)
         self.shell.kill()
         self.shell.wait()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+DOCKER_INIT = r"""
+set -e
+B=$1
+if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
+mkdir -p /run/docker /run/containerd /run/netns
+mkdir -p "$B/data"
+for d in /run/docker /run/containerd /run/netns "$B/data"; do mountpoint -q $d || mount -t tmpfs tmpfs $d; done
+ip link set lo up
+exec dockerd -H "unix://$B/engine.sock" --data-root "$B/data" --exec-root "$B/exec" -p "$B/pid" --storage-driver vfs --shutdown-timeout 1
+"""
+
+
+class Docker:
+    """dockerd in mount and network namespaces of its own, with its usual bridge; start() again after stop()."""
+
+    def __init__(self, dir):
+        self.dir = Path(dir) / "docker"
+        self.socket = self.dir / "engine.sock"
+        self.proc = None
+
+    def __enter__(self):
+        self.dir.mkdir(parents=True)
+        (self.dir / "init.sh").write_text(DOCKER_INIT)
+        # A namespace that outlives the daemon, so that a restart finds its bridge again.
+        self.net = subprocess.Popen(["unshare", "-m", "-n", "--propagation", "private", "sleep", "infinity"], start_new_session=True)
+        try:
+            return self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def start(self):
+        deadline = time.monotonic() + 30
+        while os.readlink(f"/proc/{self.net.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with open(self.dir / "log", "ab") as log:
+            self.proc = subprocess.Popen(self.enter("bash", self.dir / "init.sh", self.dir), stdin=subprocess.DEVNULL,
+                                         stdout=log, stderr=log, start_new_session=True)
+        while True:
+            try:
+                if self.call("GET", "/_ping")[0] == 200:
+                    return self
+            except OSError:
+                pass
+            if self.proc.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError("dockerd did not come up:\n" + (self.dir / "log").read_text()[-3000:])
+            time.sleep(0.05)
+
+    def enter(self, *argv):
+        return ["nsenter", "-t", str(self.net.pid), "-m", "-n", "--", *map(str, argv)]
+
+    def call(self, method, path, body=None):
+        """(status, decoded answer) of the engine's API; a file or bytes is sent as a tar archive."""
+        c = http.client.HTTPConnection("engine", timeout=60)
+        c.sock = socket.socket(socket.AF_UNIX)
+        c.sock.settimeout(60)
+        c.sock.connect(str(self.socket))
+        raw = isinstance(body, bytes)
+        c.request(method, path, body if raw or body is None else json.dumps(body),
+                  {"Content-Type": "application/x-tar" if raw else "application/json"})
+        reply = c.getresponse()
+        text = reply.read()
+        c.close()
+        try:
+            return reply.status, json.loads(text) if text else None
+        except ValueError:
+            return reply.status, text
+
+    def stop(self):
+        self.proc.terminate()
+        try:
+            self.proc.wait(30)
+        except subprocess.TimeoutExpired:
+            self.proc.kill()
+            self.proc.wait()
+
+    def __exit__(self, *_):
+        if self.proc and self.proc.poll() is None:
+            for c in self.call("GET", "/containers/json?all=true")[1]:
+                self.call("DELETE", f"/containers/{c['Id']}?force=true&v=true")
+            self.stop()
+        self.net.kill()
+        self.net.wait()
         shutil.rmtree(self.dir, ignore_errors=True)

@@ -47,8 +47,16 @@ struct type_case {
 
 /* What every type refuses: options, control bytes, wrong JSON types. */
 static const char *const always_bad[] = {
-    "\"-x\"", "\"--help\"", "\"-\"", "\"a\\nb\"", "\"a\\u0001\"", "\"a\\u007f\"",    "\"\\t\"",
-    "null",   "[]",	    "{}",    "[\"a\"]",	  "1.5",	  "\"\\u001b[31m\"",
+    "\"-x\"",	       "\"--help\"",	"\"-\"",       "\"a\\nb\"", "\"a\\u0001\"", "\"a\\u007f\"",
+    "\"\\t\"",	       "null",		"[]",	       "{}",	    "[\"a\"]",	    "1.5",
+    "\"\\u001b[31m\"", "\"a\\u0000b\"", "\"\\u0000\"", "\"a\\r\"",
+};
+
+/* What every type but free text refuses: shells, paths, letters that only look alike. */
+static const char *const hostile[] = {
+    "\"$(id)\"",   "\"`id`\"", "\"a;id\"",   "\"a|id\"",    "\"a&id\"",		"\"a>b\"",
+    "\"a<b\"",	   "\"a'b\"",  "\"a\\\"b\"", "\"a b\"",	    "\"~root\"",	"\"{x}\"",
+    "\"../../x\"", "\"..\"",   "\"/etc\"",   "\"\\u0430\"", "\"al\\u200bice\"", "\"a\\u202eb\"",
 };
 
 static const struct type_case type_cases[] = {
@@ -137,12 +145,14 @@ static const struct type_case type_cases[] = {
 
 static void expect(const struct verb *v, const char *value, bool good)
 {
-	char args[512], msg[256];
+	static char args[65536];
+	char msg[256];
 
 	snprintf(args, sizeof args, "{\"x\":%s}", value);
 	int r = check(v, args, msg, sizeof msg);
 	if ((r == 0) != good)
-		fprintf(stderr, "type %s, value %s\n", param_type_word(v->param[0].type), value);
+		fprintf(stderr, "type %s, value %.100s\n", param_type_word(v->param[0].type),
+			value);
 	assert_int_equal(r, good ? 0 : -EINVAL);
 	if (!good)
 		assert_non_null(strstr(msg, "args.x: "));
@@ -150,6 +160,10 @@ static void expect(const struct verb *v, const char *value, bool good)
 
 static void test_param_types_take_and_refuse(void **state UNUSED)
 {
+	static char overlong[60003];
+
+	memset(overlong, '1', sizeof overlong - 1);
+	overlong[0] = overlong[sizeof overlong - 2] = '"';
 	for (size_t i = 0; i < ARRAY_LEN(type_cases); i++) {
 		const struct type_case *c = &type_cases[i];
 		char json[512];
@@ -164,6 +178,10 @@ static void test_param_types_take_and_refuse(void **state UNUSED)
 			expect(v, c->bad[k], false);
 		for (size_t k = 0; k < ARRAY_LEN(always_bad); k++)
 			expect(v, always_bad[k], false);
+		bool free_text = v->param[0].type == PARAM_TEXT || v->param[0].type == PARAM_SECRET;
+		for (size_t k = 0; !free_text && k < ARRAY_LEN(hostile); k++)
+			expect(v, hostile[k], false);
+		expect(v, overlong, false);
 		verb_free(v);
 	}
 }

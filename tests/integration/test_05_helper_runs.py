@@ -1,0 +1,188 @@
+"""Privilege: nothing of a run outlives it, and nothing in it may do more than was declared."""
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from helperlib import MARK, Helper, alive, code, reload, supervisor_of
+from viwtest import BIN, rfc3339, wait_for
+
+
+@pytest.fixture
+def helper(start, root_dir):
+    return Helper(start, root_dir)
+
+
+# A daemon as by the book: forks, new session, forks again, forgets its environment, descriptors and folder; keeps forking.
+DAEMON = """import os, sys, time
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+os.chdir("/")
+for fd in range(3): os.close(fd)
+os.environ.clear()
+os.execve(sys.executable, ["unrelated", "-c", '''
+import os, signal, time
+for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(s, signal.SIG_IGN)
+open("PIDS", "a").write(f"{os.getpid()}\\\\n")
+while True:
+    time.sleep(0.05)
+    if os.fork(): os._exit(0)
+    open("PIDS", "a").write(f"{os.getpid()}\\\\n")
+'''], {})
+"""
+
+
+def daemon(helper, name, then, **fields):
+    """A verb that starts such a daemon as `nobody` and then does something."""
+    pids = helper.root / "pids"
+    pids.touch()
+    os.chown(pids, 65534, 65534)
+    helper.root.chmod(0o711)
+    program = helper.scripts / "daemon.py"
+    program.write_text(DAEMON.replace("PIDS", str(pids)))
+    program.chmod(0o644)
+    helper.verb(name, f"/usr/bin/python3 {program}; while [ ! -s {pids} ]; do sleep 0.01; done; {then}", **fields)
+    return pids
+
+
+def all_dead(pids):
+    return not any(alive(int(p)) for p in pids.read_text().split())
+
+
+def quiet(pids):
+    """Dead, and nothing writes its pid any more; it forks six times meanwhile when it lives."""
+    before = pids.read_text()
+    time.sleep(0.3)
+    return pids.read_text() == before and all_dead(pids)
+
+
+@pytest.mark.parametrize("then,want", [("echo left", None), ("sleep 60", "timeout")])
+def test_a_daemon_of_another_user_ends_with_its_run(helper, then, want):
+    pids = daemon(helper, "d", then, run_as="nobody", timeout_s=2)
+    helper.start()
+    reply = helper.run("d")
+    assert code(reply) == want, reply
+    assert quiet(pids), "dead when the reply comes"
+
+
+@pytest.mark.parametrize("effects", [True, False])
+def test_a_daemon_of_another_user_ends_with_a_killed_supervisor(helper, effects):
+    pids = daemon(helper, "d", f"echo $$ > {helper.root}/pids.sh; sleep 60", run_as="nobody", effects=effects)
+    (helper.root / "pids.sh").touch()
+    os.chown(helper.root / "pids.sh", 65534, 65534)
+    helper.start()
+    c = helper.client()
+    c.send(verb="d", args={}, correlation_id="c-1", deadline=rfc3339(60))
+    script = wait_for(lambda: (helper.root / "pids.sh").read_text().strip())
+    os.kill(supervisor_of(int(script)), signal.SIGKILL)
+    reply = c.recv()
+    assert code(reply) == ("outcome_unknown" if effects else "internal")
+    if effects:
+        assert quiet(pids), "dead when the reply comes"
+    wait_for(lambda: quiet(pids) and not alive(int(script)), 5)
+
+
+def test_orphans_of_runs_long_answered_are_ended_too(helper):
+    """What a supervisor could not wait for any more falls to the helper, and ends there."""
+    helper.verb("look", f"echo $$ > {helper.root}/pid; sleep 60", effects=False)
+    helper.start()
+    helper.client().send(verb="look", args={}, correlation_id="c-1")
+    pid = int(wait_for(lambda: (helper.root / "pid").exists() and (helper.root / "pid").read_text().strip()))
+    supervisor = supervisor_of(pid)
+    os.kill(supervisor, signal.SIGSTOP)  # so that it cannot end the script itself
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: not alive(pid), what="the orphan is dead")
+
+
+# ---------------------------------------------------------------- what a run may write
+
+
+def test_writable_paths_are_all_a_script_can_write(helper):
+    inside, outside = helper.root / "inside", helper.root / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "old").write_text("old")
+    tries = f"""echo x > {inside}/new && mkdir {inside}/dir && mv {inside}/new {inside}/dir/new && echo inside ok
+echo x > {outside}/new; echo x >> {outside}/old; : > {outside}/old; rm {outside}/old; mkdir {outside}/dir; ln -s x {outside}/link
+mv {inside}/dir/new {outside}/; ln {outside}/old {inside}/old; mkfifo {outside}/fifo
+/usr/bin/python3 -c 'import os; os.truncate("{outside}/old", 0)'
+echo x > /dev/null && t=$(mktemp) && echo y > $t && rm $t && echo always ok"""
+    helper.verb("some", tries, writable_paths=[str(inside), "/no/such/folder"])
+    helper.verb("none", tries, writable_paths=[])
+    helper.verb("any", tries)
+    helper.start()
+    reply = helper.run("some")
+    assert reply["stdout"] == "inside ok\nalways ok\n", reply
+    assert reply["stderr"].count("Permission denied") + reply["stderr"].count("PermissionError") + reply["stderr"].count("cross-device") >= 9
+    assert sorted(p.name for p in outside.iterdir()) == ["old"] and (outside / "old").read_text() == "old"
+    assert helper.run("none")["stdout"] == "always ok\n"
+    assert sorted(p.name for p in outside.iterdir()) == ["old"] and (outside / "old").read_text() == "old"
+    helper.run("any")
+    assert not (outside / "old").exists()
+
+
+def status_of(pid):
+    return dict(line.rstrip("\n").split(":\t", 1) for line in open(f"/proc/{pid}/status") if ":\t" in line)
+
+
+def test_built_in_verbs_run_as_nobody_with_what_they_need(helper):
+    """An engine that never answers, so that the process can be looked at."""
+    path = helper.root / "engine.sock"
+    engine = socket.socket(socket.AF_UNIX)
+    engine.bind(str(path))
+    path.chmod(0o600)
+    engine.listen()
+    engine.settimeout(10)
+    helper.start(HOST_HELPER_ENGINE_SOCKET=str(path))
+    c = helper.client()
+    c.send(verb="list_containers", args={})
+    peer, _ = engine.accept()
+    pid = int.from_bytes(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
+    st = status_of(pid)
+    assert st["Uid"].split() == ["65534"] * 4 and st["Gid"].split() == ["65534"] * 4 and st["Groups"].strip() == ""
+    assert int(st["CapEff"], 16) == int(st["CapPrm"], 16) == 1 << 1  # CAP_DAC_OVERRIDE: the socket is root's
+    assert st["NoNewPrivs"] == "1" and st["Seccomp"] == "2"
+    peer.close()
+    engine.close()
+    assert code(c.recv()) == "internal"
+
+
+# ---------------------------------------------------------------- the journal is quicker
+
+
+def strace(helper, delay_s):
+    """The helper with every sync held back, the one before the journal file too, so that two supervisors of one id can meet."""
+    env = dict(helper.env, ASAN_OPTIONS="detect_leaks=0")
+    helper.proc = helper._start("/usr/bin/strace", env=env, args=[
+        "-f", "-qq", "-o", str(helper.root / "strace"), "-e", "trace=fdatasync", "-e", f"inject=fdatasync:delay_enter={int(delay_s * 1e6)}",
+        str(BIN / "host-helper")])
+    helper.proc.wait_log("ready")
+    kids = subprocess.run(["pgrep", "-P", str(helper.proc.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+    return int(kids[0])
+
+
+@pytest.mark.parametrize("args,want", [({"n": 1}, None), ({"n": 2}, "digest_mismatch")])
+def test_supervisor_that_finds_the_id_taken(helper, args, want):
+    """Killed just after its fork, a helper leaves a supervisor that has no journal file yet. The next helper, asked for
+    the same id, sees none and starts its own: the file decides, also about other arguments."""
+    helper.verb("once", MARK + "echo first $1", argv=["{n}"], params={"n": {"type": "int"}}, concurrency=4)
+    if subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("strace cannot trace here")
+    first = strace(helper, 0.5)
+    helper.client().send(verb="once", args={"n": 1}, correlation_id="c-1", deadline=rfc3339(60))
+    wait_for(lambda: any(r["event"] == "start" for r in helper.audit()))
+    os.kill(first, signal.SIGKILL)
+    old = helper.proc
+    strace_pid = strace(helper, 1.5)
+    reply = helper.run("once", args, cid="c-1", timeout=30)
+    assert code(reply) == want, reply
+    if not want:
+        assert reply["stdout"] == "first 1\n" and reply["replayed"] is True
+    assert helper.starts("c-1") == 1
+    os.kill(strace_pid, signal.SIGTERM)
+    helper.proc.wait_exit(10)
+    old.wait_exit(10)
