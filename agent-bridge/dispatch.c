@@ -484,8 +484,13 @@ void dispatch_retry_soon(struct dispatch *d)
 
 /* ---- from the store ---- */
 
+/* Redis may have forgotten answers that were stored: what it holds as open is offered again. */
 static void on_store_up(void *arg)
 {
+	struct dispatch *d = arg;
+
+	for (struct holding *s = d->first; s; s = s->next)
+		s->again = true;
 	on_retry(arg);
 	check_all(arg);
 }

@@ -5,7 +5,7 @@ set -eu
 bin=$1 dest=$2
 mkdir -p "$dest/usr/bin" "$dest/tmp" "$dest/etc/ssl" "$dest/run/viworks" "$dest/var/lib"
 cp "$bin" "$dest/usr/bin/gateway-agent"
-strip "$dest/usr/bin/gateway-agent"
+if command -v strip >/dev/null; then strip "$dest/usr/bin/gateway-agent"; fi
 
 # libwebsockets loads its libuv part by name at run time.
 plugin=$(ls /usr/lib/*/libwebsockets-evlib_uv.so)

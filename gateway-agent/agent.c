@@ -13,8 +13,8 @@
 
 #define HELPER_WAIT_MS 3000 /* for the journal id, before the first dial */
 #define AUDIT_EVERY_MS 300000
-#define TRIM_AFTER_MS  5000 /* connected for so long: quiet */
 #define DAY_MS	       86400000
+#define TRIM_AFTER_MS  1000 /* quiet for so long after a handshake or a reload */
 
 /* ---- commands ---- */
 
@@ -126,7 +126,7 @@ static void on_ready(void *arg, uint64_t max_frame_bytes)
 
 	commands_on_session(a->commands, max_frame_bytes);
 	agent_take_telemetry(a);
-	loop_timer_start(a->trim, TRIM_AFTER_MS, 0);
+	agent_trim_soon(a);
 	a->last_audit_ms = 0;
 	forward_audit(a);
 	agent_check_expiry(a);
@@ -328,6 +328,11 @@ static void on_first_dial(void *arg)
 	struct agent *a = arg;
 
 	session_start(a->session);
+}
+
+void agent_trim_soon(struct agent *a)
+{
+	loop_timer_start(a->trim, TRIM_AFTER_MS, 0);
 }
 
 static void on_trim(void *arg)

@@ -43,6 +43,7 @@ struct agent {
 /* agent.c */
 struct commands_config agent_commands_config(const struct agent *a);
 int agent_open_helper(struct agent *a, struct helper_client **ret) MUST_CHECK;
+void agent_trim_soon(struct agent *a); /* gives back what only happens now and then */
 
 /* agent_report.c: what the agent tells of itself and its host */
 void agent_check_expiry(void *agent);

@@ -55,6 +55,8 @@ static void adopt(struct agent *a, struct agent_settings *fresh, struct trust *t
 	if (session_reload(a->session, t, anew) < 0 || commands_configure(a->commands, &cc) < 0)
 		LOG_ERROR(FIELDS(.event = "reload_failed"), "out of memory while reloading");
 	trust_free(old);
+	if (anew)
+		commands_forget_unstarted(a->commands);
 	if (helper && agent_open_helper(a, &h) == 0) {
 		helper_client_close(a->helper);
 		a->helper = h;
@@ -86,6 +88,7 @@ void agent_reload(void *arg)
 
 	if (a->stopping)
 		return;
+	agent_trim_soon(a);
 	if (settings_load(&agent_settings_spec, environ, &fresh, &faults) < 0) {
 		reload_failed(a, faults.n ? faults.item[0].setting : NULL,
 			      faults.n ? faults.item[0].text : "out of memory");

@@ -14,6 +14,7 @@
 #include "base/jsonw.h"
 #include "base/log.h"
 #include "base/program.h"
+#include "base/utf8.h"
 #include "helper_client.h"
 #include "loop/loop.h"
 #include "redial.h"
@@ -57,6 +58,7 @@ static void say(struct check *c, enum verdict v, const char *what, const char *f
 	va_start(ap, fmt);
 	(void)vsnprintf(text, sizeof text, fmt, ap);
 	va_end(ap);
+	utf8_blank_controls(text);
 	c->bad += v == BAD;
 	if (!c->json) {
 		printf("%-5s %-14s %s\n", verdict_words[v], what, text);

@@ -14,6 +14,7 @@
 #include "crypto/crypto.h"
 #include "crypto/nonces.h"
 
+#define LINES_A_MINUTE 600
 #define NONCES_MAX     16384
 #define FRAME_MAX_SAFE 65536 /* before HELLO_ACK told more */
 
@@ -142,6 +143,17 @@ static void run_own(struct commands *c, struct command *m)
 	c->draining = true;
 	commands_finish(
 	    c, m, (struct wire_result){.status = WIRE_STATUS_SUCCESS, .rc = {.v = 0, .set = true}});
+}
+
+bool commands_may_log(struct commands *c)
+{
+	long left_out = log_limit_pass(&c->limit, LINES_A_MINUTE);
+
+	if (left_out > 0)
+		LOG_WARN(FIELDS(.event = "lines_left_out", .agent_id = c->agent_id,
+				.has_count = true, .count = left_out),
+			 "lines about commands that were not written");
+	return left_out >= 0;
 }
 
 /* ---- the pump: one step of every command that can take one ---- */

@@ -58,6 +58,9 @@ void commands_on_result_ack(struct commands *c, struct span correlation_id);
 void commands_on_session(struct commands *c, uint64_t max_frame_bytes);
 void commands_on_session_end(struct commands *c);
 void commands_on_helper(struct commands *c); /* up or down */
+/* Another backend, or one trusted anew: what the former gave and the helper was not asked to run
+ * yet is not run on its word. If it stands, it is offered again. */
+void commands_forget_unstarted(struct commands *c);
 /* The helper's journal is another one: what was asked of the old one can never be learned. */
 void commands_on_journal_changed(struct commands *c);
 void commands_on_answer(struct commands *c, const char *correlation_id,

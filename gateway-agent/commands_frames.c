@@ -56,10 +56,12 @@ void commands_on_command(struct commands *c, const struct wire_command *f, int64
 
 	CRASH_POINT("agent.command_received");
 	if (!span_eq(f->agent_id, c->agent_id) || !nonce_is_new(c, f)) {
-		LOG_WARN(FIELDS(.event = "command_refused", .agent_id = c->agent_id,
-				.error = span_eq(f->agent_id, c->agent_id) ? "replayed nonce"
-									   : "another agent's id"),
-			 "a COMMAND was dropped");
+		if (commands_may_log(c))
+			LOG_WARN(FIELDS(.event = "command_refused", .agent_id = c->agent_id,
+					.error = span_eq(f->agent_id, c->agent_id)
+						     ? "replayed nonce"
+						     : "another agent's id"),
+				 "a COMMAND was dropped");
 		return;
 	}
 	if (m) {
@@ -73,8 +75,10 @@ void commands_on_command(struct commands *c, const struct wire_command *f, int64
 		return;
 	m = commands_add(c, f->correlation_id);
 	if (!m) {
-		LOG_ERROR(FIELDS(.event = "commands_full", .agent_id = c->agent_id),
-			  "too many commands are held; it is offered again on the next connection");
+		if (commands_may_log(c))
+			LOG_ERROR(FIELDS(.event = "commands_full", .agent_id = c->agent_id),
+				  "too many commands are held; it is offered again on the next "
+				  "connection");
 		return;
 	}
 	CRASH_POINT("agent.command_received");
@@ -103,6 +107,8 @@ void commands_on_cancel(struct commands *c, const struct wire_cancel *f)
 {
 	struct command *m = commands_find(c, f->correlation_id);
 
+	if (m && m->local_cb)
+		return; /* given on this host: none of the bridge's business */
 	if (m && m->state == DONE) {
 		commands_send_result(c, m);
 		return;
@@ -164,6 +170,17 @@ void commands_on_helper(struct commands *c)
 			m->retry_at_ms = 0;
 	}
 	commands_pump(c);
+}
+
+void commands_forget_unstarted(struct commands *c)
+{
+	struct command *m, *next;
+
+	for (m = c->first; m; m = next) {
+		next = m->next;
+		if (m->state == QUEUED && !m->sent_once && !m->local_cb)
+			commands_drop(c, m);
+	}
 }
 
 void commands_on_journal_changed(struct commands *c)

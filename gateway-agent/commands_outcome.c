@@ -76,13 +76,16 @@ void commands_finish(struct commands *c, struct command *m, struct wire_result r
 		c->ops->wake_at(c->arg, m->retry_at_ms);
 		return;
 	}
+	buf_fit(&m->result); /* it may wait for long, and so may 63 others */
 	commands_move(c, m, DONE);
 	commands_wipe_args(m);
-	LOG_INFO(FIELDS(.event = "command_finished", .agent_id = c->agent_id,
-			.correlation_id = m->correlation_id, .verb = m->verb, .has_rc = r.rc.set,
-			.rc = (int)r.rc.v, .has_duration_ms = r.duration_ms.set,
-			.duration_ms = (int64_t)r.duration_ms.v),
-		 "%s", wire_status_word(r.status));
+	if (commands_may_log(c))
+		LOG_INFO(FIELDS(.event = "command_finished", .agent_id = c->agent_id,
+				.correlation_id = m->correlation_id, .verb = m->verb,
+				.has_rc = r.rc.set, .rc = (int)r.rc.v,
+				.has_duration_ms = r.duration_ms.set,
+				.duration_ms = (int64_t)r.duration_ms.v),
+			 "%s", wire_status_word(r.status));
 	c->ops->finished(c->arg, wire_status_word(r.status));
 	if (m->local_cb) {
 		m->local_cb(m->local_arg, m->result.data, m->result.len);

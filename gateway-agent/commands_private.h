@@ -5,6 +5,7 @@
 
 #include "base/buf.h"
 #include "base/ident.h"
+#include "base/log_limit.h"
 
 #define POLL_MS	    250
 #define POLL_CAP_MS 5000
@@ -44,6 +45,7 @@ struct commands {
 	unsigned count;
 	bool session, draining, pumping, pump_again;
 	size_t max_frame;
+	struct log_limit limit;
 };
 
 /* commands.c: the list and the pump */
@@ -54,6 +56,7 @@ void commands_drop(struct commands *c, struct command *m);
 void commands_wipe_args(struct command *m);
 void commands_pump(struct commands *c); /* every command takes the steps it can */
 void commands_ack(struct commands *c, struct command *m);
+bool commands_may_log(struct commands *c); /* a line that a frame of the bridge causes */
 
 /* commands_policy.c */
 enum kind commands_kind_of(struct commands *c, const char *verb);

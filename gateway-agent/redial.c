@@ -11,6 +11,7 @@
 
 #define HOUR_MS		   3600000
 #define SOON_MAX_MS	   5000
+#define SOON_TIMES	   10 /* without a quiet minute in between */
 #define RETRY_AFTER_CAP_MS 3600000
 
 static const char *const cause_words[REDIAL_CAUSES] = {
@@ -289,7 +290,9 @@ static int64_t pause_for(struct redial_backend *b, enum redial_action action)
 {
 	switch (action) {
 	case REDIAL_SOON:
-		return (int64_t)ident_random_below(SOON_MAX_MS + 1);
+		/* A bridge that always drains is a fault, and each return costs a handshake. */
+		return b->failures <= SOON_TIMES ? (int64_t)ident_random_below(SOON_MAX_MS + 1)
+						 : backoff_next_ms(&b->backoff);
 	case REDIAL_AT_MAX:
 		return REDIAL_CAP_MS - (int64_t)ident_random_below(REDIAL_CAP_MS / 10);
 	case REDIAL_HOURLY:

@@ -10,14 +10,15 @@
 #include "base/log.h"
 #include "loop/loop.h"
 
-#define WELCOME_MS	15000
-#define SILENT_MS	60000 /* contract 1.2 */
-#define TICK_MS		5000
-#define HEARTBEAT_MIN_S 5
-#define BAD_FRAMES_MAX	10 /* a minute */
-#define STALE_EPOCH_MS	60000
-#define RING_MAX_BYTES	4194304
-#define STABLE_LOG_ENDS 5 /* equal ends in a row logged in full; then every 50th */
+#define WELCOME_MS	 15000
+#define SILENT_MS	 60000 /* contract 1.2 */
+#define TICK_MS		 5000
+#define HEARTBEAT_MIN_S	 5
+#define BAD_FRAMES_MAX	 10 /* a minute */
+#define REFUSED_A_MINUTE 60 /* lines in the log */
+#define STALE_EPOCH_MS	 60000
+#define RING_MAX_BYTES	 4194304
+#define STABLE_LOG_ENDS	 5 /* equal ends in a row logged in full; then every 50th */
 
 static const char *const state_words[] = {"waiting", "dialling", "open", "ready", "closed"};
 
@@ -111,6 +112,10 @@ static void on_hello_ack(struct session *s, const struct wire_hello_ack *f)
 {
 	int64_t now = clock_boot_ms();
 
+	if (s->server_ms) {
+		uplink_hang_up(s->uplink, 1008, REDIAL_PROTOCOL, "a second HELLO_ACK");
+		return;
+	}
 	if (!span_eq(f->agent_id, s->cfg->id)) {
 		uplink_hang_up(s->uplink, 1008, REDIAL_PROTOCOL,
 			       "the bridge takes this agent for another one");
@@ -183,9 +188,11 @@ static void on_error(struct session *s, const struct wire_error *f)
 
 	(void)!span_copy(f->correlation_id, id, sizeof id);
 	(void)!span_copy(f->code, code, sizeof code);
-	LOG_WARN(FIELDS(.event = "frame_refused", .agent_id = s->cfg->id, .conn_id = s->conn_id,
-			.correlation_id = id[0] ? id : NULL, .error = code),
-		 "the bridge refused a frame: " SPAN_FMT, SPAN_ARG(f->msg));
+	if (log_limit_pass(&s->refused, REFUSED_A_MINUTE) >= 0)
+		LOG_WARN(FIELDS(.event = "frame_refused", .agent_id = s->cfg->id,
+				.conn_id = s->conn_id, .correlation_id = id[0] ? id : NULL,
+				.error = code),
+			 "the bridge refused a frame: " SPAN_FMT, SPAN_ARG(f->msg));
 	/* Not ours any more: repeating it would be refused for ever. */
 	if (id[0] && strcmp(code, "not_yours") == 0)
 		s->ops->on_result_ack(s->arg, f->correlation_id);

@@ -5,6 +5,7 @@
 
 #include "agent_metrics.h"
 #include "base/ident.h"
+#include "base/log_limit.h"
 #include "ring.h"
 #include "uplink.h"
 
@@ -35,6 +36,7 @@ struct session {
 	int64_t ready_at_ms, connected_wall_ms; /* boot clock; wall clock */
 	uint64_t welcomes;
 	unsigned bad_frames;
+	struct log_limit refused;
 	int64_t bad_since_ms;
 	struct redial_end last_end;
 	int64_t last_end_wall_ms;

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/jsonw.h"
 #include "base/program.h"
+#include "base/utf8.h"
 
 #define STATUS_MAX_BYTES 262144
 
@@ -200,6 +201,15 @@ bool status_is_connected(const struct agent_settings *cfg, char *url, size_t cap
 	return yes;
 }
 
+static void print_line(const char *label, struct span value)
+{
+	char text[512];
+
+	(void)snprintf(text, sizeof text, SPAN_FMT, SPAN_ARG(value));
+	utf8_blank_controls(text);
+	printf("%-18s %s\n", label, text);
+}
+
 int status_show(const struct agent_settings *cfg, bool json)
 {
 	struct json_member m;
@@ -226,7 +236,7 @@ int status_show(const struct agent_settings *cfg, bool json)
 		for (i = 0; i < ARRAY_LEN(lines); i++) {
 			if (lookup((struct span){b.data, b.len}, lines[i].object, lines[i].member,
 				   &m))
-				printf("%-18s " SPAN_FMT "\n", lines[i].label, SPAN_ARG(m.raw));
+				print_line(lines[i].label, m.raw);
 		}
 	}
 	if (stale)

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/ident.h"
+#include "base/utf8.h"
 #include "crypto/crypto.h"
 #include "loop/loop.h"
 #include "uplink_private.h"
@@ -69,8 +70,8 @@ static void classify(struct uplink *u, struct lws *wsi, const char *text)
 			       SSL_alert_desc_string_long(u->alert));
 		uplink_note_end(u, REDIAL_TLS, 0, detail);
 	} else if (u->proxy.host[0] && u->phase == CONNECTING) {
-		(void)snprintf(detail, sizeof detail, "proxy %.80s: %.60s", u->proxy.host,
-			       text ? text : "no tunnel");
+		(void)snprintf(detail, sizeof detail, "proxy %.80s gives no tunnel: %.40s",
+			       u->proxy.host, text ? text : "it hung up");
 		uplink_note_end(u, REDIAL_PROXY, 0, detail);
 	} else if (u->phase == IN_TLS) {
 		uplink_note_end(u, REDIAL_TLS, 0, text ? text : "the handshake broke off");
@@ -166,6 +167,7 @@ static void on_peer_close(struct uplink *u, const unsigned char *in, size_t len)
 	(void)snprintf(detail, sizeof detail, "closed by the bridge: %d %.*s", code,
 		       (int)(len > 2 ? (len - 2 > 80 ? 80 : len - 2) : 0),
 		       len > 2 ? (const char *)in + 2 : "");
+	utf8_blank_controls(detail);
 	uplink_note_end(u, REDIAL_CLOSE, code, detail);
 }
 

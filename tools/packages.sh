@@ -43,7 +43,13 @@ test|iproute2|brings loopback up in test namespaces
 test|zsh|tries the completion of viwctl
 test|man-db|judges the manual pages
 test|dbus|bus of systemd, in the tests of units
+test|docker-compose|checks the compose files, beside podman-compose
 test|git|lists the sources for the source checks
+containers|podman|builds and runs images
+containers|podman-compose|brings up compose files
+containers|crun|runtime of podman
+containers|netavark|networks of containers
+containers|aardvark-dns|names of containers
 package|debhelper|builds the packages
 package|dpkg-dev|builds the packages
 package|lintian|judges them

@@ -47,7 +47,7 @@ test_main() {
 		esac
 		shift
 	done
-	packages_need build run test
+	packages_need build run test containers
 	local began=$SECONDS report
 	report=$(mktemp -d)
 	test_build "Build: GCC with AddressSanitizer and UBSan (build/dev)" build_preset dev

@@ -14,12 +14,11 @@
 
 static const struct pg_stmt counts_stmt = {
     "viwctl_counts",
-    "select (select count(*) filter (where status = 'online') from os_gateways), "
-    "(select count(*) filter (where status = 'offline') from os_gateways), "
+    "select (select count(*) from os_gateways where status = 'online'), "
+    "(select count(*) from os_gateways where status = 'offline'), "
     "(select count(*) from agent_commands where status in ('queued', 'offered', 'accepted')), "
-    "(select count(*) from agent_command_results where recorded_at > now() - interval '60 "
-    "seconds'), "
-    "(select count(*) from agent_command_results where recorded_at > now() - interval '60 seconds' "
+    "(select count(*) from agent_commands where completed_at > now() - interval '60 seconds'), "
+    "(select count(*) from agent_commands where completed_at > now() - interval '60 seconds' "
     "and status <> 'done'), (select count(*) from dead_letters)"};
 
 static const struct col busy_cols[] = {

@@ -22,11 +22,18 @@ struct lease {
 	int64_t next_ms;
 };
 
+/* One step in the index a bridge, however many gateways it has. */
 static const struct pg_stmt list = {
     "lease_list",
-    "SELECT bridge_id FROM os_gateways WHERE status = 'online' AND bridge_id IS NOT NULL "
-    "UNION SELECT bridge_id FROM agent_sessions WHERE disconnected_at IS NULL "
-    "AND bridge_id IS NOT NULL LIMIT 256"};
+    "WITH RECURSIVE g (id) AS ((SELECT bridge_id FROM os_gateways WHERE status = 'online' "
+    "ORDER BY bridge_id LIMIT 1) UNION ALL SELECT (SELECT o.bridge_id FROM os_gateways o "
+    "WHERE o.status = 'online' AND o.bridge_id > g.id ORDER BY o.bridge_id LIMIT 1) "
+    "FROM g WHERE g.id IS NOT NULL), "
+    "s (id) AS ((SELECT bridge_id FROM agent_sessions WHERE disconnected_at IS NULL "
+    "ORDER BY bridge_id LIMIT 1) UNION ALL SELECT (SELECT a.bridge_id FROM agent_sessions a "
+    "WHERE a.disconnected_at IS NULL AND a.bridge_id > s.id ORDER BY a.bridge_id LIMIT 1) "
+    "FROM s WHERE s.id IS NOT NULL) "
+    "SELECT id FROM g WHERE id IS NOT NULL UNION SELECT id FROM s WHERE id IS NOT NULL LIMIT 256"};
 /* Locked in the order the writers lock: agents first, by id. */
 static const struct pg_stmt close_bridge = {
     "lease_close",

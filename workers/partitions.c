@@ -149,9 +149,9 @@ static bool drop_sessions(struct partitions *x, struct worker *w, enum pg_verdic
 {
 	static const struct pg_stmt old = {
 	    "sessions_old",
-	    "DELETE FROM agent_sessions WHERE conn_id IN (SELECT conn_id FROM agent_sessions "
-	    "WHERE disconnected_at < now() - make_interval(days => $1::integer) "
-	    "ORDER BY disconnected_at LIMIT 5000 FOR UPDATE SKIP LOCKED)"};
+	    "DELETE FROM agent_sessions WHERE conn_id = ANY (ARRAY(SELECT conn_id FROM "
+	    "agent_sessions WHERE disconnected_at < now() - make_interval(days => $1::integer) "
+	    "ORDER BY disconnected_at LIMIT 5000 FOR UPDATE SKIP LOCKED))"};
 	const struct pg_param param[] = {{.kind = PG_PARAM_INT8, .int8 = x->c.sessions_days}};
 	struct pg_rows *rows = NULL;
 	bool more = false;

@@ -19,31 +19,23 @@
 	"u.started, u.finished, u.duration, u.truncated, u.code, u.msg, "                         \
 	"COALESCE(u.issuer, c.issued_by_admin_id), u.source, u.entry "                            \
 	"FROM u JOIN agent_commands c ON c.correlation_id = u.id "
-#define COUNT_OF(state) "(SELECT count(*) FROM won WHERE status = '" state "')"
+#define WON(state) ", (SELECT count(*) FROM won WHERE status = '" state "')"
 const struct pg_stmt commands_insert_results = {
     "results",
-    "WITH u AS MATERIALIZED (SELECT * FROM unnest($1::text[], "
-    "$2::text[], $3::text[], "
-    "$4::integer[], "
-    "$5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], "
-    "$9::bigint[], $10::jsonb[], "
-    "$11::text[], $12::text[], $13::text[], $14::text[], $15::text[]) "
-    "AS u (id, command, status, "
-    "rc, "
-    "out, err, started, finished, duration, truncated, code, msg, "
-    "issuer, source, entry)), "
+    "WITH u AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], "
+    "$4::integer[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::bigint[], "
+    "$10::jsonb[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[]) AS u (id, "
+    "command, status, rc, out, err, started, finished, duration, truncated, code, msg, issuer, "
+    "source, entry)), "
     "won AS (INSERT INTO agent_command_results (" RESULT_COLUMNS ") " RESULT_VALUES
     "WHERE c.result_entry = u.entry ORDER BY u.id COLLATE \"C\" "
     "ON CONFLICT (correlation_id) DO NOTHING RETURNING status), "
     "late AS (INSERT INTO agent_command_late_results (" RESULT_COLUMNS ") " RESULT_VALUES
     "WHERE c.result_entry <> u.entry ORDER BY u.entry "
     "ON CONFLICT (entry_id) DO NOTHING RETURNING 1) "
-    "SELECT (SELECT count(*) FROM won), (SELECT count(*) FROM "
-    "late), " COUNT_OF("done") ", " COUNT_OF("failed") ", " COUNT_OF(
-	"ex"
-	"pi"
-	"re"
-	"d") ", " COUNT_OF("cancelled") ", " COUNT_OF("rejected") ", " COUNT_OF("unknown")};
+    "SELECT (SELECT count(*) FROM won), (SELECT count(*) FROM late)"
+    /* In the order of commands_state. */
+    WON("done") WON("failed") WON("expired") WON("cancelled") WON("rejected") WON("unknown")};
 enum {
 	R_ID,
 	R_COMMAND,

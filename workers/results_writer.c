@@ -157,9 +157,9 @@ static void retention_chore(struct results_writer *t, struct worker *w, int64_t 
 						"SELECT viw_purge_commands($1, $2)"};
 	static const struct pg_stmt dead = {
 	    "purge_dead",
-	    "WITH gone AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters "
-	    "WHERE at < now() - make_interval(days => $1::integer) ORDER BY at LIMIT $2) "
-	    "RETURNING 1) SELECT count(*) FROM gone"};
+	    "WITH gone AS (DELETE FROM dead_letters WHERE id = ANY (ARRAY(SELECT id FROM "
+	    "dead_letters WHERE at < now() - make_interval(days => $1::integer) ORDER BY at "
+	    "LIMIT $2)) RETURNING 1) SELECT count(*) FROM gone"};
 	enum pg_verdict v = PG_OK;
 	bool more = false;
 

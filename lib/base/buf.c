@@ -131,6 +131,16 @@ void buf_consume(struct buf *b, size_t n)
 	memmove(b->data, b->data + n, b->len + 1);
 }
 
+void buf_fit(struct buf *b)
+{
+	char *data = b->data ? realloc(b->data, b->len + 1) : NULL;
+
+	if (!data)
+		return;
+	b->data = data;
+	b->cap = b->len;
+}
+
 void buf_trim(struct buf *b, size_t keep_bytes)
 {
 	if (b->len == 0 && b->cap > keep_bytes)

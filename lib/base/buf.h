@@ -34,5 +34,7 @@ int buf_reserve(struct buf *b, size_t n, char **ret_at) MUST_CHECK;
 void buf_commit(struct buf *b, size_t n);
 /* Drops the first n bytes. */
 void buf_consume(struct buf *b, size_t n);
+/* Gives back what the content does not need. */
+void buf_fit(struct buf *b);
 /* Gives allocation back when it is larger than keep_bytes and empty. */
 void buf_trim(struct buf *b, size_t keep_bytes);

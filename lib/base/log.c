@@ -83,6 +83,8 @@ static size_t escape(const char *s, size_t n, char out[8], size_t *ret_n)
 		*ret_n = (size_t)snprintf(out, 8, "\\u%04x", c);
 	else if (len == 0)
 		*ret_n = (size_t)snprintf(out, 8, "\xef\xbf\xbd");
+	else if (utf8_is_control(s, len))
+		*ret_n = (size_t)snprintf(out, 8, "\\u%04x", (unsigned char)s[1]);
 	else
 		memcpy(out, s, *ret_n = len);
 	return len ? len : 1;

@@ -62,3 +62,22 @@ bool utf8_is_valid(const char *s, size_t n)
 {
 	return utf8_valid_prefix(s, n) == n;
 }
+
+bool utf8_is_control(const char *s, size_t n)
+{
+	unsigned char c = (unsigned char)s[0];
+
+	return (n == 1 && (c < 0x20 || c == 0x7f)) ||
+	       (n == 2 && c == 0xc2 && (unsigned char)s[1] < 0xa0);
+}
+
+void utf8_blank_controls(char *s)
+{
+	size_t left = strlen(s), n;
+
+	for (; left > 0; s += n, left -= n) {
+		n = utf8_sequence(s, left);
+		if (n == 0 || utf8_is_control(s, n))
+			memset(s, '?', n = n ? n : 1);
+	}
+}

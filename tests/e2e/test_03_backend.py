@@ -36,7 +36,7 @@ def test_the_sql_examples_run_and_find_rows(chain, connect):
                    "EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     conn = chain.pg.connect("backend_example")
     statements = [s for s in re.search(r"```sql\n(.*?)```", PAGE, re.S)[1].split(";") if s.strip()]
-    assert len(statements) == 4
+    assert len(statements) == 5
     for statement in statements:
         with conn.cursor() as cur:
             cur.execute(statement)

@@ -89,6 +89,33 @@ def test_an_id_lost_before_it_had_a_row_is_never_called_cancelled_when_it_ran(re
     assert leftovers(redis) == []
 
 
+def later_forget_what_comes(redis):
+    """The function that is returned stops Redis and cuts its AOF back to what it is now."""
+    aof = sorted((redis.dir / "appendonlydir").glob("*.incr.aof"))[-1]
+    size = aof.stat().st_size
+
+    def forget():
+        redis.kill()
+        os.truncate(aof, size)
+        redis.start("--aof-load-truncated", "yes")
+    return forget
+
+
+@pytest.mark.timeout(60)
+def test_an_answer_that_redis_forgot_is_asked_for_again_on_the_same_connection(redis, start, connect):
+    b = Bridge(start, redis, connect)
+    agent = b.agent("gw-1", journal_id="j1")
+    redis.xadd_command("gw-1", "ECHO", "c-ran", ttl_s="600")
+    agent.expect("COMMAND")
+    forget = later_forget_what_comes(redis)
+    send_result(agent, "c-ran", rc=0, stdout="it ran")
+    forget()
+    assert results(redis) == [] and redis.client.hget("viw.cid.c-ran", "state") == "offered"
+    assert agent.expect("COMMAND", timeout=12)["correlation_id"] == "c-ran"
+    send_result(agent, "c-ran", rc=0, stdout="it ran")
+    assert len(results(redis, "c-ran")) == 1 and leftovers(redis) == []
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("ending", ["expired", "cancelled"])
 def test_an_offer_that_redis_forgot_still_counts(redis, start, connect, ending):
@@ -97,16 +124,13 @@ def test_an_offer_that_redis_forgot_still_counts(redis, start, connect, ending):
     b = Bridge(start, redis, connect)
     redis.xadd_command("gw-1", "ECHO", "c-ran", ttl_s="4" if ending == "expired" else "60")
     wait_for(lambda: redis.client.hget("viw.cid.c-ran", "state") == "queued")
-    aof = sorted((redis.dir / "appendonlydir").glob("*.incr.aof"))[-1]
-    size = aof.stat().st_size
+    forget = later_forget_what_comes(redis)
     agent = b.agent("gw-1", journal_id="j1")
     agent.expect("COMMAND")
     send_result(agent, "c-ran", rc=0, stdout="it ran")
     agent.close()
     wait_for(lambda: not redis.client.hexists("viw.owner", "gw-1"))
-    redis.kill()
-    os.truncate(aof, size)
-    redis.start("--aof-load-truncated", "yes")
+    forget()
     assert redis.client.hget("viw.cid.c-ran", "state") == "queued" and results(redis) == []
     b.proc.wait_log("redis_lost_data")
     if ending == "cancelled":

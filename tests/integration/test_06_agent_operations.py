@@ -182,6 +182,29 @@ def test_status_table_and_json(bridge, start, tmp):
 # ---------------------------------------------------------------- check: ten broken set-ups and good ones
 
 
+DOC = viwtest.ROOT / "docs" / "agent.md"
+
+
+def as_documented(text, tmp):
+    for pattern, plain in ((re.escape(str(tmp)), "/etc/viworks"), (r"(port |localhost:|127\.1:|invalid:)\d{4,5}\b", r"\g<1>8082"),
+                           (r"pin [A-Za-z0-9+/]{43}=", "pin …"), (r"[0-9a-f]{8}-[0-9a-f-]{27}", "…"), (r"\b(29|30) days", "29 days"),
+                           (r"\S*/state-gw-1", "/var/lib/viworks-agent")):
+        text = re.sub(pattern, plain, text)
+    return text
+
+
+def check_doc(name, lines, tmp):
+    """docs/agent.md shows these lines; VIW_WRITE_DOCS=1 writes them."""
+    lines, text = as_documented("\n".join(lines), tmp).splitlines(), DOC.read_text()
+    lines = [line for line in lines if "sent TLS alert" not in line]  # TLS 1.3: mostly the connection just ends
+    block = re.compile(rf"(<!-- check {name} -->\n```text\n)(.*?)(```\n)", re.S)
+    told = block.search(text)[2].splitlines()
+    if os.environ.get("VIW_WRITE_DOCS"):
+        told = lines
+        DOC.write_text(block.sub(lambda m: m[1] + "".join(line + "\n" for line in told) + m[3], text))
+    assert told == lines or (set(lines) < set(told) and name in ("client_cert", "expired")), f"docs/agent.md: {name}: {lines}"
+
+
 def check_env(tmp, pki, port, **more):
     return tls_env(tmp, pki, port, **more)
 
@@ -193,6 +216,7 @@ def test_check_good(bridge, tmp, pki):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "accepts this agent" in done.stdout and "(pinned)" in done.stdout
     assert "FAIL" not in done.stdout
+    check_doc("good", done.stdout.splitlines(), tmp)
 
 
 def test_check_does_not_take_the_running_agents_place(bridge, start, tmp, pki):
@@ -274,6 +298,7 @@ def test_check_says_what_is_wrong_and_what_to_do(bridge, tmp, pki, broken):
     fails = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
     assert done.returncode == 69 and fails, done.stdout + done.stderr
     assert any(fault in line and remedy in line for line in fails), done.stdout
+    check_doc(broken.__name__[7:], fails, tmp)
     rows = json.loads(run(["check", "--json"], env).stdout)
     assert any(r["result"] == "fail" and fault in r["what"] + r["text"] for r in rows)
 

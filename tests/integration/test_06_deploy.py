@@ -58,7 +58,7 @@ def test_compose_services_have_least_privilege(file):
         assert (ROOT / "compose" / (s["env_file"] + ".example")).exists(), name
 
 
-def test_compose_examples_are_valid_settings(tmp):
+def test_compose_examples_are_valid_settings(tmp, pki):
     """Each example, with its secret files in place, passes the program's own --check-config."""
     secrets = tmp / "secrets"
     secrets.mkdir()
@@ -66,8 +66,12 @@ def test_compose_examples_are_valid_settings(tmp):
     viwtest.write_secret(secrets / "helper_secret", "helper-secret-0123456789abcdef")
     viwtest.write_secret(secrets / "admin_token", "admin-token-0123456789abcdef01")
     viwtest.write_secret(secrets / "database_url", "postgresql://viw@db/viw")
+    agent = pki.agent("demo-1")
+    for name, source in (("server.crt", pki.server[0]), ("server.key", pki.server[1]), ("client_ca.crt", pki.path("client_ca.pem")),
+                         ("agent.crt", agent[0]), ("agent.key", agent[1])):
+        viwtest.write_secret(secrets / name, Path(source).read_text())
     for example in sorted((ROOT / "compose" / "env").glob("*.env.example")):
-        program = example.name.removesuffix(".env.example")
+        program = example.name.removesuffix(".env.example").removeprefix("demo-")
         lines = [line for line in example.read_text().splitlines() if line and not line.startswith("#")]
         env = dict(line.split("=", 1) for line in lines)
         env = {k: v.replace("/run/secrets", str(secrets)) for k, v in env.items()}

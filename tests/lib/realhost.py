@@ -184,6 +184,10 @@ if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi 
 mkdir -p /run/containers /var/lib/containers /run/libpod
 mount --bind "$B/lib" /var/lib/containers
 mount -t tmpfs tmpfs /run/containers; mount -t tmpfs tmpfs /run/libpod
+if [ "$2" = net ]; then
+	mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; mount --make-shared /run/netns
+	ip link set lo up
+fi
 echo ready; exec sleep infinity
 """
 
@@ -197,19 +201,23 @@ runtime = "crun"
 
 
 class Podman:
-    """podman with storage of its own in a private mount namespace; containers share the host's net."""
+    """podman with storage of its own in a private mount namespace; containers share the host's net, or
+    with own_net=True find a machine without any network but what they make."""
 
-    def __init__(self, dir):
+    def __init__(self, dir, own_net=False, driver="vfs"):
         self.dir = Path(dir) / "pod"
+        self.own_net, self.driver = own_net, driver
         self.shell = None
 
     def __enter__(self):
         (self.dir / "lib").mkdir(parents=True)
-        (self.dir / "containers.conf").write_text(CONTAINERS_CONF)
+        (self.dir / "containers.conf").write_text(
+            CONTAINERS_CONF + ('[network]\nnetwork_backend = "netavark"\n' if self.own_net else ""))
         (self.dir / "storage.conf").write_text(
-            '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n')
+            f'[storage]\ndriver = "{self.driver}"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n')
         (self.dir / "init.sh").write_text(PODMAN_INIT)
-        self.shell = subprocess.Popen(["unshare", "-m", "--propagation", "private", "bash", self.dir / "init.sh", self.dir],
+        self.shell = subprocess.Popen(["unshare", "-m", *["-n"] * self.own_net, "--propagation", "private", "bash",
+                                       self.dir / "init.sh", self.dir, "net" if self.own_net else ""],
                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                       text=True, start_new_session=True)
         line = self.shell.stdout.readline()
@@ -217,9 +225,15 @@ class Podman:
             raise AssertionError(f"no namespace for podman: {line}")
         return self
 
+    def inside(self, *argv, host_net=False):
+        """Any program, seeing this podman. host_net: with the machine's network, for fetching packages."""
+        net = ["-n"] * (self.own_net and not host_net)
+        return ["nsenter", "-t", str(self.shell.pid), "-m", *net, "-r", f"-w{Path.cwd()}", "--", "env",
+                f"CONTAINERS_CONF={self.dir}/containers.conf", f"CONTAINERS_STORAGE_CONF={self.dir}/storage.conf",
+                *map(str, argv)]
+
     def argv(self, *argv):
-        return ["nsenter", "-t", str(self.shell.pid), "-m", "-r", "--", "env", f"CONTAINERS_CONF={self.dir}/containers.conf",
-                f"CONTAINERS_STORAGE_CONF={self.dir}/storage.conf", "podman", *map(str, argv)]
+        return self.inside("podman", *argv)
 
     def run(self, *argv, check=True, timeout=60, input=None):
         done = subprocess.run(self.argv(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

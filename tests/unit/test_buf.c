@@ -100,6 +100,25 @@ static void test_trim_only_when_empty(void **state)
 	buf_fini(&b);
 }
 
+static void test_fit_keeps_the_content(void **state)
+{
+	struct buf b;
+	(void)state;
+	buf_init(&b, 10000);
+	buf_fit(&b);
+	assert_null(b.data);
+	for (int i = 0; i < 500; i++)
+		assert_ok(buf_append_str(&b, "0123456789"));
+	buf_clear(&b);
+	assert_ok(buf_append_str(&b, "short"));
+	buf_fit(&b);
+	assert_int_equal(b.cap, 5);
+	assert_string_equal(b.data, "short");
+	assert_ok(buf_append_str(&b, " and on"));
+	assert_string_equal(b.data, "short and on");
+	buf_fini(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -109,6 +128,7 @@ int main(void)
 	    cmocka_unit_test(test_reserve_commit),
 	    cmocka_unit_test(test_wipe_clears_all_of_it),
 	    cmocka_unit_test(test_trim_only_when_empty),
+	    cmocka_unit_test(test_fit_keeps_the_content),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,9 @@
 
 #include <jansson.h>
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "base/log_limit.h"
 #include "base/utf8.h"
 
 static char line[16384];
@@ -152,6 +154,32 @@ static void test_text_line(void **state)
 			    " error cannot bind event=bind_failed error=\"Address in use\"\n");
 }
 
+static void test_text_of_others_obeys_no_terminal(void **state)
+{
+	char text[] = "a\x1b[2J\xc2\x9b"
+		      "b\x7f\xff\xc3\xa9\xe2\x82\xac\xc2";
+	(void)state;
+	log_setup(false, LOG_LEVEL_INFO);
+	catch_begin();
+	LOG_ERROR(FIELDS(.event = "x"), "%s", text);
+	catch_end();
+	assert_non_null(strstr(line, "a\\u001b[2J\\u009bb\\u007f\xef\xbf\xbd\xc3\xa9"));
+	utf8_blank_controls(text);
+	assert_string_equal(text, "a?[2J??b??\xc3\xa9\xe2\x82\xac?");
+}
+
+static void test_limit_counts_what_it_leaves_out(void **state)
+{
+	struct log_limit l = {0};
+	(void)state;
+	for (int i = 0; i < 10; i++)
+		assert_int_equal(log_limit_pass(&l, 3), i < 3 ? 0 : -1);
+	clock_test_shift(0, 61000);
+	assert_int_equal(log_limit_pass(&l, 3), 7);
+	assert_int_equal(log_limit_pass(&l, 3), 0);
+	clock_test_shift(0, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -161,6 +189,8 @@ int main(void)
 	    cmocka_unit_test(test_cut_keeps_utf8_whole),
 	    cmocka_unit_test(test_levels),
 	    cmocka_unit_test(test_text_line),
+	    cmocka_unit_test(test_text_of_others_obeys_no_terminal),
+	    cmocka_unit_test(test_limit_counts_what_it_leaves_out),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

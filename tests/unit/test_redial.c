@@ -103,6 +103,27 @@ static void test_redial_ended_close_codes(void **state)
 	}
 }
 
+static void test_redial_ended_always_draining_backs_off(void **state)
+{
+	struct redial l = make("wss://a/");
+	int64_t last = 0, slowest = 0;
+	int k;
+
+	(void)state;
+	for (k = 0; k < 200; k++) {
+		last = pause_after(&l, end_of(REDIAL_CLOSE, 1001));
+		assert_true(k >= 10 || last <= 5000);
+		slowest = last > slowest ? last : slowest;
+	}
+	assert_true(slowest > 30000 && slowest <= 60000);
+	l.current = 0; /* a connection that lasted: all is forgotten */
+	redial_ended(
+	    &l, &(struct redial_end){.cause = REDIAL_CLOSE, .code = 1001, .retry_after_ms = -1},
+	    120000, 1000);
+	assert_true(l.backend[0].not_before_ms - 1000 <= 5000);
+	redial_fini(&l);
+}
+
 static void test_redial_ended_honours_retry_after(void **state)
 {
 	struct redial_end e = end_of(REDIAL_HTTP, 503);
@@ -210,6 +231,7 @@ int main(void)
 	    cmocka_unit_test(test_redial_init_urls),
 	    cmocka_unit_test(test_redial_init_refuses),
 	    cmocka_unit_test(test_redial_ended_close_codes),
+	    cmocka_unit_test(test_redial_ended_always_draining_backs_off),
 	    cmocka_unit_test(test_redial_ended_honours_retry_after),
 	    cmocka_unit_test(test_redial_next_uses_the_first_healthy_one),
 	    cmocka_unit_test(test_redial_ended_agent_wide),
