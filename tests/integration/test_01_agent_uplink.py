@@ -109,6 +109,8 @@ def test_connects_with_hmac_and_says_hello(bridge, start, tmp):
     assert b.conns[0].frames[0]["type"] == "HELLO", "nothing is sent before HELLO_ACK"
     t = b.wait_frame("TELEMETRY")
     assert t["seq"] == 1 and t["metrics"]["helper"] == "down" and 0 <= t["metrics"]["mem_pct"] <= 100
+    assert t["metrics"]["services"] == dict.fromkeys(
+        ("docker", "ssh", "nginx", "postgresql", "redis", "openvpn", "fwknop"), "unknown"), "nobody to ask: no guess"
     later = b.wait_frame("TELEMETRY", n=3)
     assert later["seq"] == 3 and later["boot_id"] == t["boot_id"] and 0 <= later["metrics"]["cpu_pct"] <= 100
 
@@ -394,6 +396,15 @@ def test_connect_proxy_from_the_environment(bridge, start, tmp, pki, bare):
     assert seen[0].startswith(f"CONNECT localhost:{b.port} HTTP/1.1")
     assert "X-Agent" not in seen[0]
     assert p.alive
+
+
+def test_connect_proxy_with_a_password_to_an_ipv6_address(bridge, start, tmp, pki, bare):
+    b, seen = bridge(ssl=server_context(pki), host="::1"), []
+    proxy = bare(connect_proxy(seen, auth="basic dTpzM2NyZXQ="))
+    p = start("gateway-agent", env=tls_env(tmp, pki, b.port, host="[::1]", https_proxy=f"http://u:s3cret@127.0.0.1:{proxy.port}"))
+    b.wait_frame("TELEMETRY")
+    assert seen[0].startswith(f"CONNECT [::1]:{b.port} HTTP/1.1")
+    assert "s3cret" not in p.text
 
 
 def test_no_proxy_goes_direct_and_dead_proxy_is_not_skipped(bridge, start, tmp, pki):

@@ -57,6 +57,25 @@ def test_new_certificate_is_taken_by_itself(bridge, start, tmp, pki):
     assert serial != b.conns[0].ws.transport.get_extra_info("peercert")["serialNumber"]
 
 
+@pytest.mark.parametrize("days,warned", [(31, False), (30, True), (-1, True)])
+def test_expiry_is_warned_of_30_days_ahead(bridge, start, tmp, pki, days, warned):
+    """Log, telemetry and metric. (A certificate of 30 days has less than 30 left.)"""
+    b, port = bridge(), viwtest.free_port()
+    cert, key = pki.agent("gw-1", days=days)
+    p = start("gateway-agent", env=peers.agent_env(
+        tmp, f"ws://127.0.0.1:{b.port}/agent/ws", VIW_AGENT_CERT_PATH=cert, VIW_AGENT_KEY_PATH=key,
+        VIW_AGENT_FEATURE_INBOUND_HTTP="true", VIW_AGENT_BIND_ADDRESS=f"127.0.0.1:{port}"))
+    left = b.wait_frame("TELEMETRY")["metrics"]["cert_days_left"]["client"]
+    assert left in (days - 1, days)
+    assert f'viw_agent_cert_days_left{{which="client"}} {left}' in call(port, "/metrics")[1]
+    lines = p.find_logs("cert_expiry")
+    assert bool(lines) == warned
+    if warned:
+        assert lines[0]["setting"] == "VIW_AGENT_CERT_PATH" and lines[0]["count"] == left
+        assert ("has expired" if days < 0 else "expires soon") in lines[0]["msg"]
+    assert len(lines) <= 1, "once a day"
+
+
 def test_sighup_reloads_settings_from_the_file(bridge, start, tmp, pki):
     b, b2 = bridge(), bridge()
     env = peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws")
