@@ -39,8 +39,8 @@ images_build() {
 	done
 }
 
-# images [--prebuilt] [target…]. --prebuilt takes build/release/bin instead of compiling in a container:
-# right where this machine runs the same Debian as the base image.
+# images [--prebuilt] [target…]. --prebuilt takes build/release/bin (./viw build) as it is, instead of compiling
+# in a container: right where this machine runs the same Debian as the base image.
 images_main() {
 	local prebuilt='' targets=() began=$SECONDS
 	while [ $# -gt 0 ]; do
@@ -60,8 +60,7 @@ images_main() {
 	IMAGES_LOG=$IMAGES_WORK/log
 	trap 'rm -rf "$IMAGES_WORK"' EXIT
 	if [ -n "$prebuilt" ]; then
-		packages_need build
-		build_preset release
+		[ -x build/release/bin/agent-bridge ] || die "nothing is built yet: ./viw build"
 		local bin=$IMAGES_WORK/tree/src/build/release/bin
 		install -d "$bin"
 		install -s build/release/bin/* "$bin/"

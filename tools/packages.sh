@@ -37,6 +37,7 @@ test|python3-yaml|reads compose files and manifests
 test|python3-jsonschema|checks frames against the generated schema
 test|openssl|makes test certificates, TLS client
 test|nginx|terminates mTLS in front of the bridge in tests
+test|libnginx-mod-stream|passes TLS through to bridges in tests
 test|systemd|checks the shipped units
 test|prometheus|promtool checks /metrics and alert rules
 test|iproute2|brings loopback up in test namespaces

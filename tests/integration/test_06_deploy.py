@@ -131,6 +131,50 @@ def test_an_agent_connects_through_the_shipped_nginx_site(start, redis, pki, tmp
                f"https://localhost:{port}/internal/agent/agents").stdout == "404"
 
 
+def test_agents_reach_two_bridges_through_the_shipped_passthrough(start, redis, pki, tmp, connect):
+    """nginx's stream module forwards bytes: the bridge itself checks the certificate; when one bridge
+    stops, the agent is let in by the other."""
+    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+    if not module.exists():
+        pytest.skip("needs libnginx-mod-stream")
+    secret, port = "through-secret-0123456789abcdef", viwtest.free_port()
+    ports = [viwtest.free_port(), viwtest.free_port()]
+    bridges = [start("agent-bridge", env={
+        "AGENT_BRIDGE_ID": f"b{n}", "AGENT_BRIDGE_BIND": f"127.0.0.1:{p}", "AGENT_BRIDGE_REDIS_URL": redis.url,
+        "AGENT_BRIDGE_SHARED_SECRET": secret, "AGENT_BRIDGE_DRAIN_S": "1", "AGENT_BRIDGE_TLS_CERT": pki.server[0],
+        "AGENT_BRIDGE_TLS_KEY": pki.server[1], "AGENT_BRIDGE_TLS_CLIENT_CA": pki.path("client_ca.pem"),
+        "AGENT_BRIDGE_TLS_CRL": pki.crl, "AGENT_BRIDGE_INTERNAL_BIND": f"127.0.0.1:{viwtest.free_port()}"})
+        for n, p in enumerate(ports)]
+    site = (ROOT / "compose/nginx/passthrough.conf").read_text()
+    for old, new in (("10.0.0.5:8082", f"127.0.0.1:{ports[0]}"), ("10.0.0.6:8082", f"127.0.0.1:{ports[1]}"),
+                     ("listen 443;", f"listen 127.0.0.1:{port};")):
+        assert old in site, old
+        site = site.replace(old, new)
+    conf = tmp / "nginx.conf"
+    conf.write_text(f"load_module {module}; daemon off; user nobody nogroup; pid {tmp}/pid; error_log stderr info;\n"
+                    f"worker_processes 1; events {{ worker_connections 256; }}\n{site}")
+    checked = run("nginx", "-t", "-e", "stderr", "-c", conf)
+    assert checked.returncode == 0, checked.stderr
+    start("/usr/sbin/nginx", args=["-e", "stderr", "-c", conf])
+    cert = pki.agent("gw-1")
+
+    def in_by():
+        try:
+            ws = connect(f"wss://localhost:{port}/agent/ws", headers=viwtest.handshake_headers("gw-1", secret),
+                         ssl=pki.client_context(*cert))
+            ws.hello("gw-1")
+        except Exception:  # not up yet, or gone in the middle
+            return None
+        return redis.client.hget("viw.owner", "gw-1").split("|")[0]
+    first = viwtest.wait_for(in_by, 20, "let in")
+    for refused in (pki.client_context(), pki.client_context(*pki.rogue("gw-1"))):
+        with pytest.raises(Exception) as e:
+            connect(f"wss://localhost:{port}/agent/ws", headers=viwtest.handshake_headers("gw-1", secret), ssl=refused)
+        assert "Status" not in type(e.value).__name__, "refused in the TLS handshake, not by HTTP"
+    bridges[int(first[1])].stop()
+    assert viwtest.wait_for(in_by, 20, "let in by the other") == f"b{1 - int(first[1])}"
+
+
 def test_kubernetes_manifests_hold_what_production_needs():
     import yaml
     docs = [d for f in sorted((ROOT / "compose/kubernetes").glob("*.yaml")) for d in yaml.safe_load_all(f.read_text())]
