@@ -221,7 +221,7 @@ def test_bridge_and_writers_join_a_backends_own_compose_project(engine, compose_
     (compose_dir / "backend.yml").write_text(BACKEND)
     (compose_dir / "sandbox.yml").write_text(SANDBOX)
     sock = compose_dir.parent / "docker.sock"
-    service = start("nsenter", args=p.inside("env", "DISABLE_HC_SYSTEMD=true", "podman", "system", "service", "--time=0",
+    service = start("/usr/bin/nsenter", args=p.inside("env", "DISABLE_HC_SYSTEMD=true", "podman", "system", "service", "--time=0",
                                              f"unix://{sock}")[1:])
     wait_for(sock.exists, 10, "podman's Docker API")
 
