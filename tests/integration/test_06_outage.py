@@ -8,7 +8,7 @@ import pytest
 
 import viwtest
 import writers
-from viwtest import ROOT, wait_for
+from viwtest import wait_for
 
 LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 STEPS, STEP_S = 240, 15
@@ -36,22 +36,13 @@ class Clock:
         return datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=self.ahead_s)
 
 
-def plain_build():
-    """libfaketime and AddressSanitizer wait for each other for ever."""
-    for preset in ("release", "clang", "chaos"):
-        path = ROOT / "build" / preset / "bin"
-        if (path / "results-writer").exists() and (path / "agent-bridge").exists():
-            return path
-    return None
-
-
 @pytest.fixture
 def world(tmp, monkeypatch):
     if not Path(LIBFAKETIME).exists():
         pytest.skip("libfaketime is not installed")
-    bin = plain_build()
+    bin = viwtest.plain_build()
     if bin is None:
-        pytest.skip("no build without AddressSanitizer: ./viw build release")
+        pytest.skip("no build without AddressSanitizer, which libfaketime waits for for ever: ./viw build release")
     monkeypatch.setattr(viwtest, "BIN", bin)
     clock = Clock(tmp)
     redis = viwtest.RedisServer(tmp, env=clock.env)

@@ -28,6 +28,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("VIW_BIN", ROOT / "build" / "dev" / "bin")).resolve()
 
+
+def plain_build():
+    """A folder of programs without AddressSanitizer, for what cannot be had with it; None: not built."""
+    for preset in ("release", "clang", "chaos"):
+        path = ROOT / "build" / preset / "bin"
+        if (path / "results-writer").exists() and (path / "agent-bridge").exists():
+            return path
+    return None
+
+
 # ---------------------------------------------------------------- waiting
 
 
