@@ -90,7 +90,7 @@ void command_parse(const struct stream_entry *e, char *const *allowed, size_t al
 	int64_t entry_ms = 0;
 
 	memset(ret, 0, sizeof(*ret));
-	if (stream_id_ms(e->id, &entry_ms) < 0 || !ident_is_correlation_id(cid.p, cid.n)) {
+	if (stream_entry_ms(e->id, &entry_ms) < 0 || !ident_is_correlation_id(cid.p, cid.n)) {
 		ret->kind = COMMAND_DROP;
 		ret->code = "bad_correlation_id";
 		ret->reason = "correlation_id is missing or malformed";

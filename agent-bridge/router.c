@@ -395,7 +395,7 @@ static void route_answered(struct router *r, const struct redis_reply *reply)
 		if (r->dispatch &&
 		    span_eq(redis_str(redis_at(reply, 2 * i + 1)), store_bridge_id(r->store)))
 			dispatch_poke(r->dispatch, c->agent);
-		if (c->kind == COMMAND_RUN && stream_id_ms(span_of(r->batch_id[i]), &ms) == 0 &&
+		if (c->kind == COMMAND_RUN && stream_entry_ms(span_of(r->batch_id[i]), &ms) == 0 &&
 		    c->expires_at_ms - ms < soonest)
 			soonest = c->expires_at_ms - ms;
 	}

@@ -247,7 +247,7 @@ const char *commands_stage_ledger(struct commands *c, const struct stream_entry 
 
 	if (!id.p || !ident_is_correlation_id(id.p, id.n))
 		return "bad_correlation_id";
-	if (stream_id_ms(e->id, &at_ms) < 0)
+	if (stream_entry_ms(e->id, &at_ms) < 0)
 		return "bad_entry_id";
 	/* A cancel asks something of a command; the command's own entry makes its row. */
 	if (span_eq(op, "cancel"))
@@ -278,7 +278,7 @@ const char *commands_stage_event(struct commands *c, const struct stream_entry *
 		return "bad_correlation_id";
 	if (!agent.p || !ident_is_agent_id(agent.p, agent.n))
 		return "bad_agent_id";
-	if (stream_id_ms(e->id, &entry_ms) < 0)
+	if (stream_entry_ms(e->id, &entry_ms) < 0)
 		return "bad_entry_id";
 	bool offered = span_eq(event, "offered");
 	if (!offered && !span_eq(event, "accepted"))

@@ -41,7 +41,7 @@ const char *origin_parse(const struct stream_entry *e, struct origin *ret)
 		return "bad_field";
 	if (!origin_int(stream_field(e, "epoch"), &o.epoch) || o.epoch < 0)
 		return "bad_epoch";
-	if (stream_id_ms(e->id, &o.entry_ms) < 0)
+	if (stream_entry_ms(e->id, &o.entry_ms) < 0)
 		return "bad_entry_id";
 	if (!origin_time(stream_field(e, "received_at"), &o.received_ms) ||
 	    o.received_ms > o.entry_ms + DAY_MS || o.received_ms < o.entry_ms - DAY_MS)

@@ -161,7 +161,7 @@ const char *commands_stage_result(struct commands *c, const struct stream_entry 
 
 	if (!id.p || !ident_is_correlation_id(id.p, id.n))
 		return "bad_correlation_id";
-	if (stream_id_ms(e->id, &entry_ms) < 0)
+	if (stream_entry_ms(e->id, &entry_ms) < 0)
 		return "bad_entry_id";
 	if (agent.n && !ident_is_agent_id(agent.p, agent.n))
 		return "bad_agent_id";

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 int stream_entry_parse(const struct redis_reply *r, struct stream_entry *ret)
 {
 	const struct redis_reply *fields;
@@ -41,19 +43,33 @@ const struct redis_reply *stream_read_entries(const struct redis_reply *r)
 
 int stream_id_ms(struct span id, int64_t *ret_ms)
 {
-	int64_t v = 0;
+	uint64_t v = 0;
 	size_t i = 0;
 
 	for (; i < id.n && id.p[i] >= '0' && id.p[i] <= '9'; i++) {
-		if (v > (INT64_MAX - 9) / 10)
+		unsigned digit = (unsigned)(id.p[i] - '0');
+
+		if (v > (UINT64_MAX - digit) / 10)
 			return -EINVAL;
-		v = v * 10 + (id.p[i] - '0');
+		v = v * 10 + digit;
 	}
 	if (!i || i + 1 >= id.n || id.p[i] != '-')
 		return -EINVAL;
 	for (size_t k = i + 1; k < id.n; k++)
 		if (id.p[k] < '0' || id.p[k] > '9')
 			return -EINVAL;
-	*ret_ms = v;
+	*ret_ms = v > INT64_MAX ? INT64_MAX : (int64_t)v;
+	return 0;
+}
+
+int stream_entry_ms(struct span id, int64_t *ret_wall_ms)
+{
+	enum { DAY_MS = 86400000 };
+	int64_t ms, now_ms = clock_wall_ms();
+	int r = stream_id_ms(id, &ms);
+
+	if (r < 0)
+		return r;
+	*ret_wall_ms = ms - DAY_MS > now_ms ? now_ms : ms;
 	return 0;
 }

@@ -671,6 +671,12 @@ static void test_streams(void **state)
 	assert_int_equal(stream_id_ms(SPAN("-1"), &ms), -EINVAL);
 	assert_int_equal(stream_id_ms(SPAN("99999999999999999999-1"), &ms), -EINVAL);
 	assert_int_equal(stream_id_ms(SPAN("12-x"), &ms), -EINVAL);
+	assert_int_equal(stream_id_ms(SPAN("18446744073709551615-1"), &ms), 0);
+	assert_true(ms == INT64_MAX);
+	assert_int_equal(stream_entry_ms(SPAN("1700000000123-0"), &ms), 0);
+	assert_int_equal(ms, 1700000000123);
+	assert_int_equal(stream_entry_ms(SPAN("18446744073709551615-1"), &ms), 0);
+	assert_in_range(ms, 1700000000123, 253402300799999);
 	redis_sync_free(s);
 }
 
