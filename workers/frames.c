@@ -12,12 +12,13 @@ enum {
 	MINUTE_MS = 60000,
 	DAY_MS = 86400000,
 	AHEAD_MS = 300000, /* a frame this far ahead of its receipt has a wrong clock */
+	BEHIND_DAYS = 31,  /* so has one this far behind; and no agent keeps one as long */
 };
 
 struct frame_row {
 	struct origin o;
 	int64_t seq, ts_ms;
-	int64_t bucket_ms; /* start of its minute; -1: older than retention */
+	int64_t bucket_ms; /* start of its minute; -1: too old to count */
 	int64_t sample;	   /* its number in that minute */
 	double figure[FIGURES];
 	int64_t containers; /* -1: none */
@@ -97,7 +98,8 @@ static const struct pg_stmt read_seen = {
 
 int frames_init(struct frames *f, int64_t retention_days)
 {
-	*f = (struct frames){.retention_ms = retention_days * DAY_MS};
+	*f = (struct frames){
+	    .late_ms = (retention_days < BEHIND_DAYS ? retention_days : BEHIND_DAYS) * DAY_MS};
 	arena_init(&f->arena);
 	int r = wire_decoder_new(WIRE_MAX_FRAME_BYTES_DEFAULT, &f->decoder);
 	if (r == 0)
@@ -187,8 +189,7 @@ static void row_place(struct frames *f, struct frame_row *x)
 	x->bucket_ms = floor_to(at_ms, MINUTE_MS);
 	x->sample =
 	    (int64_t)(((uint64_t)x->seq << 16 | (uint64_t)(at_ms - x->bucket_ms)) & INT64_MAX);
-	if (at_ms < x->o.received_ms - f->retention_ms ||
-	    at_ms < clock_wall_ms() - f->retention_ms) {
+	if (at_ms < x->o.received_ms - f->late_ms || at_ms < clock_wall_ms() - f->late_ms) {
 		x->bucket_ms = -1;
 		f->old_metrics++;
 		return;

@@ -33,7 +33,7 @@ struct frames {
 	struct frame_group *group;
 	size_t groups, group_cap;
 	bool folded;
-	int64_t retention_ms;
+	int64_t late_ms;
 	struct arena arena;
 	struct wire_decoder *decoder;
 	struct columns status, metrics, keys;

@@ -84,6 +84,27 @@ def test_malformed_commands_that_redis_lost_are_rejected_and_never_run(redis, pg
     assert agent.expect("COMMAND", timeout=10)["correlation_id"] == "c-good"  # and nothing before it
 
 
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("entry_ms", ["9000000000000000000", "18446744073709551000"])
+def test_an_entry_id_from_the_far_future_stops_nobody(redis, pg, start, connect, entry_ms):
+    """Whoever may XADD may choose the id, and Redis counts on from the highest: all that follow have it too."""
+    c = redis.client
+    w = start_writer(start, "results", redis, pg.uri)
+    b = Bridge(start, redis, connect)
+    agent = b.agent("gw-1", journal_id="j1")
+    c.xadd("viw.commands", {"correlation_id": "c-0", "agent_id": "gw-1", "command": "ECHO"}, id=f"{entry_ms}-1")
+    add_command(c, "c-1", ttl_s=100)
+    add_command(c, "c-off", agent="gw-off", ttl_s=1)
+    for cid in ("c-0", "c-1"):
+        assert agent.expect("COMMAND", timeout=10)["correlation_id"] == cid
+        agent.send(writers.result(cid, rc=0))
+        pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = %s AND status = 'done'", cid)
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-off' AND status = 'expired'")
+    rows = pg.query("SELECT expires_at - now() < interval '101 s' AND queued_at <= now() AS sane FROM agent_commands")
+    assert [r["sane"] for r in rows] == [True] * 3
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}] and w.proc.alive
+
+
 def test_frames_no_row_can_hold_cost_no_transaction(redis, pg, start):
     """A flood of them from one agent must not make the writer search each batch for the bad row."""
     c = redis.client
@@ -126,6 +147,21 @@ def test_deep_wide_and_odd_frames_are_stored_or_refused_whole(redis, pg, start):
     assert stored | refused == set(odd) | {"times"} and {"tiny", "huge", "names", "wide", "long", "deep"} <= stored
     assert pg.query("SELECT cpu_max FROM os_gateway_metrics WHERE agent_id = 'huge'") == [
         {"cpu_max": 1.7976931348623157e308}]
+
+
+def test_frames_of_years_ago_cost_nothing(redis, pg, start):
+    """A retention of ten years must not let a wrong clock make thousands of days."""
+    c = redis.client
+    for year in range(2017, 2026):
+        add_telemetry(c, f"gw-{year}", ts=f"{year}-07-01T00:00:00Z", cpu_pct=1)
+    add_telemetry(c, "gw-now", cpu_pct=1)
+    w = start_writer(start, "telemetry", redis, pg.uri, RETENTION_DAYS=3650)
+    wait_drained(c, "telemetry")
+    assert pg.query("SELECT agent_id FROM os_gateway_metrics") == [{"agent_id": "gw-now"}]
+    assert pg.query("SELECT count(*) AS n FROM os_gateway_status") == [{"n": 10}]
+    assert pg.query("SELECT count(*) AS n FROM viw_partition_days")[0]["n"] < 20
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+    assert w.metric("viw_frames_skipped_total", reason="seen_or_past_retention") == 9
 
 
 def test_heavy_entries_after_light_ones_keep_memory_flat(redis, pg, start):
