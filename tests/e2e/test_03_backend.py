@@ -1,6 +1,12 @@
 """The examples of docs/backend.md, as they stand."""
+import json
+import os
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
+import pytest
 import viwtest
 
 PAGE = (viwtest.ROOT / "docs" / "backend.md").read_text()
@@ -42,3 +48,54 @@ def test_the_sql_examples_run_and_find_rows(chain, connect):
             cur.execute(statement)
             assert cur.fetchall(), statement
     conn.close()
+
+
+def node_modules():
+    """Where redis and pg of Node are: Debian's node-redis and node-pg, or .cache/node of this tree
+    (npm install --prefix .cache/node redis@4 pg@8)."""
+    for place in (viwtest.ROOT / ".cache" / "node" / "node_modules", Path("/usr/share/nodejs")):
+        if (place / "redis").exists() and (place / "pg").exists():
+            return place
+
+
+@pytest.mark.skipif(not shutil.which("node") or not node_modules(), reason="needs node with redis and pg")
+def test_the_node_example_sends_and_waits(chain, connect):
+    chain.pg.query("DO $$ BEGIN CREATE ROLE backend_example LOGIN IN ROLE viw_reader; "
+                   "EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    ws = connect(chain.ws_url, headers=chain.headers("gw-1"))
+    ws.hello("gw-1")
+    script = re.search(r"```js\n(.*?)```", PAGE, re.S)[1] + """
+(async () => {
+  const to = await open(process.env.REDIS_URL, process.env.DATABASE_URL);
+  const id = await send(to, 'gw-1', 'ECHO', { message: 'hi' }, 'admin-7');
+  console.log(id);
+  console.log(JSON.stringify([await wait(to, id, 10000), await wait(to, 'no-such-id', 200)]));
+  await Promise.all([to.queue.quit(), to.rows.end()]);
+})();
+"""
+    env = {"PATH": os.environ["PATH"], "NODE_PATH": str(node_modules()), "REDIS_URL": chain.redis.url,
+           "DATABASE_URL": chain.pg.server.tcp_uri(chain.pg.name, "backend_example")}
+    node = subprocess.Popen(["node", "-e", script], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        command = ws.expect("COMMAND")
+        assert command["issued_by"] == "admin-7" and command["args"] == {"message": "hi"}
+        ws.send({"type": "RESULT", "agent_id": "gw-1", "correlation_id": command["correlation_id"], "status": "success",
+                 "rc": 0, "stdout": "hi"})
+        out, _ = node.communicate(timeout=20)
+    finally:
+        node.kill()
+        node.wait()
+    lines = out.splitlines()
+    assert node.returncode == 0 and lines[0] == command["correlation_id"], out
+    row, none = json.loads(lines[1])
+    assert (row["status"], row["rc"], row["stdout_redacted"], none) == ("done", 0, "hi", None)
+
+
+GOFMT = shutil.which("gofmt") or next(map(str, Path("/usr/lib").glob("go-*/bin/gofmt")), None)
+
+
+@pytest.mark.skipif(not GOFMT, reason="needs gofmt")
+def test_the_go_example_parses_and_is_formatted():
+    source = re.search(r"```go\n(.*?)```", PAGE, re.S)[1]
+    done = subprocess.run([GOFMT, "-d"], input=source, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0 and not done.stdout, done.stdout
