@@ -188,6 +188,8 @@ static int put_install(const struct enroll_options *o, const char *dir)
 	    "# Run as root on the site, in this folder: puts the files where the units look for "
 	    "them.\n"
 	    "set -eu\n"
+	    "id viworks-agent >/dev/null || { echo 'first install viworks-gateway-agent and "
+	    "viworks-host-helper' >&2; exit 1; }\n"
 	    "cd \"$(dirname \"$0\")\"\n"
 	    "d=" TARGET_DIR "\n"
 	    "install -d -m 0755 \"$d\"\n"
@@ -198,7 +200,11 @@ static int put_install(const struct enroll_options *o, const char *dir)
 	    "install -m 0400 -o root -g root host_helper.secret \"$d/host_helper.secret\"\n"
 	    "install -m 0400 -o viworks-agent -g viworks host_helper.secret "
 	    "\"$d/agent_helper.secret\"\n"
-	    "systemctl enable --now viworks-host-helper.socket viworks-gateway-agent.service\n";
+	    "systemctl enable viworks-gateway-agent.service\n"
+	    "systemctl enable --now viworks-host-helper.socket\n"
+	    "# Where they ran already they take the new files; commands that run go on.\n"
+	    "systemctl try-restart viworks-host-helper.service\n"
+	    "systemctl restart viworks-gateway-agent.service\n";
 	(void)o;
 	return put(dir, "install.sh", script, sizeof script - 1, 0755);
 }
