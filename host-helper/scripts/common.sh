@@ -30,6 +30,23 @@ write_file() {
 	mv -f -- "$tmp" "$1"
 }
 
+# Files made here begin with this line; others, an operator's, are never replaced or removed.
+MADE="# made by viworks"
+
+ours() {
+	local first=
+	[ ! -f "$1" ] || read -r first <"$1" || true
+	[ "$first" = "$MADE" ]
+}
+
+# keep_others PATH…: ends unless each is absent or ours.
+keep_others() {
+	local f
+	for f in "$@"; do
+		[ ! -e "$f" ] || ours "$f" || fail "$f is not made by viworks; it is left as it is" 17
+	done
+}
+
 # One at a time over files that several verbs share. The lock goes with the process.
 lock() {
 	exec 9>"$1.lock"
@@ -47,7 +64,9 @@ hash_password() {
 # fwknop_stanza USER SOURCE TIMEOUT KEY HMAC_KEY: one access stanza, keys by standard input only.
 fwknop_stanza() {
 	mkdir -p "$FWKNOP_DIR"
+	keep_others "$FWKNOP_DIR/$1.conf"
 	{
+		echo "$MADE"
 		echo "SOURCE $2"
 		echo "REQUIRE_USERNAME $1"
 		echo "FW_ACCESS_TIMEOUT $3"

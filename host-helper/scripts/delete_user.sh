@@ -10,8 +10,15 @@ if grep -q "^${user//./\\.}:[^:]*:[0-9]*:[0-9]*:viworks panel:" "$ROOT/etc/passw
 	userdel "${args[@]}" -- "$user"
 	found=1
 fi
-for f in "$OPENVPN_DIR/users/$user" "$OPENVPN_DIR/ccd/$user" "$FWKNOP_DIR/$user.conf"; do
-	[ ! -e "$f" ] || { rm -f -- "$f"; found=1; }
+if [ -e "$OPENVPN_DIR/users/$user" ]; then
+	rm -f -- "$OPENVPN_DIR/users/$user"
+	found=1
+fi
+for f in "$OPENVPN_DIR/ccd/$user" "$FWKNOP_DIR/$user.conf"; do
+	if ours "$f"; then
+		rm -f -- "$f"
+		found=1
+	fi
 done
 [ -z "$FWKNOP_RELOAD" ] || $FWKNOP_RELOAD
 [ $found = 1 ] || fail "no user $user" 2

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "verbs/verbs_private.h"
 
@@ -239,6 +240,17 @@ static void param_default(struct param_ctx *x, const char *name)
 		fault(x->c, key, "must be %s", s ? why : "a string, whole number or boolean");
 }
 
+/* The helper sets VIW_<NAME> of these itself; the run's id marks its processes. */
+static bool is_helpers_own(const char *name)
+{
+	static const char *const own[] = {"run_id", "correlation_id", "agent_id"};
+
+	for (size_t i = 0; i < ARRAY_LEN(own); i++)
+		if (strcasecmp(name, own[i]) == 0)
+			return true;
+	return false;
+}
+
 static void take_param(struct ctx *c, struct verb_param *p, const char *name, json_t *j)
 {
 	struct param_ctx x = {.c = c, .p = p};
@@ -260,6 +272,9 @@ static void take_param(struct ctx *c, struct verb_param *p, const char *name, js
 		else
 			param_rows[i].take(&x, v);
 	}
+	snprintf(key, sizeof key, "params.%s", name);
+	if (p->via == PARAM_VIA_ENV && is_helpers_own(name))
+		fault(c, key, "is a variable the helper sets itself; choose another name");
 	snprintf(key, sizeof key, "params.%s.type", name);
 	if (p->type == PARAM_TYPES) {
 		if (!json_object_get(j, "type"))

@@ -311,12 +311,14 @@ def test_what_a_script_inherits(helper):
     helper.verb("self", r"""ls -l /proc/self/fd | sed -n 's/.* \([0-9]*\) -> .*/\1/p' | sort -n | tr '\n' ' '; echo
 env | sort | sed 's/=.*//' | tr '\n' ' '; echo
 pwd; umask; grep -E '^(SigBlk|SigIgn|SigCgt|NoNewPrivs|Seccomp):' /proc/self/status | awk '{print $1 $2}' | tr '\n' ' '; echo
-ulimit -c; [ "$(ps -o sid= -p $$ | tr -d ' ')" = $$ ] && echo own session""")
+ulimit -c; ulimit -n; ulimit -f; ulimit -s; ulimit -l; [ "$(ps -o sid= -p $$ | tr -d ' ')" = $$ ] && echo own session""")
     reload(helper)
-    fds, env, cwd, umask, status, core, session = helper.run("self")["stdout"].splitlines()
+    fds, env, cwd, umask, status, core, files, size, stack, locked, session = helper.run("self")["stdout"].splitlines()
     assert fds.split() == ["0", "1", "2", "3"]  # 3 is ls's own, of the folder it lists
     assert set(env.split()) == {"HOME", "LANG", "PATH", "PWD", "SHLVL", "VIW_AGENT_ID", "VIW_CORRELATION_ID", "VIW_RUN_ID", "_"}
     assert (cwd, umask, core, session) == ("/", "0077", "0", "own session")
+    # open files, file size and locked memory in KiB, stack
+    assert (files, size, stack, locked) == ("1024", str(1 << 20), "8192", "8192")
     status = dict(part.split(":") for part in status.split())
     assert int(status["SigBlk"], 16) == 0 and int(status["SigIgn"], 16) == 0
     assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"

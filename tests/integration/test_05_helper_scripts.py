@@ -126,11 +126,26 @@ def test_openvpn_user_with_access_stanza(helper, root_dir):
     assert not (root_dir / "fwknop/bob.conf").exists() and not (root_dir / "openvpn/users/bob").exists()
 
 
+def test_files_of_the_operator_are_neither_replaced_nor_removed(helper, root_dir):
+    """OpenVPN reads ccd/DEFAULT for every client, and access.d holds what the operator wrote: a valid user's name is no right to them."""
+    (root_dir / "openvpn/ccd").mkdir(parents=True)
+    theirs = {root_dir / "openvpn/ccd/DEFAULT": "push-reset\n", root_dir / "fwknop/DEFAULT.conf": "SOURCE ANY\n"}
+    for path, text in theirs.items():
+        path.write_text(text)
+    vpn = {"username": "DEFAULT", "userpass": "hunter22", "source_ip": "192.0.2.7"}
+    assert helper.run("create_openvpn_user", vpn)["rc"] == 17
+    assert helper.run("update_fwknop", {"username": "DEFAULT", "source_ip": "192.0.2.7", "key": KEY})["rc"] == 17
+    assert helper.run("delete_user", {"username": "DEFAULT"})["rc"] == 2
+    for path, text in theirs.items():
+        assert path.read_text() == text
+    assert not (root_dir / "openvpn/users/DEFAULT").exists()
+
+
 def test_update_fwknop_replaces_the_stanza(helper, root_dir):
     ok(helper.run("update_fwknop", {"username": "bob", "source_ip": "192.0.2.7", "key": KEY}))
     ok(helper.run("update_fwknop", {"username": "bob", "source_ip": "2001:db8::1", "key": KEY, "timeout": 60}))
     assert (root_dir / "fwknop/bob.conf").read_text() == (
-        f"SOURCE 2001:db8::1\nREQUIRE_USERNAME bob\nFW_ACCESS_TIMEOUT 60\nKEY_BASE64 {KEY}\n")
+        f"# made by viworks\nSOURCE 2001:db8::1\nREQUIRE_USERNAME bob\nFW_ACCESS_TIMEOUT 60\nKEY_BASE64 {KEY}\n")
 
 
 def test_bootstrap_is_made_and_revoked_and_its_code_stays_on_the_host(helper, root_dir):
