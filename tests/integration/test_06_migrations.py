@@ -108,6 +108,41 @@ def test_never_holds_others_up_while_it_waits_for_a_lock(empty, tmp):
     reader.close()
 
 
+def test_new_ones_are_applied_under_a_running_writer(empty, tmp, redis, start):
+    """A database of the version before gets what is new while commands and results keep coming."""
+    import writers
+    old = tmp / "sql"
+    old.mkdir()
+    for path in sorted((ROOT / "sql").glob("000[1-6]_*.sql")):
+        shutil.copy(path, old)
+    assert migrate(empty.uri, "--dir", old)[0] == 0
+    w = writers.start_writer(start, "results", redis, empty.uri)
+    stop, sent = threading.Event(), []
+
+    def feed():
+        while not stop.wait(0.002):
+            cid = f"c-{len(sent)}"
+            writers.add_command(redis.client, cid)
+            writers.add_result(redis.client, cid, rc=0)
+            sent.append(cid)
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        empty.wait_row("SELECT 1 FROM agent_command_results OFFSET 100")
+        code, out = migrate(empty.uri)
+        assert code == 0 and "applied 0007" in out, out
+        n = len(sent)
+        wait_for(lambda: len(sent) > n + 100)
+    finally:
+        stop.set()
+        feeder.join()
+    writers.wait_drained(redis.client, "results")
+    assert empty.query("SELECT count(*) AS n FROM agent_command_results WHERE status = 'done'") == [{"n": len(sent)}]
+    assert empty.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+    assert empty.query("SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
+    assert w.metric("viw_pg_up") == 1
+
+
 def test_errors_hold_no_password(empty):
     code, out = migrate("postgresql://u:s3cret-canary@127.0.0.1:1/x")
     assert code == 69 and "canary" not in out
