@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -197,58 +198,73 @@ def test_the_demo_comes_up_healthy_takes_a_command_and_stops_cleanly(engine):
     assert p.run("volume", "ls", "-q").stdout.split() == []
 
 
+# The backend's own project of docs/deploy-containers.md.
 BACKEND = """
 services:
   redis: {image: viworks/demo-redis, tmpfs: ["/data:mode=1777"]}
-  postgres: {image: viworks/demo-postgres, volumes: ["./secrets:/run/secrets:ro"], tmpfs: ["/data:mode=1777"]}
+  postgres:
+    image: viworks/demo-postgres
+    environment: {PGHOST: /tmp}
+    volumes: ["./pg:/run/secrets:ro"]
+    tmpfs: ["/data:mode=1777"]
 """
 # podman asks for more processes than this machine may grant wherever a file sets ulimits.
 SANDBOX = "services: {agent-bridge: {ulimits: {nproc: 32768}}}\n"
+DOCKER = """#!/bin/bash
+[ "$1" = compose ] || exec {podman} "$@"
+shift
+case ${{COMPOSE_FILE-}} in *agent*) export COMPOSE_FILE=$COMPOSE_FILE:sandbox.yml ;; esac
+DOCKER_HOST=unix://{sock} exec docker-compose "$@" </dev/null
+"""
 
 
 @needs("docker-compose")
 @pytest.mark.timeout(300)
-def test_bridge_and_writers_join_a_backends_own_compose_project(engine, compose_dir, start):
-    """docker-compose 1.29 on podman's Docker API: off without the profile; with it, a command reaches a
-    terminal row through the three."""
-    p = engine
-    folder = compose_dir / "secrets"
-    folder.mkdir(mode=0o711)
-    for name, text in (("shared_secret", "shared-secret-0123456789abcdef"), ("admin_token", "admin-token-0123456789abcdef01"),
-                       ("postgres_password", "pg"), ("database_url", "postgresql://postgres:pg@postgres/viw")):
-        viwtest.write_secret(folder / name, text)
-        os.chown(folder / name, 65534, 65534)
-    (compose_dir / "backend.yml").write_text(BACKEND)
-    (compose_dir / "sandbox.yml").write_text(SANDBOX)
-    sock = compose_dir.parent / "docker.sock"
-    service = start("/usr/bin/nsenter", args=p.inside("env", "DISABLE_HC_SYSTEMD=true", "podman", "system", "service", "--time=0",
-                                             f"unix://{sock}")[1:])
+def test_the_page_brings_bridge_and_writers_beside_a_backend(engine, tmp, start):
+    """docs/deploy-containers.md as it stands, with docker-compose 1.29 on podman's Docker API: off without
+    the profile; with it, a command reaches a terminal row through the three; they stop with 0."""
+    p, sock, home = engine, tmp / "docker.sock", tmp / "shop"
+    (home / "pg").mkdir(parents=True)
+    viwtest.write_secret(home / "pg" / "postgres_password", "pg")
+    os.chown(home / "pg" / "postgres_password", 65534, 65534)
+    (home / "docker-compose.yml").write_text(BACKEND)
+    (home / "sandbox.yml").write_text(SANDBOX)
+    (tmp / "docker").write_text(DOCKER.format(podman=shlex.join(p.inside("podman")), sock=sock))
+    (tmp / "docker").chmod(0o755)
+    service = start("/usr/bin/nsenter", args=p.inside("env", "DISABLE_HC_SYSTEMD=true", "podman", "system", "service",
+                                                      "--time=0", f"unix://{sock}")[1:])
     wait_for(sock.exists, 10, "podman's Docker API")
 
-    def compose(*words, files=("backend.yml", "docker-compose.agent.yml", "sandbox.yml"), check=True):
-        return run("docker-compose", "-p", "shop", *[x for f in files for x in ("-f", compose_dir / f)], *words,
-                   check=check, timeout=120, env={**os.environ, "DOCKER_HOST": f"unix://{sock}"})
+    def sh(text):
+        return run("bash", "-euo", "pipefail", "-c", text, cwd=home, timeout=200, env={
+            **os.environ, "PATH": f"{tmp}:{os.environ['PATH']}", "VIW": str(ROOT), "POSTGRES_PASSWORD": "pg",
+            "COMPOSE_PROJECT_NAME": "shop", "DISABLE_HC_SYSTEMD": "true"}).stdout
 
     def services():
         return {n.split("_")[1] for n in p.run("ps", "--format", "{{.Names}}").stdout.split() if n.startswith("shop_")}
-    compose("up", "-d")
+    sh("docker compose up -d")
+    page = re.findall(r"^```sh run\n(.*?)^```", (ROOT / "docs" / "deploy-containers.md").read_text(), re.M | re.S)
+    files = page[0] + page[1]
+    sh(files + "docker compose up -d")
     assert services() == {"redis", "postgres"}, "the profile is off"
-    psql = ["exec", "shop_postgres_1", "psql", "-X", "-At", "-h", "/tmp", "-U", "postgres"]
-    wait_for(lambda: p.run(*psql, "-c", "CREATE DATABASE viw", check=False).returncode == 0, 30, "PostgreSQL", every=0.2)
-    p.run("run", "--rm", "--network", "shop_default", "-e", "VIW_DATABASE_URL=postgresql://postgres:pg@postgres/viw",
-          "viworks/tools", "viw-migrate")
-    compose("--profile", "agent", "up", "-d")
+    psql = ["exec", "shop_postgres_1", "psql", "-X", "-At", "-U", "postgres"]
+    wait_for(lambda: p.run(*psql, "-c", "", check=False).returncode == 0, 30, "PostgreSQL", every=0.2)
+    said = sh("".join(page))
+    assert re.search(r"^AGENT", said, re.M), said  # the table of viwctl gateways, empty
     trio = {"agent-bridge", "telemetry-writer", "results-writer"}
     assert services() == {"redis", "postgres"} | trio
     for name in sorted(trio):
         wait_for(lambda: p.run("healthcheck", "run", f"shop_{name}_1", check=False).returncode == 0, 30, f"{name} is healthy", every=0.3)
+        inside = p.run("exec", f"shop_{name}_1", "ls", "/run/secrets").stdout.split()
+        assert inside == (["admin_token", "shared_secret"] if name == "agent-bridge" else ["database_url"]), name
     p.run("exec", "shop_redis_1", "redis-cli", "XADD", "viw.commands", "*", "correlation_id", "late", "agent_id", "nobody",
           "command", "ECHO", "ttl_s", "1")
     wait_for(lambda: p.run(*psql, "-d", "viw", "-c", "SELECT status FROM agent_command_results WHERE correlation_id = 'late'").stdout
              == "expired\n", 30, "the command's row", every=0.3)
-    compose("--profile", "agent", "stop", "-t", "40")
+    more = "export COMPOSE_FILE=docker-compose.yml:docker-compose.agent.yml\n"
+    sh(more + "docker compose --profile agent stop -t 40")
     for name in sorted(trio):
         assert p.run("inspect", "--format", "{{.State.ExitCode}}", f"shop_{name}_1").stdout == "0\n", name
-    compose("--profile", "agent", "down", "-v", "-t", "10")
+    sh(more + "docker compose --profile agent down -v -t 10")
     assert p.run("ps", "-aq").stdout.split() == []
     service.stop()

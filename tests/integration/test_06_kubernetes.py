@@ -5,6 +5,7 @@ the schemas, so nothing else is fetched and no cluster is asked."""
 import copy
 import fcntl
 import json
+import re
 import shutil
 import subprocess
 
@@ -78,6 +79,24 @@ def test_what_kustomize_renders_keeps_them_too(check):
         for c in d["spec"]["template"]["spec"]["containers"] if d["kind"] in ("Deployment", "StatefulSet") else []:
             maps = [e["valueFrom"]["configMapKeyRef"]["name"] for e in c["env"] if "configMapKeyRef" in e.get("valueFrom", {})]
             assert maps and set(maps) <= made, "the settings' name follows their content"
+
+
+@pytest.mark.timeout(200)
+def test_the_overlay_of_the_page_is_a_good_one(check, tmp):
+    """docs/deploy-containers.md: images from a registry, another Redis."""
+    if not shutil.which("kubectl"):
+        pytest.skip("needs kubectl (kubectl kustomize)")
+    page = (ROOT / "docs" / "deploy-containers.md").read_text()
+    shutil.copytree(MANIFESTS, tmp / "kubernetes")
+    (tmp / "overlay").mkdir()
+    (tmp / "overlay" / "kustomization.yaml").write_text(re.search(r"^```yaml overlay\n(.*?)^```", page, re.M | re.S)[1])
+    done = subprocess.run(["kubectl", "kustomize", tmp / "overlay"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    docs = load(done.stdout)
+    assert check(docs) == ""
+    images = {c["image"] for d in docs if d["kind"] in ("Deployment", "StatefulSet") for c in d["spec"]["template"]["spec"]["containers"]}
+    assert images == {f"registry.example.net/viworks/{n}:1" for n in ("agent-bridge", "telemetry-writer", "results-writer")}
+    assert [d["data"]["redis_url"] for d in docs if d["kind"] == "ConfigMap"] == ["redis://redis.stores.svc:6379/0"]
 
 
 FAULTS = [
