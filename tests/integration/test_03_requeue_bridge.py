@@ -1,5 +1,7 @@
 """Redis loses what it knew of commands: bridge, results-writer and an agent bring each to its one true end."""
 import os
+import signal
+import time
 
 import pytest
 
@@ -114,6 +116,29 @@ def test_an_answer_that_redis_forgot_is_asked_for_again_on_the_same_connection(r
     assert agent.expect("COMMAND", timeout=12)["correlation_id"] == "c-ran"
     send_result(agent, "c-ran", rc=0, stdout="it ran")
     assert len(results(redis, "c-ran")) == 1 and leftovers(redis) == []
+
+
+@pytest.mark.timeout(60)
+def test_after_redis_was_emptied_a_bridge_that_just_started_lets_the_others_speak_first(redis, start, connect):
+    """The only one that could route has no memory; the one that made the offer is slow, but lives."""
+    first = Bridge(start, redis, connect)
+    other = Bridge(start, redis, connect, bridge_id="b2")
+    agent = other.agent("gw-1", journal_id="j1")
+    redis.xadd_command("gw-1", "ECHO", "c-ran", ttl_s="60")
+    agent.expect("COMMAND")
+    send_result(agent, "c-ran", rc=0, stdout="it ran")
+    wait_for(lambda: redis.client.info("server")["uptime_in_seconds"] >= 3)
+    first.proc.kill()
+    other.proc.signal(signal.SIGSTOP)
+    redis.client.flushall()
+    redis.xadd_command("gw-1", "ECHO", "c-ran", op="cancel")
+    redis.xadd_command("gw-1", "ECHO", "c-ran", ttl_s="60")
+    Bridge(start, redis, connect)
+    time.sleep(0.3)
+    other.proc.signal(signal.SIGCONT)
+    assert agent.expect("CANCEL", timeout=12)["correlation_id"] == "c-ran"
+    send_result(agent, "c-ran", rc=0, stdout="it ran")
+    assert wait_result(redis, "c-ran")["frame"]["status"] == "success" and leftovers(redis) == []
 
 
 @pytest.mark.timeout(60)

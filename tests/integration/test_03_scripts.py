@@ -181,6 +181,16 @@ def test_router_lease_is_taken_kept_and_never_kept_once_lapsed(db, lua):
     assert int(lua.router_lease("b2", "", 4000, 0)[0]) > int(fresh)
 
 
+def test_router_lease_goes_to_who_remembers_after_redis_was_emptied(db, lua):
+    wait_for(lambda: db.info("server")["uptime_in_seconds"] >= 3)  # before that it is taken for a new one
+    assert lua.router_lease("b1", "", 4000, -1) == ["", "", -1, 0, 0]  # just started: it cannot tell
+    assert lua.router_lease("b2", "", 4000, 3)[1:] == ["taken", "4000", 3, 1] and db.exists("viw.doubt")
+    db.delete("viw.lease.router")
+    assert lua.router_lease("b1", "", 4000, 0)[1] == "taken"  # a second later
+    db.flushall()
+    assert lua.router_lease("b1", "", 4000, 0)[1] == "taken"  # it was here before the emptying
+
+
 def test_router_yield_gives_back_only_its_own(db, lua, site):
     assert lua.router_yield("b1|1") == 0 and db.exists("viw.lease.router")
     assert lua.router_yield(site.lease) == 1 and not db.exists("viw.lease.router")
