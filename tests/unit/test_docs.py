@@ -8,7 +8,7 @@ import pytest
 import viwtest
 
 ROOT = viwtest.ROOT
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("runbooks/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), ROOT / "host-helper" / "README.md", ROOT / "bench" / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("runbooks/*.md")])
 
 
 @pytest.mark.timeout(120)
@@ -68,3 +68,63 @@ def test_the_walks_lead_through_functions_that_exist():
         if not any(re.search(rf"\b{name}\b", (ROOT / f).read_text()) for f in here):
             lost.append(f"{name} is in none of {here}")
     assert len(walk_steps()) > 60 and not lost, "\n".join(lost)
+
+
+def tree_files():
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], stdout=subprocess.PIPE, text=True).stdout.split()
+    return [f for f in listed or [p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.*") if "build" not in p.parts]
+            if (ROOT / f).is_file()]
+
+
+@pytest.fixture(scope="module")
+def tree():
+    """Names of files, and every word of the sources (documents excepted)."""
+    files = tree_files()
+    words = set()
+    for f in files:
+        if not f.endswith((".md", ".json")) and "corpus/" not in f:
+            words.update(re.findall(r"\w+", (ROOT / f).read_text("utf-8", "replace")))
+    return {Path(f).name for f in files}, words
+
+
+# Not of this tree: a constant of the kernel, a pattern, a file that viwctl enroll makes.
+ELSEWHERE = {"SOCK_SEQPACKET", "module_verb_noun", "install.sh"}
+
+
+def quoted(page):
+    """What stands in backquotes, outside of blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_names_in_documents_are_names_in_the_tree(page, tree):
+    """A file name without a folder, a C function or column with an underscore, a setting, a key of Redis."""
+    names, words = tree
+    lost = []
+    for text in set(quoted(page)) - ELSEWHERE:
+        if re.fullmatch(r"[\w.-]+\.(?:c|h|def|py|sh|lua|sql|service|socket)", text):
+            lost += [] if text in names else [text]
+        elif re.fullmatch(r"[A-Za-z]\w*_\w+(?:\(.*\))?", text):
+            word = text.split("(")[0]
+            prefix = re.match(r"(?:AGENT_BRIDGE|VIW_AGENT|HOST_HELPER|TELEMETRY_WRITER|RESULTS_WRITER|VIWCTL)_", word)
+            known = word in words or prefix and word[prefix.end():].removesuffix("_FILE") in words
+            lost += [] if known or "SERVICE" in word else [text]
+        elif key := re.fullmatch(r"viw\.(\w+)(?:\.<\w+>)?", text):
+            lost += [] if key[1] in words else [text]
+    assert not lost
+
+
+def test_quoted_words_of_viwctl_exist():
+    words = set(re.findall(r'^SUBCOMMAND\("([\w-]+)"', (ROOT / "viwctl" / "subcommands.def").read_text(), re.M)) | {"help"}
+    for page in PAGES:
+        for word in re.findall(r"\bviwctl ([a-z][a-z-]+)", "\n".join(quoted(page))):
+            assert word in words, f"{page.name}: viwctl {word}"
+
+
+def test_the_makefile_has_the_names_operators_know_each_one_line_over_viw():
+    for program in ("agent-bridge", "telemetry-writer", "results-writer"):
+        for what, line in (("build", f"./viw build release {program}"), ("up", f"./viw run {program}"),
+                           ("logs", f"./viw logs {program}")):
+            done = subprocess.run(["make", "-n", f"{program}-{what}"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT)
+            assert done.returncode == 0 and done.stdout.strip() == line, done.stdout
