@@ -209,7 +209,8 @@ static const struct pg_stmt ending_stmt = {
     "viwctl_ending",
     "select count(*) from os_gateway_status join os_gateways using (agent_id) "
     "where status <> 'decommissioned' and least((metrics #>> '{cert_days_left,client}')::numeric, "
-    "(metrics #>> '{cert_days_left,trust_bundle}')::numeric) < 30"};
+    "(metrics #>> '{cert_days_left,trust_bundle}')::numeric, "
+    "(metrics #>> '{cert_days_left,backend}')::numeric) < 30"};
 /* A frame from the future: buffering can make one old, never young. */
 static const struct pg_stmt ahead_stmt = {
     "viwctl_ahead", "select count(*) from os_gateway_status where updated_at > now() - interval "
@@ -297,7 +298,8 @@ static void check_gateways(struct doctor *d)
 	say(d, ahead > 0 ? GRADE_WARN : GRADE_OK, "gateways with a clock that is ahead",
 	    "run a time service (chrony) on them; over 300 s they are refused", "%lld",
 	    (long long)ahead);
-	say(d, ending > 0 ? GRADE_WARN : GRADE_OK, "gateways whose certificate ends in 30 days",
+	say(d, ending > 0 ? GRADE_WARN : GRADE_OK,
+	    "gateways with a certificate that ends in 30 days",
 	    "viwctl rotation-check; runbooks/certificate-rotation.md", "%lld", (long long)ending);
 }
 

@@ -104,7 +104,9 @@ static void judge_days(const struct rotation *r, const json_t *metrics, struct j
 {
 	static const struct {
 		const char *key, *what;
-	} kinds[] = {{"client", "client certificate"}, {"trust_bundle", "trust bundle"}};
+	} kinds[] = {{"client", "its client certificate"},
+		     {"trust_bundle", "its trust bundle"},
+		     {"backend", "the bridge's certificate it sees"}};
 	const json_t *days = json_object_get(metrics, "cert_days_left");
 	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
 		const json_t *left = json_object_get(days, kinds[i].key);
@@ -112,7 +114,7 @@ static void judge_days(const struct rotation *r, const json_t *metrics, struct j
 		long long n = (long long)json_integer_value(left);
 		if (!json_is_integer(left) || n > r->days)
 			continue;
-		snprintf(why, sizeof why, n < 0 ? "its %s has ended" : "its %s ends in %lld days",
+		snprintf(why, sizeof why, n < 0 ? "%s has ended" : "%s ends in %lld days",
 			 kinds[i].what, n);
 		judge(j, n < 0 ? STRANDED : ENDS_SOON, why);
 	}

@@ -19,7 +19,8 @@ static const struct pg_stmt reported = {
     "fleet_reported",
     "SELECT count(*) FILTER (WHERE g.status = 'online' AND s.metrics ->> 'helper' = 'down'), "
     "count(*) FILTER (WHERE least((s.metrics #>> '{cert_days_left,client}')::numeric, "
-    "(s.metrics #>> '{cert_days_left,trust_bundle}')::numeric) < 30) "
+    "(s.metrics #>> '{cert_days_left,trust_bundle}')::numeric, "
+    "(s.metrics #>> '{cert_days_left,backend}')::numeric) < 30) "
     "FROM os_gateways g JOIN os_gateway_status s USING (agent_id) WHERE g.status <> "
     "'decommissioned'"};
 

@@ -129,6 +129,13 @@ def test_a_fan_out_goes_in_batches_and_stops_at_the_first_failures(ctl, hand):
     done = ctl("send", "--all", "list_users", "--batch", "2", "--ttl", "1", "--json")
     summary = json.loads(done.stdout)
     assert summary["not_sent"] == 3, "stops after the batch that failed"
+    done = ctl("send", "--label", "ring=2", "ECHO", "message=x", "--json")
+    assert done.returncode == 1 and "no gateway matches" in done.stderr
+    hand("gw-r1", {"list_users": ("error", 1, "")}, labels={"ring": "2"})
+    hand("gw-r2", {"list_users": ("success", 0, "")}, labels={"ring": "2"})
+    done = ctl("send", "--label", "ring=2", "list_users", "--batch", "1", "--max-failures", "1")
+    assert done.returncode == 1 and "1 done, 1 not done, 0 still open, 0 not sent" in done.stdout, done.stdout
+    assert "gw-r1" in done.stderr and "2 of 2" in done.stderr
 
 
 def test_gateways_filters_and_one_in_full(ctl, hand):

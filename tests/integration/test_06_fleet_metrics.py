@@ -18,7 +18,7 @@ def add_gateway(pg, agent_id, status, since="2 days", sessions=(), **metrics):
 def test_gauges_of_the_fleet(start, redis, pg):
     add_gateway(pg, "gw-1", "offline", sessions=[(48, 12), (11, 5)], helper="down", cert_days_left={"client": 200})  # 12 + 6 h
     add_gateway(pg, "gw-2", "offline", sessions=[(30, 1)], helper="up", cert_days_left={"client": 200, "trust_bundle": 3})  # 23 h
-    add_gateway(pg, "gw-3", "expected", since="1 hour")
+    add_gateway(pg, "gw-3", "expected", since="1 hour", cert_days_left={"client": 300, "backend": 29})
     add_gateway(pg, "gw-4", "decommissioned", helper="down", cert_days_left={"client": -4})
     # Online without a bridge: no lease will close it, since it has no open session.
     add_gateway(pg, "gw-5", "online", since="1 hour", helper="down", cert_days_left={})
@@ -27,7 +27,7 @@ def test_gauges_of_the_fleet(start, redis, pg):
     assert w.metric("viw_gateways", status="online") == w.metric("viw_gateways", status="expected") == 1
     assert w.metric("viw_gateways", status="decommissioned") == 1
     assert w.metric("viw_gateways_helper_down") == 1
-    assert w.metric("viw_gateways_certificate_ends") == 1
+    assert w.metric("viw_gateways_certificate_ends") == 2
     worst, mean = (w.metric("viw_gateways_uptime_ratio", of=of) for of in ("worst", "mean"))
     assert abs(worst - 18 / 24) < 0.01 and abs(mean - (18 + 23) / 48) < 0.01
 
