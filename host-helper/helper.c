@@ -23,6 +23,8 @@
 #include "tree.h"
 
 #define TICK_MS		  500
+#define LOCK_WAIT_MS	  3000
+#define LOCK_POLL_MS	  20
 #define NONCES		  262144
 #define NONCE_LOG_KEEP_MS 200000 /* longer than any request's nonce must be remembered */
 
@@ -109,6 +111,19 @@ int helper_load_secret(const char *path, struct buf *ret)
 	return r;
 }
 
+/* A child of a helper that was killed holds its lock until it has executed its program. */
+static int take_lock(int fd)
+{
+	for (int waited_ms = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; waited_ms += LOCK_POLL_MS) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return -errno;
+		if (waited_ms >= LOCK_WAIT_MS)
+			return -EBUSY;
+		usleep(LOCK_POLL_MS * 1000);
+	}
+	return 0;
+}
+
 static int open_state(struct helper *h)
 {
 	const char *dir = h->cfg->state_dir;
@@ -127,11 +142,12 @@ static int open_state(struct helper *h)
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return -errno;
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) { /* kept until this process ends */
+	r = take_lock(fd); /* kept until this process ends */
+	if (r < 0) {
 		LOG_ERROR(FIELDS(.event = "state_locked", .setting = "HOST_HELPER_STATE_DIR"),
 			  "another host-helper uses %s", dir);
 		close(fd);
-		return -EBUSY;
+		return r;
 	}
 	r = journal_open(&h->journal, dir, &fresh);
 	if (r == 0 && fresh)

@@ -1,4 +1,5 @@
 """Privilege: every attack of SECURITY.md's list, each with the refusal it must meet, against the real program."""
+import fcntl
 import hashlib
 import hmac
 import json
@@ -6,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 import uuid
 
 import pytest
@@ -539,6 +541,17 @@ def test_only_one_helper_uses_a_state_folder(start, helper):
     second = start("host-helper", env=env)
     assert second.wait_exit() == 71 and second.find_logs("state_locked")
     healthy(helper)
+
+
+def test_a_helper_waits_for_a_lock_that_is_about_to_go(start, helper):
+    """A killed helper's child holds it until it has executed its program."""
+    helper.stop()
+    with open(helper.state / "lock") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = start("host-helper", env=helper.env)
+        time.sleep(0.5)
+        assert second.alive and not second.find_logs("state_locked")
+    second.wait_log("ready")
 
 
 def test_socket_activation(helper, start, root_dir):
