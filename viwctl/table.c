@@ -10,11 +10,24 @@
 #define CELL_WIDTH_MAX 48
 #define OUTPUT_MAX     (64U << 20)
 
+/* Bytes of the control character at i: terminals obey C0, DEL and C1 (U+0080 to U+009F). 0: none.
+ */
+static size_t control_bytes(struct span s, size_t i)
+{
+	unsigned char ch = (unsigned char)s.p[i];
+
+	if (ch < 0x20 || ch == 0x7f)
+		return 1;
+	return ch == 0xc2 && i + 1 < s.n && (unsigned char)s.p[i + 1] < 0xa0 ? 2 : 0;
+}
+
 void ctl_print_safe(struct span s)
 {
-	for (size_t i = 0; i < s.n; i++) {
-		unsigned char ch = (unsigned char)s.p[i];
-		putchar(ch < 0x20 || ch == 0x7f ? (ch == '\n' || ch == '\t' ? ch : '?') : ch);
+	for (size_t i = 0; i < s.n;) {
+		size_t control = control_bytes(s, i);
+		bool layout = s.p[i] == '\n' || s.p[i] == '\t';
+		putchar(control && !layout ? '?' : s.p[i]);
+		i += control ? control : 1;
 	}
 }
 
@@ -75,7 +88,9 @@ static void print_cell(const struct col *col, struct span v, size_t width, bool 
 		if (starts && columns == width)
 			break;
 		columns += starts;
-		cell[n++] = ch < 0x20 || ch == 0x7f ? '?' : (char)ch;
+		size_t control = control_bytes(v, i);
+		cell[n++] = control ? '?' : (char)ch;
+		i += control == 2;
 	}
 	cell[n] = '\0';
 	int pad = (int)(width - columns);

@@ -21,6 +21,17 @@ def ctl(redis, pg):
     return run
 
 
+def test_what_others_wrote_does_not_steer_the_terminal(redis, pg, start, ctl):
+    start_writer(start, "results", redis, pg.uri)
+    evil = "a\x1b[2Jb\x7fc\u009b31md\u0085\te\x00f é"
+    redis.client.xadd("viw.dead_letters", {"stream": "commands", "entry_id": evil, "reason": evil, "payload": evil})
+    wait_drained(redis.client, "results")
+    number = pg.query("SELECT id FROM dead_letters")[0]["id"]
+    for _, out, _ in (ctl("list"), ctl("show", number)):
+        assert "a?[2Jb?c?31md?" in out, out
+        assert not [ch for ch in out if (ord(ch) < 32 and ch not in "\n\t") or 0x7f <= ord(ch) < 0xa0], repr(out)
+
+
 def test_list_show_retry_drop(redis, pg, start, ctl):
     c = redis.client
     w = start_writer(start, "telemetry", redis, pg.uri)
