@@ -253,7 +253,8 @@ class World:
             path.mkdir()
             self.mount(path, size)
             path.chmod(0o711)
-        self.redis = viwtest.RedisServer(redis_disk).start()
+        # With everysec a killed Redis may lose what it had said, without a word: losses are faults of their own here.
+        self.redis = viwtest.RedisServer(redis_disk, fsync="always").start()
         self.pg_server = viwtest.PgServer(parent=pg_disk, fsync=True).init().start().make_template()
         self.pg = self.pg_server.new_database()
         self.pg.query(AUDIT)

@@ -262,10 +262,10 @@ class Starter:
 
 
 class RedisServer:
-    """A private redis-server: unix socket and loopback port, AOF everysec, noeviction."""
+    """A private redis-server: unix socket and loopback port, AOF, noeviction."""
 
-    def __init__(self, dir, port=None, env=None):
-        self.env = env
+    def __init__(self, dir, port=None, env=None, fsync="everysec"):
+        self.env, self.fsync = env, fsync
         self.dir = Path(dir) / "redis"
         self.dir.mkdir(exist_ok=True)
         self.dir.chmod(0o711)
@@ -281,7 +281,7 @@ class RedisServer:
         self.proc = Proc(["redis-server", "--port", self.port, "--bind", "127.0.0.1",
                           "--unixsocket", self.socket, "--unixsocketperm", "777",
                           "--dir", self.dir, "--daemonize", "no", "--save", "",
-                          "--appendonly", "yes", "--appendfsync", "everysec",
+                          "--appendonly", "yes", "--appendfsync", self.fsync,
                           "--maxmemory-policy", "noeviction", "--enable-debug-command", "yes",
                           "--logfile", self.dir / "redis.log", *extra],
                          name="redis-server", dir=self.dir, env=self.env)
