@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/ident.h"
 #include "crypto/crypto.h"
@@ -26,6 +27,21 @@ struct nonces {
 	int64_t earliest_ms; /* no entry ends before this */
 	uint8_t key[32];
 };
+
+/* Tables are tens of MiB and come and go: straight from the kernel, so that a freed one leaves no
+ * hole in the heap. */
+static struct slot *table_new(size_t slots)
+{
+	void *p = mmap(NULL, slots * sizeof(struct slot), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void table_free(struct slot *slot, size_t slots)
+{
+	if (slot)
+		(void)munmap(slot, slots * sizeof(struct slot));
+}
 
 int nonces_new(size_t capacity, struct nonces **ret)
 {
@@ -47,7 +63,7 @@ void nonces_free(struct nonces *s)
 	if (!s)
 		return;
 	crypto_wipe(s->key, sizeof s->key);
-	free(s->slot);
+	table_free(s->slot, s->slots);
 	free(s);
 }
 
@@ -77,7 +93,7 @@ static int rebuild(struct nonces *s, size_t slots, int64_t now_ms)
 {
 	struct slot *old = s->slot;
 	size_t old_slots = s->slots;
-	struct slot *fresh = calloc(slots, sizeof *fresh);
+	struct slot *fresh = table_new(slots);
 	if (!fresh)
 		return -ENOMEM;
 	s->slot = fresh;
@@ -92,7 +108,7 @@ static int rebuild(struct nonces *s, size_t slots, int64_t now_ms)
 		if (old[i].until_ms < s->earliest_ms)
 			s->earliest_ms = old[i].until_ms;
 	}
-	free(old);
+	table_free(old, old_slots);
 	return 0;
 }
 
