@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "loop_internal.h"
@@ -40,6 +41,9 @@ int loop_new(struct loop **ret)
 		free(l);
 		return r;
 	}
+	(void)uv_prepare_init(&l->uv, &l->pace); /* never fails */
+	l->pace.data = l;
+	uv_unref((uv_handle_t *)&l->pace);
 	l->now_boot_ms = clock_boot_ms();
 	l->now_uv_ms = uv_now(&l->uv);
 	*ret = l;
@@ -80,6 +84,7 @@ void loop_free(struct loop *l)
 	if (!l)
 		return;
 	close_signals(l);
+	uv_close((uv_handle_t *)&l->pace, NULL);
 	deadline = clock_boot_ms() + CLOSE_DEADLINE_MS;
 	while (uv_loop_close(&l->uv) == UV_EBUSY) {
 		if (clock_boot_ms() > deadline) {
@@ -108,6 +113,31 @@ int64_t loop_now_ms(const struct loop *l)
 		m->now_boot_ms = clock_boot_ms();
 	}
 	return m->now_boot_ms;
+}
+
+/* ---- pace ---- */
+
+static void on_pace(uv_prepare_t *h)
+{
+	struct loop *l = h->data;
+	uint64_t now_ns = uv_hrtime(), due_ns = l->turn_ns + (uint64_t)l->pace_us * 1000u;
+
+	if (uv_now(&l->uv) > l->pace_until_ms) {
+		(void)uv_prepare_stop(h);
+		return;
+	}
+	if (now_ns < due_ns) {
+		(void)usleep((useconds_t)((due_ns - now_ns) / 1000u));
+		now_ns = uv_hrtime();
+	}
+	l->turn_ns = now_ns;
+}
+
+void loop_pace(struct loop *l, unsigned us, int64_t for_ms)
+{
+	l->pace_us = us;
+	l->pace_until_ms = uv_now(&l->uv) + (uint64_t)for_ms;
+	(void)uv_prepare_start(&l->pace, on_pace);
 }
 
 /* ---- timers ---- */

@@ -26,6 +26,10 @@ void *loop_native(struct loop *l);
 /* clock_boot_ms cached at the start of this turn. */
 int64_t loop_now_ms(const struct loop *l);
 
+/* For the next for_ms, turns begin at least us microseconds apart (it sleeps before it looks for
+ * events): each then finds several, and wakes, polls and what is done once a turn are shared. */
+void loop_pace(struct loop *l, unsigned us, int64_t for_ms);
+
 /* Timers fire once unless every_ms > 0. The struct is heap-owned by the loop module. */
 struct loop_timer;
 typedef void (*loop_cb)(void *arg);

@@ -17,6 +17,9 @@ struct loop {
 	uint64_t now_uv_ms; /* uv_now when now_boot_ms was read */
 	int64_t now_boot_ms;
 	struct loop_signal *signals;
+	uv_prepare_t pace; /* runs before each poll while pace_until_ms is ahead */
+	uint64_t turn_ns, pace_until_ms;
+	unsigned pace_us;
 };
 
 /* Closes a handle whose first member of the owning struct is that handle; frees the struct. */

@@ -184,6 +184,52 @@ static void test_wake_from_another_thread(void **state)
 	loop_wake_close(w);
 }
 
+/* ---- pace ---- */
+
+static struct loop_wake *again;
+
+static void wake_again(void *arg)
+{
+	(void)arg;
+	if (++calls == 20)
+		loop_stop(loop);
+	else
+		loop_wake_send(again);
+}
+
+static int64_t ms_of_20_turns(void)
+{
+	int64_t before = clock_boot_ms();
+
+	assert_int_equal(loop_wake_new(loop, wake_again, NULL, &again), 0);
+	loop_wake_send(again);
+	run_with_deadline();
+	loop_wake_close(again);
+	return clock_boot_ms() - before;
+}
+
+static void test_pace_keeps_turns_apart(void **state)
+{
+	(void)state;
+	loop_pace(loop, 5000, 10000);
+	assert_true(ms_of_20_turns() >= 90);
+}
+
+static void test_pace_ends_by_itself(void **state)
+{
+	struct loop_timer *t;
+
+	(void)state;
+	loop_pace(loop, 1000, 5);
+	assert_int_equal(loop_timer_new(loop, stop, NULL, &t), 0);
+	loop_timer_start(t, 20, 0);
+	run_with_deadline();
+	loop_timer_close(t);
+	calls = 0;
+	loop_pace(loop, 1000000, -1); /* over already: the deadline would pass */
+	assert_true(ms_of_20_turns() < 9000);
+}
+
 static void note_thread(void *arg)
 {
 	*(pthread_t *)arg = pthread_self();
@@ -450,6 +496,8 @@ int main(void)
 	    CASE(test_later_runs_once_in_the_turn_it_was_asked),
 	    CASE(test_later_asked_from_another_later_does_not_sleep),
 	    CASE(test_wake_from_another_thread),
+	    CASE(test_pace_keeps_turns_apart),
+	    CASE(test_pace_ends_by_itself),
 	    CASE(test_work_runs_elsewhere_and_reports_here),
 	    CASE(test_signal_gives_its_number),
 	    CASE(test_poll_reports_a_refused_connect),
