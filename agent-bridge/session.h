@@ -72,13 +72,14 @@ struct session_limits {
 
 struct session {
 	uint64_t sid, epoch;
-	void *socket;			      /* ws_server's; NULL once it is gone */
-	struct session *prev, *next;	      /* all of them, in order of sid */
-	struct session *sid_next;	      /* hash chain by sid */
-	struct session *agent_next;	      /* hash chain by agent id; claimed ones only */
+	void *socket;		     /* ws_server's; NULL once it is gone */
+	struct session *prev, *next; /* all of them, in order of sid */
+	struct session *sid_next;    /* hash chain by sid */
+	struct session *agent_next;  /* hash chain by agent id; claimed ones only */
 	enum session_state state;
 	uint8_t pause; /* enum session_pause bits */
-	bool pause_applied, in_due_close, in_due_pause, want_ping, starved, claimed, dispatched;
+	bool pause_applied, in_due_close, in_due_pause, in_due_write, want_ping, starved, claimed,
+	    dispatched;
 	struct {
 		struct session_frame *first, *last;
 		size_t n, bytes;

@@ -50,7 +50,6 @@ void http_accept_count(struct http_lws *h, int by)
 static void on_listener_ready(void *arg, int events UNUSED)
 {
 	struct http_lws *h = arg;
-	int one = 1;
 
 	for (int i = 0; i < ACCEPT_BATCH; i++) {
 		struct netaddr peer = {.len = sizeof(peer.ss)};
@@ -65,7 +64,6 @@ static void on_listener_ready(void *arg, int events UNUSED)
 		fd = accept4(h->fd, (struct sockaddr *)&peer.ss, &peer.len,
 			     SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd >= 0) {
-			(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 			http_opening_take(h, fd, &peer);
 			continue;
 		}
@@ -90,6 +88,7 @@ int http_accept_open(struct http_lws *h, const char *bind_text)
 	if (h->fd < 0)
 		return -errno;
 	(void)setsockopt(h->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	(void)setsockopt(h->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* inherited */
 	/* Who says nothing is the kernel's to keep for a while. */
 	(void)setsockopt(h->fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer_s, sizeof(defer_s));
 	if (bind(h->fd, (struct sockaddr *)&a.ss, a.len) < 0 || listen(h->fd, BACKLOG) < 0)
