@@ -160,6 +160,15 @@ static int drop_one(struct ctl *c, const char *id)
 	return CTL_OK;
 }
 
+static int drop_and_say(struct ctl *c, const char *id)
+{
+	int code = drop_one(c, id);
+
+	if (code == CTL_OK)
+		printf(c->json ? "{\"dropped\":%s}\n" : "dropped %s\n", id);
+	return code;
+}
+
 static int put_back(struct ctl *c, const struct pg_rows *r, char *bytes)
 {
 	struct span argv[3 + FIELDS_MAX], hex = pg_rows_text(r, 0, D_HEX);
@@ -182,9 +191,9 @@ static int put_back(struct ctl *c, const struct pg_rows *r, char *bytes)
 		ctl_error("Redis: %s", reply ? redis_str(reply).p : redis_sync_error(redis));
 		return CTL_UNAVAILABLE;
 	}
-	if (!c->json)
-		printf("back in " SPAN_FMT " as " SPAN_FMT "\n", SPAN_ARG(argv[1]),
-		       SPAN_ARG(redis_str(reply)));
+	printf(c->json ? "{\"stream\":\"" SPAN_FMT "\",\"entry_id\":\"" SPAN_FMT "\"}\n"
+		       : "back in " SPAN_FMT " as " SPAN_FMT "\n",
+	       SPAN_ARG(argv[1]), SPAN_ARG(redis_str(reply)));
 	return CTL_OK;
 }
 
@@ -242,7 +251,7 @@ int cmd_dead_letters(struct ctl *c, int argc, char **argv)
 	if (strcmp(word, "retry") == 0)
 		return each(c, argc - 1, argv + 1, retry_one);
 	if (strcmp(word, "drop") == 0)
-		return each(c, argc - 1, argv + 1, drop_one);
+		return each(c, argc - 1, argv + 1, drop_and_say);
 	ctl_usage("dead-letters", stderr);
 	return CTL_USAGE;
 }

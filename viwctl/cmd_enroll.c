@@ -93,8 +93,10 @@ static int init_ca(struct ctl *c)
 	else if (r < 0)
 		ctl_error("VIWCTL_CA_DIR %s: %s", c->cfg.ca_dir, strerror(-r));
 	else
-		printf("%s/ca.crt: AGENT_BRIDGE_TLS_CLIENT_CA\n%s/crl.pem: AGENT_BRIDGE_TLS_CRL\n"
-		       "%s/ca.key: keep it off the bridge\n",
+		printf(c->json ? "{\"client_ca\":\"%s/ca.crt\",\"crl\":\"%s/crl.pem\",\"key\":\"%s/"
+				 "ca.key\"}\n"
+			       : "%s/ca.crt: AGENT_BRIDGE_TLS_CLIENT_CA\n%s/crl.pem: "
+				 "AGENT_BRIDGE_TLS_CRL\n%s/ca.key: keep it off the bridge\n",
 		       c->cfg.ca_dir, c->cfg.ca_dir, c->cfg.ca_dir);
 	return r < 0 ? CTL_NO : CTL_OK;
 }
@@ -105,8 +107,9 @@ static int renew_crl(struct ctl *c)
 	if (r < 0)
 		ctl_error("VIWCTL_CA_DIR %s: %s", c->cfg.ca_dir, strerror(-r));
 	else
-		printf("%s/crl.pem: good for %d days; copy it to each bridge\n", c->cfg.ca_dir,
-		       CRL_DAYS);
+		printf(c->json ? "{\"crl\":\"%s/crl.pem\",\"days\":%d}\n"
+			       : "%s/crl.pem: good for %d days; copy it to each bridge\n",
+		       c->cfg.ca_dir, CRL_DAYS);
 	return r < 0 ? CTL_NO : CTL_OK;
 }
 

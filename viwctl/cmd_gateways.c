@@ -116,10 +116,10 @@ int cmd_gateways(struct ctl *c, int argc, char **argv)
 	struct pg_rows *r = ctl_query(c, &list_stmt, 6, param);
 	if (!r)
 		return CTL_UNAVAILABLE;
-	for (size_t i = 0; ids && i < pg_rows_len(r); i++)
+	for (size_t i = 0; ids && !c->json && i < pg_rows_len(r); i++)
 		printf(SPAN_FMT "\n", SPAN_ARG(pg_rows_text(r, i, 0)));
-	if (!ids)
-		ctl_print_rows(c, list_cols, ARRAY_LEN(list_cols), r);
+	if (!ids || c->json)
+		ctl_print_rows(c, list_cols, ids ? 1 : ARRAY_LEN(list_cols), r);
 	if (!c->json && !ids && pg_rows_len(r) == (size_t)limit)
 		printf("… more: --after " SPAN_FMT "\n",
 		       SPAN_ARG(pg_rows_text(r, pg_rows_len(r) - 1, 0)));

@@ -114,6 +114,25 @@ static int check_params(struct ctl *c, const char *verb_name, struct span params
 	return CTL_OK;
 }
 
+static void print_dry_json(const char *agent_id, const char *verb_name, const struct buf *params,
+			   long ttl_s)
+{
+	struct buf out;
+	struct jsonw w;
+	buf_init(&out, PARAMS_MAX * 3);
+	jsonw_init(&w, &out);
+	jsonw_obj(&w, NULL);
+	jsonw_bool(&w, "dry_run", true);
+	jsonw_str(&w, "agent_id", agent_id);
+	jsonw_str(&w, "command", verb_name);
+	jsonw_raw(&w, "params", params->data, params->len);
+	jsonw_int(&w, "ttl_s", ttl_s);
+	jsonw_obj_end(&w);
+	if (jsonw_finish(&w) == 0)
+		printf("%s\n", out.data);
+	buf_fini(&out);
+}
+
 static void show_dry(struct ctl *c, const char *agent_id, const char *verb_name, const char *params,
 		     long ttl_s)
 {
@@ -121,12 +140,15 @@ static void show_dry(struct ctl *c, const char *agent_id, const char *verb_name,
 	bool any = false;
 	const struct verbs *verbs = ctl_verbs(c);
 	buf_init(&masked, PARAMS_MAX * 2);
-	if (redact_params(verbs ? verbs_find(verbs, verb_name) : NULL, span_of(params), &masked,
-			  &any) == 0)
-		printf(
-		    "would XADD %s.commands * correlation_id <new> agent_id %s command %s params "
-		    "'%.*s' ttl_s %ld\n",
-		    c->cfg.stream_prefix, agent_id, verb_name, (int)masked.len, masked.data, ttl_s);
+	int r = redact_params(verbs ? verbs_find(verbs, verb_name) : NULL, span_of(params), &masked,
+			      &any);
+	if (r == 0 && c->json)
+		print_dry_json(agent_id, verb_name, &masked, ttl_s);
+	else if (r == 0)
+		printf("would XADD %s.commands * correlation_id <new> agent_id %s command %s "
+		       "params '%.*s' ttl_s %ld\n",
+		       c->cfg.stream_prefix, agent_id, verb_name, (int)masked.len, masked.data,
+		       ttl_s);
 	buf_fini(&masked);
 }
 

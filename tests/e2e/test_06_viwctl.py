@@ -267,6 +267,26 @@ def test_enroll_from_a_request_keeps_the_key_where_it_was_made(ctl, tmp):
     assert done.returncode == 1 and "PKCS#10" in done.stderr
 
 
+def test_every_word_speaks_json(ctl, hand, chain, root_dir):
+    """What stands on stdout parses, line by line, whatever the word."""
+    line = {"ts": viwtest.rfc3339(), "cursor": "c", "unit": "x.service", "pid": 1, "priority": 6, "message": "m"}
+    hand("gw-1", {"ECHO": ("success", 0, "x"), "tail_logs": ("success", 0, json.dumps({"lines": [line], "next_cursor": "c"}))})
+    letters = [chain.pg.query("INSERT INTO dead_letters (stream, entry_id, reason, payload, format) VALUES "
+                              "('viw.commands', %s, 'x', %s, 'fields') RETURNING id", f"{i}-1", payload)[0]["id"]
+               for i, payload in enumerate([b"*2\r\n$3\r\nkey\r\n$1\r\nv\r\n", b""])]
+    assert json.loads(ctl("enroll", "--init-ca", "--json").stdout)["crl"].endswith("crl.pem")
+    late = json.loads(ctl("send", "gw-away", "ECHO", "message=x", "--ttl", "300", "--json").stdout)["correlation_id"]
+    chain.pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = %s", late)
+    for words in ("gateways", "gateways --ids", "gateways gw-1", "send gw-1 ECHO message=x --dry-run",
+                  "send gw-1 ECHO message=x --wait", "send --all ECHO message=x", f"command {late}", f"cancel {late}",
+                  "logs gw-1 --unit x.service", "top --once", "enroll gw-1", "enroll --revoke gw-1", "enroll --renew-crl",
+                  "rotation-check --all", "doctor", "lost gw-away --yes", "dead-letters list", f"dead-letters show {letters[0]}",
+                  f"dead-letters retry {letters[0]}", f"dead-letters drop {letters[1]}"):
+        done = ctl(*words.split(), "--json")
+        rows = [json.loads(text) for text in done.stdout.splitlines()]
+        assert rows and done.returncode in (0, 1), (words, done)
+
+
 def test_lost_asks_before_it_declares(ctl, chain):
     sent = ctl("send", "gw-gone", "ECHO", "message=x", "--ttl", "600").stdout.strip()
     chain.pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = %s", sent)
