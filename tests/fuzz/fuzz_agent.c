@@ -1,8 +1,10 @@
 /* What gateway-agent reads besides frames: backend URLs, proxy variables, the helper's hello and
- * monitoring data, lines of the helper, the label and service settings. First byte: which. */
+ * monitoring data and audit head, lines of the helper, the label and service settings. First byte:
+ * which. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "audit_summary.h"
 #include "fuzz.h"
 #include "helper_client.h"
 #include "proxy.h"
@@ -74,6 +76,31 @@ static void read_monitoring(const char *s, size_t n)
 	buf_fini(&b);
 }
 
+/* The helper's audit head, told twice: as it is, and after what came before was told. */
+static void read_audit(const char *s, size_t n)
+{
+	struct audit_summary a;
+	struct json_fault fault;
+	struct buf b;
+	int k;
+
+	if (json_validate(s, n, DEPTH, &fault) < 0 || s[strspn(s, " \t\r\n")] != '{')
+		return;
+	audit_summary_init(&a);
+	buf_init(&b, AUDIT_SUMMARY_MAX);
+	for (k = 0; k < 3 && audit_summary_learn(&a, (struct span){s, n}) == 0; k++) {
+		buf_clear(&b);
+		if (audit_summary_compose(&a, &b) == 0) {
+			FUZZ_CHECK(json_validate(b.data, b.len, DEPTH + 1, &fault) == 0);
+			audit_summary_sent(&a);
+		}
+		if (k == 1)
+			audit_summary_session_end(&a);
+	}
+	audit_summary_fini(&a);
+	buf_fini(&b);
+}
+
 static void read_line(const char *s, size_t n)
 {
 	struct span json;
@@ -94,7 +121,7 @@ static void read_services(const char *s, size_t n)
 }
 
 static void (*const readers[])(const char *s, size_t n) = {
-    read_urls, read_proxy, read_verbs, read_monitoring, read_line, read_services};
+    read_urls, read_proxy, read_verbs, read_monitoring, read_line, read_services, read_audit};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
