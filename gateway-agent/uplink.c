@@ -45,6 +45,8 @@ void uplink_ended(struct uplink *u)
 		return;
 	uplink_note_end(u, REDIAL_LOST, 0, "connection lost");
 	u->phase = ENDED;
+	if (u->resolve)
+		loop_resolve_forget(TAKE(u->resolve));
 	u->wsi = NULL;
 	u->serial++;
 	loop_timer_stop(u->open_timer);
@@ -194,15 +196,12 @@ static void connect_next(struct uplink *u)
 	connect_via(u, vh, text);
 }
 
-/* A resolve cannot be called back: u outlives it (closing waits for it). */
 static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t n)
 {
 	struct uplink *u = arg;
 	char text[128];
 
-	u->resolving--;
-	if (u->closing || u->phase != RESOLVING || u->resolving > 0)
-		return;
+	u->resolve = NULL;
 	if (error || n == 0) {
 		(void)snprintf(text, sizeof text, "the name %.80s does not resolve",
 			       u->proxy.host[0] ? u->proxy.host : u->backend->host);
@@ -240,13 +239,11 @@ int uplink_dial(struct uplink *u, const struct redial_backend *b)
 		return 0;
 	}
 	r = loop_resolve(u->loop, use ? u->proxy.host : b->host, use ? u->proxy.port : b->port,
-			 on_resolved, u);
+			 on_resolved, u, &u->resolve);
 	if (r < 0) {
 		uplink_note_end(u, REDIAL_RESOLVE, 0, strerror(-r));
 		uplink_ended(u);
-		return 0;
 	}
-	u->resolving++;
 	return 0;
 }
 
@@ -403,12 +400,12 @@ static void release(struct uplink *u)
 	free(u);
 }
 
-/* lws wants destroy, loop turns, destroy again; and a resolve under way must come back first. */
+/* lws wants destroy, loop turns, destroy again. */
 static void on_destroy_step(void *arg)
 {
 	struct uplink *u = arg;
 
-	if (u->resolving == 0 && u->destroy_step++ == 2) {
+	if (u->destroy_step++ == 2) {
 		if (u->lws)
 			lws_context_destroy(u->lws);
 		release(u);

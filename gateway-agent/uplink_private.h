@@ -32,13 +32,13 @@ struct uplink {
 	struct loop_timer *open_timer, *address_timer;
 	struct loop_later *later; /* delivers on_end */
 	bool closing;
-	unsigned resolving; /* asks under way */
 	int destroy_step;
 
 	/* the dial */
 	enum phase phase;
 	uintptr_t serial; /* of this dial's wsi: callbacks of older ones are ignored */
 	const struct redial_backend *backend;
+	struct loop_resolve *resolve; /* under way; NULL: none */
 	struct proxy proxy;
 	struct netaddr address[ADDRESSES_MAX];
 	size_t addresses, next_address;

@@ -70,6 +70,14 @@ static void close_signals(struct loop *l)
 	}
 }
 
+static void count_handle(uv_handle_t *h, void *arg)
+{
+	unsigned *n = arg;
+
+	(void)h;
+	(*n)++;
+}
+
 static void print_open_handle(uv_handle_t *h, void *arg)
 {
 	(void)arg;
@@ -80,6 +88,7 @@ static void print_open_handle(uv_handle_t *h, void *arg)
 void loop_free(struct loop *l)
 {
 	int64_t deadline;
+	unsigned open;
 
 	if (!l)
 		return;
@@ -87,6 +96,10 @@ void loop_free(struct loop *l)
 	uv_close((uv_handle_t *)&l->pace, NULL);
 	deadline = clock_boot_ms() + CLOSE_DEADLINE_MS;
 	while (uv_loop_close(&l->uv) == UV_EBUSY) {
+		open = 0;
+		uv_walk(&l->uv, count_handle, &open);
+		if (open == 0 && loop_resolver_hangs())
+			return; /* its thread still writes into l; the process ends soon */
 		if (clock_boot_ms() > deadline) {
 			uv_walk(&l->uv, print_open_handle, NULL);
 			assert(false && "loop_free: handles left open");
@@ -398,15 +411,18 @@ int loop_work(struct loop *l, void (*fn)(void *arg), void (*done)(void *arg), vo
 
 /* ---- name resolution ---- */
 
-struct resolve {
+struct loop_resolve {
 	uv_getaddrinfo_t req;
-	void (*cb)(void *arg, int error, const struct netaddr *addr, size_t n);
+	void (*cb)(void *arg, int error, const struct netaddr *addr,
+		   size_t n); /* NULL: forgotten */
 	void *arg;
 };
 
+static unsigned forgotten; /* with a thread that goes on; as the pool, one for the process */
+
 static void on_resolved(uv_getaddrinfo_t *req, int status, struct addrinfo *list)
 {
-	struct resolve *q = req->data;
+	struct loop_resolve *q = req->data;
 	struct netaddr addr[RESOLVE_ADDRS_MAX];
 	size_t n = 0;
 
@@ -423,15 +439,19 @@ static void on_resolved(uv_getaddrinfo_t *req, int status, struct addrinfo *list
 	/* The resolver's own codes are outside errno: one code stands for "no such host". */
 	if (status <= UV_EAI_ADDRFAMILY)
 		status = -EHOSTUNREACH;
-	q->cb(q->arg, status, addr, status == 0 ? n : 0);
+	if (q->cb)
+		q->cb(q->arg, status, addr, status == 0 ? n : 0);
+	else
+		forgotten--;
 	free(q);
 }
 
 int loop_resolve(struct loop *l, const char *host, uint16_t port,
-		 void (*cb)(void *arg, int error, const struct netaddr *addr, size_t n), void *arg)
+		 void (*cb)(void *arg, int error, const struct netaddr *addr, size_t n), void *arg,
+		 struct loop_resolve **ret)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
-	struct resolve *q = calloc(1, sizeof(*q));
+	struct loop_resolve *q = calloc(1, sizeof(*q));
 	char service[8];
 	int r;
 
@@ -444,5 +464,19 @@ int loop_resolve(struct loop *l, const char *host, uint16_t port,
 	r = uv_getaddrinfo(&l->uv, &q->req, on_resolved, host, service, &hints);
 	if (r < 0)
 		free(q);
+	else
+		*ret = q;
 	return r;
+}
+
+void loop_resolve_forget(struct loop_resolve *q)
+{
+	q->cb = NULL;
+	forgotten++;
+	(void)uv_cancel((uv_req_t *)&q->req); /* 0: not begun yet, and comes back at once */
+}
+
+bool loop_resolver_hangs(void)
+{
+	return forgotten > 0;
 }

@@ -80,10 +80,17 @@ void loop_stream_close(struct loop_stream *s); /* no callback after this */
 /* Runs fn on a worker thread, done on the loop. */
 int loop_work(struct loop *l, void (*fn)(void *arg), void (*done)(void *arg), void *arg) MUST_CHECK;
 
-/* Resolves host asynchronously (getaddrinfo in the pool). addrs are valid during the callback. */
+/* Resolves host asynchronously (getaddrinfo in the pool). addrs are valid during the callback, and
+ * ret until it. */
+struct loop_resolve;
 int loop_resolve(struct loop *l, const char *host, uint16_t port,
-		 void (*cb)(void *arg, int error, const struct netaddr *addr, size_t n),
-		 void *arg) MUST_CHECK;
+		 void (*cb)(void *arg, int error, const struct netaddr *addr, size_t n), void *arg,
+		 struct loop_resolve **ret) MUST_CHECK;
+/* No callback any more. getaddrinfo(3) cannot be called back: a thread may go on with it. */
+void loop_resolve_forget(struct loop_resolve *q);
+/* Such a thread there is. exit(3) would wait for it (libuv joins its threads): leave by _exit(2).
+ */
+bool loop_resolver_hangs(void);
 
 /* A file's or folder's change (inotify through uv_fs_event), debounced by 200 ms. */
 struct loop_watch;

@@ -47,10 +47,6 @@ struct pending {
 	size_t bytes;
 };
 
-struct resolving { /* outlives the connection when that is closed meanwhile */
-	struct redis *r;
-};
-
 struct redis {
 	struct loop *loop;
 	struct redis_url url;
@@ -61,9 +57,9 @@ struct redis {
 	enum state state;
 	int fd;
 	struct loop_poll *poll;
-	int events; /* what poll watches for */
-	struct resolving *resolving;
-	struct loop_timer *timer; /* backoff, connect deadline or oldest command */
+	int events;			/* what poll watches for */
+	struct loop_resolve *resolving; /* NULL: not */
+	struct loop_timer *timer;	/* backoff, connect deadline or oldest command */
 	struct loop_later *flush;
 	struct loop_timer *gather; /* commands of redis_commit leave together */
 	struct backoff backoff;
@@ -127,7 +123,7 @@ static void release(struct redis *r)
 	if (r->busy || !r->closed)
 		return;
 	if (r->resolving)
-		r->resolving->r = NULL;
+		loop_resolve_forget(r->resolving);
 	buf_wipe(&r->out); /* may hold AUTH or commands' parameters */
 	buf_fini(&r->out);
 	redis_reader_free(r->reader);
@@ -161,10 +157,8 @@ static void drop_socket(struct redis *r)
 	r->poll = NULL;
 	r->fd = -1;
 	r->events = 0;
-	if (r->resolving) {
-		r->resolving->r = NULL;
-		r->resolving = NULL;
-	}
+	if (r->resolving)
+		loop_resolve_forget(TAKE(r->resolving));
 	buf_wipe(&r->out);
 	r->out_sent = 0;
 	buf_trim(&r->out, KEEP_OUT_BYTES);
@@ -465,12 +459,8 @@ static void connect_to(struct redis *r, const struct sockaddr *sa, socklen_t len
 
 static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t n)
 {
-	struct resolving *q = arg;
-	struct redis *r = q->r;
+	struct redis *r = arg;
 
-	free(q);
-	if (!r)
-		return;
 	enter(r);
 	r->resolving = NULL;
 	if (error < 0)
@@ -494,18 +484,9 @@ static void start_connect(struct redis *r)
 		return;
 	}
 	r->state = RESOLVING;
-	r->resolving = calloc(1, sizeof(*r->resolving));
-	if (!r->resolving) {
-		redis_fail(r, "no memory");
-		return;
-	}
-	r->resolving->r = r;
-	error = loop_resolve(r->loop, r->url.host, r->url.port, on_resolved, r->resolving);
-	if (error < 0) {
-		free(r->resolving);
-		r->resolving = NULL;
+	error = loop_resolve(r->loop, r->url.host, r->url.port, on_resolved, r, &r->resolving);
+	if (error < 0)
 		fail_errno(r, "name resolution", -error);
-	}
 }
 
 int redis_open(struct loop *l, const char *url, const struct redis_limits *limits,

@@ -446,11 +446,13 @@ static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t
 
 static void test_resolve(void **state)
 {
+	struct loop_resolve *q;
+
 	(void)state;
-	assert_int_equal(loop_resolve(loop, "127.0.0.1", 4242, on_resolved, NULL), 0);
+	assert_int_equal(loop_resolve(loop, "127.0.0.1", 4242, on_resolved, NULL, &q), 0);
 	run_with_deadline();
 	assert_int_equal(calls, 1);
-	assert_int_equal(loop_resolve(loop, "no such host", 1, on_resolved, NULL), 0);
+	assert_int_equal(loop_resolve(loop, "no such host", 1, on_resolved, NULL, &q), 0);
 	run_with_deadline();
 	assert_true(calls < 0);
 }
