@@ -61,6 +61,7 @@ struct router {
 	size_t allowed_n;
 
 	bool leader, lease_asked;
+	bool back; /* Redis was away: its next script is told so */
 	char token[24], lease[160];
 	enum step step;
 	bool pending; /* entries read and not yet routed come first */
@@ -228,6 +229,7 @@ static void lease_answered(struct router *r, const struct redis_reply *reply)
 	r->lease_asked = false;
 	if (redis_type(reply) != REDIS_ARR)
 		return; /* every step is fenced: nothing to undo */
+	r->back = false;
 	store_note_offers(r->store, redis_at(reply, 3), redis_at(reply, 4));
 	if (token.n && span_eq(word, "kept"))
 		return;
@@ -253,7 +255,8 @@ static void on_tick(void *arg)
 			      span_of(store_bridge_id(r->store)),
 			      span_of(r->token),
 			      {0},
-			      store_offers(r->store)};
+			      store_offers(r->store),
+			      r->back ? SPAN("1") : SPAN("")};
 
 	if (r->lease_asked || !redis_is_up(store_redis(r->store)))
 		return;
@@ -608,7 +611,10 @@ static void on_trim_timer(void *arg)
 
 static void on_store_up(void *arg)
 {
-	on_tick(arg);
+	struct router *r = arg;
+
+	r->back = !span_eq(store_offers(r->store), "-1"); /* else it has never been there */
+	on_tick(r);
 }
 
 static void on_store_moved(void *arg)

@@ -14,18 +14,30 @@ enum { WORD_MAX = 256, FRAME_MAX = 16 << 20 };
 
 /* ---- statements ---- */
 
+/* A bridge that says "expired" or "cancelled" by itself (never_offered) knows of no offer. Where a
+ * row knows one, Redis has forgotten it: the word does not count, and such ids are what is
+ * returned. */
 static const struct pg_stmt upsert_commands = {
     "commands",
-    "INSERT INTO agent_commands AS c (correlation_id, agent_id, command, params, params_masked, "
-    "signed, "
-    "issued_by_admin_id, issued_at, expires_at, queued_at, entry_id, status, offered_at, "
-    "accepted_at, "
-    "completed_at, result_entry, malformed) "
-    "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::boolean[], "
+    "WITH u AS MATERIALIZED (SELECT x.*, never_offered AND EXISTS (SELECT FROM agent_commands o "
+    "WHERE never_offered AND o.correlation_id = x.id AND o.status IN ('offered', 'accepted')) "
+    "AS refused FROM "
+    "unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::boolean[], "
     "$6::boolean[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], "
     "$11::text[], "
     "$12::text[], $13::timestamptz[], $14::timestamptz[], $15::timestamptz[], $16::text[], "
-    "$17::boolean[]) ON CONFLICT (correlation_id) DO UPDATE SET "
+    "$17::boolean[], $18::boolean[]) AS x (id, agent, command, params, masked, signed, issuer, "
+    "issued, expires, queued, entry, status, offered, accepted, completed, result, malformed, "
+    "never_offered)), "
+    "done AS (INSERT INTO agent_commands AS c (correlation_id, agent_id, command, params, "
+    "params_masked, signed, "
+    "issued_by_admin_id, issued_at, expires_at, queued_at, entry_id, status, offered_at, "
+    "accepted_at, "
+    "completed_at, result_entry, malformed) "
+    "SELECT id, agent, command, params, masked, signed, issuer, issued, expires, queued, entry, "
+    "CASE WHEN refused THEN 'offered' ELSE status END, offered, accepted, "
+    "CASE WHEN NOT refused THEN completed END, CASE WHEN NOT refused THEN result END, malformed "
+    "FROM u ORDER BY id COLLATE \"C\" ON CONFLICT (correlation_id) DO UPDATE SET "
     "malformed = COALESCE(c.malformed, excluded.malformed), "
     "agent_id = CASE WHEN c.agent_id = '' THEN excluded.agent_id ELSE c.agent_id END, "
     "command = COALESCE(c.command, excluded.command), "
@@ -46,7 +58,9 @@ static const struct pg_stmt upsert_commands = {
     "WHEN 'offered' IN (c.status, excluded.status) THEN 'offered' ELSE 'queued' END, "
     "completed_at = COALESCE(c.completed_at, excluded.completed_at), "
     "result_entry = CASE WHEN c.completed_at IS NOT NULL THEN c.result_entry "
-    "ELSE excluded.result_entry END"};
+    "ELSE excluded.result_entry END RETURNING c.correlation_id, c.completed_at) "
+    "SELECT id FROM u JOIN done ON correlation_id = id "
+    "WHERE never_offered AND completed_at IS NULL"};
 enum {
 	C_ID,
 	C_AGENT,
@@ -64,9 +78,10 @@ enum {
 	C_ACCEPTED,
 	C_COMPLETED,
 	C_RESULT,
-	C_MALFORMED
+	C_MALFORMED,
+	C_NEVER_OFFERED
 };
-#define COMMAND_TYPES "tttjbbtzzzttzzztb"
+#define COMMAND_TYPES "tttjbbtzzzttzzztbb"
 
 /* ---- making ---- */
 
@@ -97,6 +112,7 @@ void commands_fini(struct commands *c)
 	buf_wipe(&c->scratch);
 	buf_fini(&c->scratch);
 	free(c->fact);
+	pg_rows_free(c->refused);
 	*c = (struct commands){0};
 }
 
@@ -106,6 +122,7 @@ void commands_clear(struct commands *c)
 	arena_clear(&c->arena);
 	columns_clear(&c->command);
 	columns_clear(&c->result);
+	pg_rows_free(TAKE(c->refused));
 	c->wrote_commands = c->wrote_results = c->wrote_late = 0;
 	memset(c->wrote_status, 0, sizeof c->wrote_status);
 }
@@ -334,7 +351,11 @@ static void commands_put_row(struct commands *c, struct span id, const struct co
 {
 	struct columns *k = &c->command;
 	const struct span none = {0};
+	bool never_offered = x->result && x->result->never_offered;
+	const struct command_fact *result = x->result;
 
+	if (never_offered && (x->offered || x->accepted))
+		result = NULL;
 	columns_text(k, C_ID, id);
 	columns_text(k, C_AGENT, x->agent ? x->agent->agent_id : SPAN(""));
 	columns_text(k, C_COMMAND, x->command ? x->command->command : none);
@@ -347,15 +368,16 @@ static void commands_put_row(struct commands *c, struct span id, const struct co
 	columns_int_if(k, C_QUEUED, x->ledger, x->ledger ? x->ledger->at_ms : 0);
 	columns_text(k, C_ENTRY, x->newest_ledger ? x->newest_ledger->entry_id : none);
 	columns_text(k, C_STATUS,
-		     x->result	   ? span_of(x->result->status)
+		     result	   ? span_of(result->status)
 		     : x->accepted ? SPAN("accepted")
 		     : x->offered  ? SPAN("offered")
 				   : SPAN("queued"));
 	columns_int_if(k, C_OFFERED, x->offered, x->offered ? x->offered->at_ms : 0);
 	columns_int_if(k, C_ACCEPTED, x->accepted, x->accepted ? x->accepted->at_ms : 0);
-	columns_int_if(k, C_COMPLETED, x->result, x->result ? x->result->at_ms : 0);
-	columns_text(k, C_RESULT, x->result ? x->result->entry_id : none);
+	columns_int_if(k, C_COMPLETED, result, result ? result->at_ms : 0);
+	columns_text(k, C_RESULT, result ? result->entry_id : none);
 	columns_int_if(k, C_MALFORMED, x->ledger, x->ledger && x->ledger->malformed);
+	columns_int(k, C_NEVER_OFFERED, never_offered);
 }
 
 static void commands_fold(struct commands *c)
@@ -379,7 +401,8 @@ enum pg_verdict commands_flush(struct commands *c, struct pg *p)
 	struct pg_rows *rows = NULL;
 
 	commands_fold(c);
-	enum pg_verdict v = columns_exec(&c->command, p, &upsert_commands, NULL);
+	pg_rows_free(TAKE(c->refused));
+	enum pg_verdict v = columns_exec(&c->command, p, &upsert_commands, &c->refused);
 	if (v == PG_OK)
 		v = columns_exec(&c->result, p, &commands_insert_results, &rows);
 	if (v == PG_OK) {

@@ -29,6 +29,7 @@ struct commands {
 	const struct verbs *verbs; /* not owned; NULL: by name only */
 	struct secrets *secrets;
 	struct columns command, result;
+	struct pg_rows *refused; /* ids a bridge ended as never offered, though they were */
 	uint64_t wrote_commands, wrote_results, wrote_late;
 	uint64_t wrote_status[COMMANDS_STATES]; /* of wrote_results; commands_state names them */
 };

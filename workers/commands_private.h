@@ -15,6 +15,7 @@ struct command_fact {
 	bool has_issued, has_expires;
 	int64_t issued_ms, expires_ms;
 	const char *status; /* of a result: terminal state */
+	bool never_offered; /* of a result: it ended in Redis, no agent was asked */
 };
 
 /* A new fact of the batch; NULL: no memory. */

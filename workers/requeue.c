@@ -14,11 +14,13 @@
 
 extern const char script_lost_check[];
 extern const char script_close[];
+extern const char script_reopen[];
 
 enum {
 	EVERY_MS = 30000,
 	LOST_EVERY_MS = 10000,
 	AFTER_CONNECT_MS = 10000,
+	AFTER_REFUSED_MS = 4000,
 	ANSWERS_FRESH_MS = 10000, /* less than LOST_AFTER_S can be */
 	PAGE = 200,
 	KEEP_DAYS = 8
@@ -229,6 +231,24 @@ static enum pg_verdict requeue_lost(const struct requeue *q, struct worker *w)
 		pg_rows_free(rows);
 		if (!more)
 			return v;
+	}
+}
+
+void requeue_refused(struct requeue *q, struct worker *w, const struct pg_rows *ids)
+{
+	int64_t soon_ms = clock_boot_ms() + AFTER_REFUSED_MS;
+
+	for (size_t i = 0; ids && i < pg_rows_len(ids); i++) {
+		struct span id = pg_rows_text(ids, i, 0);
+		struct span argv[] = {SPAN("EVAL"), span_of(script_reopen), SPAN("0"),
+				      span_of(q->prefix), id};
+
+		LOG_WARN(FIELDS(.event = "command_forgotten", .correlation_id = id.p),
+			 "Redis ended a command as never offered, but it was: its agent is asked");
+		/* Should Redis be away, nothing can be acknowledged either: it all comes again. */
+		(void)ask(w, ARRAY_LEN(argv), argv);
+		if (q->next_ms > soon_ms)
+			q->next_ms = soon_ms;
 	}
 }
 

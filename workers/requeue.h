@@ -20,4 +20,7 @@ int requeue_new(const char *prefix, int64_t lost_after_s, struct requeue **ret) 
 void requeue_free(struct requeue *q);
 /* What Redis lost: 10 s after it was reached anew, then every 30 s. The others: every 10 s.
  * results_age_ms: how long the oldest result waits to be stored; -1 unknown. */
+/* These ids (a column of text; NULL: none) ended in Redis without their agent, but they had been
+ * offered: Redis forgot. Its agent will be asked, soon, as for all that Redis lost. */
+void requeue_refused(struct requeue *q, struct worker *w, const struct pg_rows *ids);
 void requeue_chore(struct requeue *q, struct worker *w, int64_t now_ms, int64_t results_age_ms);

@@ -3,6 +3,7 @@
  * The part of commands.c that knows what a RESULT says; state and order are there.
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "base/ident.h"
 #include "commands_private.h"
@@ -180,6 +181,8 @@ const char *commands_stage_result(struct commands *c, const struct stream_entry 
 	if (!f)
 		return "no_memory";
 	f->status = status ? status : terminal_of_result(&w.result);
+	f->never_offered =
+	    by_bridge && (!strcmp(f->status, "expired") || !strcmp(f->status, "cancelled"));
 	f->agent_id = agent.n ? agent : (struct span){0};
 	f->entry_id = e->id;
 	f->command = commands_word(stream_field(e, "command"));

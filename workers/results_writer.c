@@ -124,6 +124,7 @@ static void on_committed(void *arg)
 	worker_count_rows(t->worker, "agent_command_late_results", t->commands.wrote_late);
 	worker_count_rows(t->worker, "dead_letters", t->refused.c.rows);
 	count_states(t);
+	requeue_refused(t->requeue, t->worker, t->commands.refused);
 	if (t->commands.wrote_late)
 		metric_add(metrics_get(worker_metrics_of(t->worker), M_late, NULL, NULL),
 			   t->commands.wrote_late);

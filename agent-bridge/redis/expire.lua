@@ -16,11 +16,18 @@ end
 
 local now = now_ms()
 local out = {-1, 0}
+if held_ms() > 0 then
+  return {held_ms(), 0}
+end
 for _, cid in ipairs(redis.call('ZRANGE', key('deadlines'), '-inf', int(now), 'BYSCORE', 'LIMIT', 0,
   count)) do
-  local agent, entry, state = unpack(redis.call('HMGET', key('cid.' .. cid), 'agent', 'entry',
-    'state'))
-  if state == 'queued' and not in_doubt(entry) then
+  local agent, entry, state, cancel = unpack(redis.call('HMGET', key('cid.' .. cid), 'agent', 'entry',
+    'state', 'cancel'))
+  if state == 'queued' and cancel and not in_doubt(entry) then
+    finish(cid, agent, entry, bridge_result(cid, agent, 'cancelled', 'cancelled', 'cancelled before it was offered',
+      bridge, received_at), 'done')
+    out[2] = out[2] + 1
+  elseif state == 'queued' and not in_doubt(entry) then
     finish(cid, agent, entry, bridge_result(cid, agent, 'expired', 'expired',
       'its time was over before it could be offered', bridge, received_at), 'done')
     out[2] = out[2] + 1

@@ -49,7 +49,7 @@ local function consider(e)
   local under = redis.call('HGET', offered, e.cid)
   local cancel = redis.call('HGET', key('cid.' .. e.cid), 'cancel')
   local late = tonumber(e.exp) <= now
-  if not under and late and e.maybe == '' and not in_doubt(e.id) then
+  if not under and late and e.maybe == '' and held_ms() == 0 and not in_doubt(e.id) then
     return ends(e, 'expired', 'expired', 'its time was over before it could be offered', 'done')
   elseif under and under ~= '' and journal ~= '' and under ~= journal then
     return ends(e, 'unknown', 'journal_changed',

@@ -59,6 +59,10 @@ function kinds.run(e, m)
       return 'duplicate', ''
     elseif e.extra == '1' or in_doubt(int(now)) then -- lost, then cancelled, then sent again: it may have run
       return 'asked', put_in_mailbox(e, 'offered', true)
+    elseif held_ms() > 0 then
+      local owner = put_in_mailbox(e, 'queued', true)
+      redis.call('ZADD', key('deadlines'), int(now), e.cid) -- EXPIRE ends it when the hold is over
+      return 'asked', owner
     end
     -- The result names the command although it never had a mailbox entry.
     write_result(e.cid, e.agent, {verb = e.verb, by = e.by, issued_at = e.issued_at,
@@ -71,7 +75,7 @@ function kinds.run(e, m)
   elseif redis.call('SISMEMBER', key('decommissioned'), e.agent) == 1 then
     e.verb, e.extra = 'decommissioned', 'the agent is decommissioned'
     return kinds.reject(e, {})
-  elseif e.extra ~= '1' and tonumber(e.exp) <= now and not in_doubt(int(now)) then
+  elseif e.extra ~= '1' and tonumber(e.exp) <= now and held_ms() == 0 and not in_doubt(int(now)) then
     write_result(e.cid, e.agent, {verb = e.verb, by = e.by, issued_at = e.issued_at,
       expires_at = e.expires_at}, bridge_result(e.cid, e.agent, 'expired', 'expired',
       'its time was over before it could be offered', bridge, received_at))
@@ -90,10 +94,13 @@ function kinds.cancel(e, m)
     return 'tombstone', ''
   elseif m.agent ~= e.agent then
     return 'mismatch', ''
-  elseif m.state == 'queued' and not in_doubt(m.entry) then
+  elseif m.state == 'queued' and held_ms() == 0 and not in_doubt(m.entry) then
     return ends(e, m.entry, 'cancelled', 'cancelled', 'cancelled before it was offered'), ''
   elseif m.state == 'queued' or m.state == 'offered' then
     redis.call('HSET', key('cid.' .. e.cid), 'cancel', '1')
+    if m.state == 'queued' and held_ms() > 0 then
+      redis.call('ZADD', key('deadlines'), int(now), e.cid)
+    end
     return 'asked', tell(e.agent)
   end
   return 'finished', ''

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- ROUTER LEASE: take it, or keep it. One bridge routes; every step of it names this lease.
---   in:  prefix, bridge, token ('' when not held), ttl (ms), offers this bridge remembers (-1: none yet)
+--   in:  prefix, bridge, token ('' when not held), ttl (ms), offers this bridge remembers (-1: none yet),
+--        '1' when it has lost Redis and is back
 --   out: token and 'taken' | 'kept', or '' and who holds it; for how long (ms, -1: nobody does); its offers;
 --        1 if Redis lost some
 -- A lease that lapsed is never kept: in between another may have routed.
@@ -8,7 +9,7 @@
 -- @include lib/keys.lua
 -- @include lib/doubt.lua
 local FRESH_S = 3
-local _, bridge, token, ttl, seen = unpack(ARGV)
+local _, bridge, token, ttl, seen, back = unpack(ARGV)
 
 -- A Redis that has run for a while and knows of no bridge was emptied, or nobody has used it yet. A bridge that
 -- has just started cannot tell; one that remembers says so at its next try, within a second: it goes first.
@@ -23,6 +24,9 @@ end
 
 local wait = may_have_forgotten()
 local offers, lost = count_offers(bridge, seen, 0)
+if back == '1' then
+  hold()
+end
 local name = key('lease.router')
 local held = redis.call('GET', name)
 if held then

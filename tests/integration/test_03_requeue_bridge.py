@@ -91,6 +91,35 @@ def test_an_id_lost_before_it_had_a_row_is_never_called_cancelled_when_it_ran(re
     assert leftovers(redis) == []
 
 
+@pytest.mark.timeout(60)
+def test_a_row_that_was_offered_is_not_ended_by_a_bridge_that_knows_of_no_offer(redis, pg, start, connect):
+    """Redis is wiped and no bridge is left that could notice: the row still says that it was offered."""
+    w = start_writer(start, "results", redis, pg.uri)
+    b = Bridge(start, redis, connect)
+    agent = b.agent("gw-1", journal_id="j1")
+    cids = ["c-ran", "c-late"]
+    redis.xadd_command("gw-1", "ECHO", "c-ran", ttl_s="600")
+    redis.xadd_command("gw-1", "ECHO", "c-late", ttl_s="600")
+    assert [agent.expect("COMMAND")["correlation_id"] for _ in cids] == cids
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE status = 'offered' HAVING count(*) = 2")
+    b.proc.kill()
+    redis.client.flushall()
+    b = Bridge(start, redis, connect, "b2")
+    redis.xadd_command("gw-1", "ECHO", "c-ran", op="cancel")
+    redis.xadd_command("gw-1", "ECHO", "c-ran", ttl_s="600")
+    redis.xadd_command("gw-1", "ECHO", "c-late", ttl_s="1")
+    wait_for(lambda: {(r["correlation_id"], r["state"]) for r in results(redis)} == {
+        ("c-ran", "cancelled"), ("c-late", "expired")}, 10)
+    wait_for(lambda: len(w.proc.find_logs("command_forgotten")) == 2, 10)
+    agent = b.agent("gw-1", journal_id="j1")
+    assert {agent.expect("CANCEL", timeout=25)["correlation_id"] for _ in cids} == set(cids)
+    for cid in cids:
+        agent.send(result(cid, "gw-1", rc=0, stdout="it ran"))
+    pg.wait_row("SELECT 1 FROM agent_command_results WHERE status = 'done' HAVING count(*) = 2")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE status = 'done' HAVING count(*) = 2")
+    assert pg.query("SELECT * FROM agent_command_late_results") == [] and leftovers(redis) == []
+
+
 def later_forget_what_comes(redis):
     """The function that is returned stops Redis and cuts its AOF back to what it is now."""
     aof = sorted((redis.dir / "appendonlydir").glob("*.incr.aof"))[-1]

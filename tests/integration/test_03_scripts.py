@@ -36,7 +36,7 @@ class Site:
     def __init__(self, db, lua, agent="a1", bridge="b1", conn="c1"):
         self.db, self.lua, self.agent, self.bridge, self.conn = db, lua, agent, bridge, conn
         lua.bridge_lease(bridge, "inst-1", "", 15000)
-        token = lua.router_lease(bridge, "", 4000, -1)[0]
+        token = lua.router_lease(bridge, "", 4000, -1, "")[0]
         self.lease, self.token, self.offers = f"{bridge}|{token}", token, 0
         self.claim()
         db.xgroup_create("viw.commands", "agent-bridge", "0", mkstream=True)
@@ -167,28 +167,28 @@ def test_bridge_lease_remembers_since_when(db, lua):
 
 
 def test_router_lease_is_taken_kept_and_never_kept_once_lapsed(db, lua):
-    token, word = lua.router_lease("b1", "", 4000, -1)[:2]
+    token, word = lua.router_lease("b1", "", 4000, -1, "")[:2]
     assert word == "taken"
-    assert lua.router_lease("b1", token, 4000, 0)[:2] == [token, "kept"]
-    none, holder, ms = lua.router_lease("b2", "", 4000, -1)[:3]
+    assert lua.router_lease("b1", token, 4000, 0, "")[:2] == [token, "kept"]
+    none, holder, ms = lua.router_lease("b2", "", 4000, -1, "")[:3]
     assert none == "" and holder == f"b1|{token}" and 0 < ms <= 4000
-    assert lua.router_lease("b1", "", 4000, 0)[0] == ""  # the same name without the token is another process
+    assert lua.router_lease("b1", "", 4000, 0, "")[0] == ""  # the same name without the token is another process
     db.delete("viw.lease.router")
-    fresh, word = lua.router_lease("b1", token, 4000, 0)[:2]
+    fresh, word = lua.router_lease("b1", token, 4000, 0, "")[:2]
     assert word == "taken" and int(fresh) > int(token)
     db.delete("viw.lease.router", "viw.fence.router")  # Redis lost both: tokens rise all the same
     time.sleep(0.002)
-    assert int(lua.router_lease("b2", "", 4000, 0)[0]) > int(fresh)
+    assert int(lua.router_lease("b2", "", 4000, 0, "")[0]) > int(fresh)
 
 
 def test_router_lease_goes_to_who_remembers_after_redis_was_emptied(db, lua):
     wait_for(lambda: db.info("server")["uptime_in_seconds"] >= 3)  # before that it is taken for a new one
-    assert lua.router_lease("b1", "", 4000, -1) == ["", "", -1, 0, 0]  # just started: it cannot tell
-    assert lua.router_lease("b2", "", 4000, 3)[1:] == ["taken", "4000", 3, 1] and db.exists("viw.doubt")
+    assert lua.router_lease("b1", "", 4000, -1, "") == ["", "", -1, 0, 0]  # just started: it cannot tell
+    assert lua.router_lease("b2", "", 4000, 3, "")[1:] == ["taken", "4000", 3, 1] and db.exists("viw.doubt")
     db.delete("viw.lease.router")
-    assert lua.router_lease("b1", "", 4000, 0)[1] == "taken"  # a second later
+    assert lua.router_lease("b1", "", 4000, 0, "")[1] == "taken"  # a second later
     db.flushall()
-    assert lua.router_lease("b1", "", 4000, 0)[1] == "taken"  # it was here before the emptying
+    assert lua.router_lease("b1", "", 4000, 0, "")[1] == "taken"  # it was here before the emptying
 
 
 def test_router_yield_gives_back_only_its_own(db, lua, site):
@@ -442,18 +442,18 @@ def test_offers_are_counted_and_a_count_that_fell_is_a_loss(db, lua, site):
     site.offer(window=2, again=1)  # offering again is no new offer
     assert db.hgetall("viw.offers") == {"b1": "2"} and site.offers == 2
     # A bridge that has just started learns the number; so does one whose last answer got lost.
-    assert lua.router_lease("b1", site.token, 4000, -1)[3:] == [2, 0]
-    assert lua.router_lease("b1", site.token, 4000, 1)[3:] == [2, 0]
-    assert lua.router_lease("b2", "", 4000, -1)[3:] == [0, 0] and not db.exists("viw.doubt")
-    assert lua.router_lease("b1", site.token, 4000, 7)[3:] == [7, 1]
+    assert lua.router_lease("b1", site.token, 4000, -1, "")[3:] == [2, 0]
+    assert lua.router_lease("b1", site.token, 4000, 1, "")[3:] == [2, 0]
+    assert lua.router_lease("b2", "", 4000, -1, "")[3:] == [0, 0] and not db.exists("viw.doubt")
+    assert lua.router_lease("b1", site.token, 4000, 7, "")[3:] == [7, 1]
     assert 290_000 < int(db.get("viw.doubt")) - now_ms(db) <= 300_000 and db.ttl("viw.doubt") > 7 * 86400
-    assert lua.router_lease("b1", site.token, 4000, 7)[3:] == [7, 0]  # noticed once
+    assert lua.router_lease("b1", site.token, 4000, 7, "")[3:] == [7, 0]  # noticed once
 
 
 def lose_offers(db, lua, site):
     """What the bridge finds after its Redis has come back without the last offer."""
     db.hset("viw.offers", "b1", 3)
-    assert lua.router_lease("b1", site.token, 4000, 4)[4] == 1
+    assert lua.router_lease("b1", site.token, 4000, 4, "")[4] == 1
 
 
 def test_doubt_cancelled_then_sent_again_asks_the_agent(db, lua, site):
@@ -482,6 +482,32 @@ def test_doubt_nothing_expires_without_its_agent(db, lua, site):
     assert lua.expire(site.lease, "b1", NOW, 64)[1:] == [0, "a1", "a1", "a1"] and results_of(db) == []
     assert [(o["kind"], o["cid"], o["left"]) for o in site.offer("J")] == [("cancel", f"x{i}", "0") for i in (1, 2, 3)]
     assert [site.answer(f"x{i}") for i in (1, 2, 3)] == ["stored"] * 3 and site.open_keys() == []
+
+
+def test_hold_after_redis_was_away_defers_what_ends_without_an_agent(db, lua, site):
+    site.route(site.entry("x1"), site.entry("x2", ttl_ms=300))
+    assert lua.router_lease("b1", site.token, 4000, 0, "1")[3:] == [0, 0] and 2500 < db.pttl("viw.hold") <= 3000
+    words = site.route(site.entry("x1", kind="cancel"), site.entry("x3", kind="cancel"), site.entry("x3"),
+                       site.entry("x4", ttl_ms=-1))[::2]
+    assert words == ["asked", "tombstone", "asked", "queued"]
+    wait_for(lambda: now_ms(db) > int(site.marker("x2")["exp"]), 2)
+    wait, ended = lua.expire(site.lease, "b1", NOW, 64)[:2]
+    assert 0 < wait <= 3000 and ended == 0 and results_of(db) == []
+    # Nothing was lost, nobody asked: now they end by themselves.
+    db.delete("viw.hold")
+    assert lua.expire(site.lease, "b1", NOW, 64)[1] == 4
+    assert {r["correlation_id"]: r["state"] for r in results_of(db)} == {
+        "x1": "cancelled", "x2": "expired", "x3": "cancelled", "x4": "expired"}
+    assert site.open_keys() == []
+
+
+def test_hold_asks_an_agent_that_is_there(db, lua, site):
+    lua.router_lease("b1", site.token, 4000, 0, "1")
+    site.route(site.entry("x1", kind="cancel"), site.entry("x1"), site.entry("x2", ttl_ms=-1))
+    assert [(o["kind"], o["cid"]) for o in site.offer("J")] == [("cancel", "x1"), ("cancel", "x2")]
+    db.delete("viw.hold")
+    assert lua.expire(site.lease, "b1", NOW, 64)[1:] == [0, "a1", "a1"] and results_of(db) == []
+    assert site.answer("x1") == site.answer("x2") == "stored" and site.open_keys() == []
 
 
 def test_doubt_ends(db, lua, site):
@@ -610,7 +636,7 @@ def test_out_of_memory(db, lua, site, name):
     site.offer(window=1)
     args = {
         "release": ["a1", site.owner], "bridge_lease": ["b1", "inst-1", "1", 15000],
-        "router_lease": ["b1", site.token, 4000, 0], "router_yield": [site.lease],
+        "router_lease": ["b1", site.token, 4000, 0, "1"], "router_yield": [site.lease],
         "trim": [site.lease, "commands", "agent-bridge"], "check": ["a1", site.owner], "lookup": ["a1", "x1"],
         "claim": ["a1", "b1", "c9", "n", now_ms(db) + 1000, ""], "reclaim": ["a1", "b1", "c1", site.epoch],
         "expire": [site.lease, "b1", NOW, 64], "router_read": [site.lease, ">", 64],

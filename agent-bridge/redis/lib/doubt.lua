@@ -3,6 +3,7 @@
 -- before, under an offer, or a sending of the same id, that is forgotten: it ends by its agent's answer alone.
 local DOUBT_MS = 300000
 local DOUBT_KEPT_MS = 8 * 86400 * 1000
+local HOLD_MS = 3000
 
 -- `seen`: offers the bridge remembers, -1 when it has just started. Returns how many there are, 1 if some were lost.
 local function count_offers(bridge, seen, more)
@@ -16,6 +17,15 @@ local function count_offers(bridge, seen, more)
     redis.call('HSET', key('offers'), bridge, int(n))
   end
   return n, lost and 1 or 0
+end
+
+-- A bridge has lost Redis and is back: until the others are back too, none may have noticed what is forgotten. For so
+-- long nothing ends without its agent; what can wait does.
+local function hold()
+  redis.call('SET', key('hold'), '1', 'PX', HOLD_MS)
+end
+local function held_ms()
+  return math.max(redis.call('PTTL', key('hold')), 0)
 end
 
 -- Whether a command may have run before it was put into its mailbox at `at` (an entry's id, or ms as text).
