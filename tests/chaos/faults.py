@@ -182,7 +182,11 @@ def journal_disk_full(world, rng):
 
 def aof_disk_full(world, rng):
     ballast = fill(world.redis_disk, rng.choice((0, 4096)))
-    return "disk full at redis", lambda: ballast.unlink(missing_ok=True)
+
+    def undo():  # it has ended: with appendfsync always it cannot go on
+        ballast.unlink(missing_ok=True)
+        world.tend_stores()
+    return "disk full at redis", undo
 
 
 def wal_disk_full(world, rng):
