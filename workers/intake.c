@@ -32,7 +32,7 @@ struct intake {
 	int64_t claim_at_ms;
 	unsigned claim_next;
 	int64_t kept_at_ms;
-	size_t count;
+	size_t count, ceiling; /* entries of a read; ceiling: what the database bears */
 	struct intake_entry *item;
 	size_t n, cap, bytes;
 	uint64_t lost[INTAKE_STREAMS_MAX];
@@ -65,6 +65,7 @@ int intake_new(const struct intake_config *c, struct intake **ret)
 		return -ENOMEM;
 	in->c = *c;
 	in->count = COUNT_FIRST < c->batch_max ? COUNT_FIRST : c->batch_max;
+	in->ceiling = c->batch_max;
 	int r = intake_copy_names(in, c);
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(in->reader); i++)
 		r = redis_sync_new(c->redis_url, TIMEOUT_MS, &in->reader[i]);
@@ -122,6 +123,13 @@ size_t intake_streams(const struct intake *in)
 const char *intake_group(const struct intake *in)
 {
 	return in->group;
+}
+
+void intake_limit(struct intake *in, size_t n)
+{
+	in->ceiling = n ? n : 1;
+	if (in->count > in->ceiling)
+		in->count = in->ceiling;
 }
 
 uint64_t intake_take_lost(struct intake *in, unsigned stream)
@@ -269,8 +277,10 @@ static void intake_adapt(struct intake *in, bool full)
 {
 	size_t fit = BYTES_GOAL / (in->bytes / in->n + 1) + 1;
 
-	if (fit > in->c.batch_max)
-		fit = in->c.batch_max;
+	if (full && in->ceiling < in->c.batch_max)
+		in->ceiling += in->ceiling / 32 + 1;
+	if (fit > in->ceiling)
+		fit = in->ceiling;
 	if (fit < in->count)
 		in->count = fit;
 	else if (full)

@@ -46,6 +46,9 @@ int intake_ack(struct intake *in, const struct intake_batch *b) MUST_CHECK;
 /* Entries of a batch that takes long stay ours. 1: asked Redis; 0: did so less than a second ago.
  */
 int intake_keep_alive(struct intake *in, const struct intake_batch *b) MUST_CHECK;
+/* More than n entries were too much for the database: the next batches are smaller, and grow
+ * slowly. */
+void intake_limit(struct intake *in, size_t n);
 const char *intake_error(const struct intake *in);
 /* Entries that were trimmed or deleted before this group had stored them; per stream, then zeroed.
  */

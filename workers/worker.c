@@ -247,6 +247,7 @@ static int worker_write(struct worker *w, struct range r, bool *ret_bad)
 		/* Too much work for one statement's time: halves may pass. */
 		if (strcmp(pg_sqlstate(w->pg), "57014") == 0 && ++timeouts >= TIMEOUTS_MAX &&
 		    r.to - r.from > 1) {
+			intake_limit(w->intake, (r.to - r.from) / 2);
 			*ret_bad = true;
 			return 0;
 		}

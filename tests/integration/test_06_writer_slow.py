@@ -89,8 +89,15 @@ def test_a_batch_that_times_out_is_halved_until_it_passes(redis, pg, start):
         assert pg.query("SELECT count(*) AS n FROM agent_commands") == [{"n": 40}]
         assert len(cancelled) == 3 and w.metric("viw_pg_retries_total", verdict="retry") == 3
         assert (w.metric("viw_batch_rows_count"), w.metric("viw_batch_rows_sum")) == (2, 40)
+        # What was too much once is not tried again at once.
+        w.proc.freeze()
+        for i in range(40, 80):
+            add_command(c, f"c-{i:02}")
+        w.proc.thaw()
+        wait_drained(c, "results", 20)
+        assert len(cancelled) == 3
         add_command(c, "slow")
-        wait_for(lambda: len(cancelled) >= 8, 20)
+        wait_for(lambda: len(cancelled) >= 8, 20, "one row alone is tried again and again")
     finally:
         stop.set()
         thread.join()
