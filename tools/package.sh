@@ -2,15 +2,28 @@
 # --check: builds twice and compares the bytes, runs lintian, installs, upgrades, removes and purges
 # in a chroot.
 
-# Builds HEAD below $1; its packages end there. The link-time optimizer orders symbols by the path it
-# works in, so two builds give the same bytes in the same folder (.buildinfo names it), not in any.
+# Builds HEAD below $1; its packages end there. What comes after runs it: `env TZ=…`.
 package_build() {
 	local dir=$1
+	shift
 	mkdir -p "$dir/src"
 	git archive HEAD | tar -x -C "$dir/src"
-	(cd "$dir/src" && DEB_BUILD_OPTIONS="parallel=$(jobs_n)" dpkg-buildpackage -b -us -uc >"$dir/log" 2>&1) ||
+	(cd "$dir/src" && "$@" dpkg-buildpackage -b -us -uc >"$dir/log" 2>&1) ||
 		{ tail -20 "$dir/log" >&2; die "dpkg-buildpackage failed; all of it: $dir/log"; }
 	rm -f "$dir"/*-dbgsym_*.deb
+}
+
+# The packages in $1 again in $2 under the next version's number: what an upgrade needs.
+package_next() {
+	local deb tree
+	mkdir -p "$2"
+	for deb in "$1"/*.deb; do
+		tree=$(mktemp -d)
+		dpkg-deb -R "$deb" "$tree"
+		sed -i 's/^Version: .*/&+next/' "$tree/DEBIAN/control"
+		dpkg-deb --root-owner-group -b "$tree" "$2/$(basename "${deb/_amd64/+next_amd64}")" >/dev/null
+		rm -rf "$tree"
+	done
 }
 
 package_lintian() {
@@ -40,11 +53,12 @@ package_in() {
 		exec chroot "$0" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"' "$@"
 }
 
-# Install, change a conffile, install again, remove, purge; what must be there at each step.
+# Install, change conffiles and secrets, upgrade, remove, purge; what must be there at each step.
 package_cycle() {
-	local root=$1 debs=$2 program
+	local root=$1 debs=$2 program version
+	package_next "$debs" "$debs/next"
 	as_root mkdir -p "$root/debs"
-	as_root cp "$debs"/*.deb "$root/debs/"
+	as_root cp -r "$debs"/*.deb "$debs/next" "$root/debs/"
 	say "Install, upgrade with a changed setting, remove, purge"
 	package_in "$root" sh -c 'apt-get -qq update && apt-get -qq -o APT::Sandbox::User=root install -y --no-install-recommends /debs/*.deb' >/dev/null
 	for program in agent-bridge telemetry-writer results-writer gateway-agent host-helper viwctl; do
@@ -52,13 +66,28 @@ package_cycle() {
 	done
 	package_in "$root" getent passwd viworks-agent viworks-bridge viworks-writer >/dev/null || die "users are missing"
 	echo 'AGENT_BRIDGE_MAX_CONN=7' | as_root tee "$root/etc/viworks/agent-bridge.env" >/dev/null
-	package_in "$root" sh -c 'apt-get -qq install -y --reinstall /debs/*.deb' >/dev/null
+	package_in "$root" sh -c 'cd /etc/viworks && stat -c "%a %U %s" agent-bridge.shared-secret agent-bridge.admin-token' |
+		grep -cx '400 root 6[45]' | grep -qx 2 || die "the bridge's secrets are not made, or are open to others"
+	package_in "$root" sh -c 'sha256sum /etc/viworks/agent-bridge.* >/before'
+	package_in "$root" sh -c 'apt-get -qq install -y /debs/next/*.deb' >/dev/null
+	version=$(package_in "$root" dpkg-query -W -f '${Version}\n' 'viworks-*' viwctl | sort -u)
+	[[ $version == *+next ]] || die "not upgraded: $version"
+	package_in "$root" sha256sum --quiet -c /before || die "an upgrade changed a setting or a secret"
 	grep -q MAX_CONN=7 "$root/etc/viworks/agent-bridge.env" || die "an upgrade lost a changed setting"
 	package_in "$root" apt-get -qq remove -y 'viworks-*' viwctl >/dev/null
-	[ -e "$root/etc/viworks/agent-bridge.env" ] || die "remove took the settings"
-	package_in "$root" dpkg --purge viworks-agent-bridge viworks-workers viworks-gateway-agent viworks-host-helper >/dev/null
-	[ ! -e "$root/etc/viworks/agent-bridge.env" ] && [ ! -e "$root/usr/bin/agent-bridge" ] || die "purge left files"
+	package_in "$root" sha256sum --quiet -c /before || die "remove took settings or secrets"
+	[ ! -e "$root/usr/bin/agent-bridge" ] || die "remove left a program"
+	package_in "$root" dpkg --purge viworks-agent-bridge viworks-workers viworks-gateway-agent viworks-host-helper viwctl >/dev/null 2>&1
+	package_left "$root"
 	echo "  installed, upgraded, removed and purged"
+}
+
+# What a purge left behind of ours: nothing but the users, whom files of theirs may outlive.
+package_left() {
+	local left
+	left=$(package_in "$1" find / -xdev \( -path /proc -o -path /debs -o -path /var/lib/apt -o -path /var/cache -o -path /var/log \) -prune \
+		-o \( -iname '*viworks*' -o -name '*agent-bridge*' -o -name 'viw*' \) -print | grep -v '^/usr/lib/sysusers.d') || true
+	[ -z "$left" ] || die "purge left: $left"
 }
 
 package_main() {
@@ -67,15 +96,14 @@ package_main() {
 	local work
 	work=$(mktemp -d)
 	say "Building packages"
-	package_build "$work/a"
+	package_build "$work/a" env DEB_BUILD_OPTIONS="parallel=$(jobs_n)"
 	mkdir -p dist
 	rm -f dist/*.deb
 	cp "$work"/a/*.deb dist/
 	if [ "${1-}" = --check ]; then
-		say "Building them again"
-		rm -rf "$work/a"
-		package_build "$work/a"
-		for deb in "$work"/a/*.deb; do
+		say "Building them again: another folder, later, another time zone and umask, one job"
+		(umask 077 && package_build "$work/another/folder/b" env DEB_BUILD_OPTIONS=parallel=1 TZ=Pacific/Kiritimati LC_ALL=C.UTF-8)
+		for deb in "$work"/another/folder/b/*.deb; do
 			cmp "$deb" "dist/${deb##*/}" || die "${deb##*/}: two builds differ"
 		done
 		echo "  the same bytes"
