@@ -24,7 +24,7 @@
 struct enroll_options {
 	const char *agent_id, *out, *csr, *site, *backend, *trust, *shared_secret, *pins;
 	long days;
-	bool init_ca, revoke, renew_crl, help;
+	bool init_ca, revoke, renew_crl, server, help;
 };
 
 static bool parse(int argc, char **argv, struct enroll_options *o)
@@ -64,6 +64,9 @@ static bool parse(int argc, char **argv, struct enroll_options *o)
 		case 'R':
 			o->renew_crl = true;
 			break;
+		case 'V':
+			o->server = true;
+			break;
 		case CTL_OPTION_HELP:
 			return o->help = true, false;
 		default:
@@ -73,7 +76,11 @@ static bool parse(int argc, char **argv, struct enroll_options *o)
 	if (o->init_ca || o->renew_crl)
 		return optind == argc;
 	o->agent_id = optind + 1 == argc ? argv[optind] : NULL;
-	if (!o->agent_id || !ident_is_agent_id(o->agent_id, strlen(o->agent_id))) {
+	if (o->server && !o->agent_id) {
+		ctl_error("give the name by which agents connect, as in --backend");
+		return false;
+	}
+	if (!o->server && (!o->agent_id || !ident_is_agent_id(o->agent_id, strlen(o->agent_id)))) {
 		ctl_error(
 		    "give one agent id: letters, digits, dot, underscore, hyphen; at most 64");
 		return false;
@@ -226,12 +233,14 @@ static int issue(struct ctl *c, const struct enroll_options *o, struct ca_issued
 	buf_init(&csr, CSR_MAX);
 	int code = o->csr ? read_csr(o->csr, &csr) : CTL_OK;
 	if (code == CTL_OK) {
-		int r = ca_issue(c->cfg.ca_dir, o->agent_id, o->csr ? csr.data : NULL, (int)o->days,
-				 ret);
+		int r = (o->server ? ca_issue_server : ca_issue)(
+		    c->cfg.ca_dir, o->agent_id, o->csr ? csr.data : NULL, (int)o->days, ret);
 		if (r == -ENOENT)
 			ctl_error(
 			    "no CA in %s (VIWCTL_CA_DIR); `viwctl enroll --init-ca` makes one",
 			    c->cfg.ca_dir);
+		else if (r == -EDOM)
+			ctl_error("'%s' is neither a DNS name nor an address", o->agent_id);
 		else if (r == -EINVAL)
 			ctl_error(
 			    "%s",
@@ -243,6 +252,32 @@ static int issue(struct ctl *c, const struct enroll_options *o, struct ca_issued
 		code = r < 0 ? CTL_NO : CTL_OK;
 	}
 	buf_fini(&csr);
+	return code;
+}
+
+/* The bridge's own certificate: server.crt and server.key. */
+static int enroll_server(struct ctl *c, const struct enroll_options *o)
+{
+	char until[CLOCK_RFC3339_LEN + 1];
+	const char *dir = o->out ? o->out : ".";
+	struct ca_issued i;
+	int code = issue(c, o, &i);
+	if (code != CTL_OK)
+		return code;
+	code = put(dir, "server.crt", i.cert_pem.data, i.cert_pem.len, 0644);
+	if (code == CTL_OK && i.key_pem.len > 0)
+		code = put(dir, "server.key", i.key_pem.data, i.key_pem.len, 0400);
+	clock_format_rfc3339(i.not_after_ms, until);
+	if (code == CTL_OK)
+		printf(
+		    c->json
+			? "{\"server\":\"%s\",\"dir\":\"%s\",\"not_after\":\"%s\"}\n"
+			: "server       %s\nfiles        %s/server.crt, server.key\n"
+			  "valid until  %s\n"
+			  "next         AGENT_BRIDGE_TLS_CERT and _TLS_KEY; the key belongs to the "
+			  "bridge's user, mode 0400\n",
+		    o->agent_id, dir, until);
+	ca_issued_fini(&i);
 	return code;
 }
 
@@ -336,5 +371,6 @@ int cmd_enroll(struct ctl *c, int argc, char **argv)
 	return o.renew_crl ? renew_crl(c)
 	       : o.init_ca ? init_ca(c)
 	       : o.revoke  ? revoke_agent(c, &o)
+	       : o.server  ? enroll_server(c, &o)
 			   : enroll(c, &o);
 }

@@ -1,5 +1,6 @@
 #include "crypto/ca.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
@@ -20,6 +21,7 @@
 
 #define INDEX_MAX (64U << 20)
 #define PEM_MAX	  (1U << 20)
+#define DNS_CHARS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-"
 #define DAY_S	  86400L
 
 static void x509_freep(X509 **p)
@@ -302,21 +304,18 @@ static int subject_key(const char *csr_pem, struct ca_issued *i, EVP_PKEY **ret)
 	return 0;
 }
 
-int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int days,
-	     struct ca_issued *ret)
+/* `in_index` is the certificate's name there, san its subject alternative names. */
+static int issue(const char *dir, const char *cn, const char *in_index, const char *usage,
+		 const char *san, const char *csr_pem, int days, struct ca_issued *ret)
 {
-	char san[AGENT_ID_MAX + 32];
 	struct ca ca;
-	if (!ident_is_agent_id(agent_id, strlen(agent_id)))
-		return -EINVAL;
 	int r = ca_open(dir, &ca);
 	if (r < 0)
 		return r;
-	snprintf(san, sizeof san, "URI:urn:viworks:agent:%s", agent_id);
 	const struct extension ext[] = {
 	    {NID_basic_constraints, "critical,CA:FALSE"},
 	    {NID_key_usage, "critical,digitalSignature"},
-	    {NID_ext_key_usage, "clientAuth"},
+	    {NID_ext_key_usage, usage},
 	    {NID_subject_alt_name, san},
 	    {NID_subject_key_identifier, "hash"},
 	    {NID_authority_key_identifier, "keyid:always"},
@@ -328,13 +327,13 @@ int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int day
 	CLEANUP(x509_freep) X509 *cert = NULL;
 	r = subject_key(csr_pem, &i, &key);
 	if (r == 0)
-		r = make_cert(agent_id, key, ca.cert, ca.key, days, ext, ARRAY_LEN(ext), &cert);
+		r = make_cert(cn, key, ca.cert, ca.key, days, ext, ARRAY_LEN(ext), &cert);
 	if (r == 0)
 		r = cert_pem(cert, &i.cert_pem);
 	if (r == 0)
 		r = describe(cert, &i);
 	if (r == 0)
-		r = add_to_index(&ca, agent_id, &i);
+		r = add_to_index(&ca, in_index, &i);
 	ca_close(&ca);
 	if (r < 0) {
 		ca_issued_fini(&i);
@@ -342,6 +341,31 @@ int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int day
 	}
 	*ret = i;
 	return 0;
+}
+
+int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int days,
+	     struct ca_issued *ret)
+{
+	char san[AGENT_ID_MAX + 32];
+	if (!ident_is_agent_id(agent_id, strlen(agent_id)))
+		return -EINVAL;
+	snprintf(san, sizeof san, "URI:urn:viworks:agent:%s", agent_id);
+	return issue(dir, agent_id, agent_id, "clientAuth", san, csr_pem, days, ret);
+}
+
+int ca_issue_server(const char *dir, const char *name, const char *csr_pem, int days,
+		    struct ca_issued *ret)
+{
+	char san[CA_SERVER_NAME_MAX + 8], in_index[AGENT_ID_MAX + 1];
+	unsigned char addr[sizeof(struct in6_addr)];
+	size_t n = strlen(name);
+	bool dns = inet_pton(AF_INET, name, addr) != 1 && inet_pton(AF_INET6, name, addr) != 1;
+	if (n == 0 || n > CA_SERVER_NAME_MAX ||
+	    (dns && (name[0] == '-' || name[strspn(name, DNS_CHARS)])))
+		return -EDOM;
+	snprintf(san, sizeof san, "%s:%s", dns ? "DNS" : "IP", name);
+	snprintf(in_index, sizeof in_index, "server:%s", name); /* ':' is in no agent's id */
+	return issue(dir, name, in_index, "serverAuth", san, csr_pem, days, ret);
 }
 
 void ca_issued_fini(struct ca_issued *i)

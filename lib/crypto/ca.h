@@ -1,7 +1,8 @@
 /*
  * A small client CA in a folder: ca.key (0600), ca.crt, index (one line a certificate), crl.pem.
- * Signs client certificates that name an agent (SAN URI urn:viworks:agent:<id>), P-256 and
- * SHA-256. One writer at a time: every change holds a lock on the folder.
+ * Signs client certificates that name an agent (SAN URI urn:viworks:agent:<id>), and the servers'
+ * they connect to; P-256 and SHA-256. One writer at a time: every change holds a lock on the
+ * folder.
  */
 #pragma once
 
@@ -26,6 +27,10 @@ struct ca_issued {
  * -ENOENT no CA there, -EINVAL bad CSR or key, -errno. */
 int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int days,
 	     struct ca_issued *ret) MUST_CHECK;
+/* The same for a server's certificate: a DNS name or an address. -EDOM when it is neither. */
+#define CA_SERVER_NAME_MAX 57
+int ca_issue_server(const char *dir, const char *name, const char *csr_pem, int days,
+		    struct ca_issued *ret) MUST_CHECK;
 void ca_issued_fini(struct ca_issued *i);
 
 /* Revokes every certificate of the agent that is still valid, writes crl.pem anew (good for
