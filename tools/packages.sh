@@ -43,6 +43,7 @@ test|prometheus|promtool checks /metrics and alert rules
 test|iproute2|brings loopback up in test namespaces
 test|zsh|tries the completion of viwctl
 test|man-db|judges the manual pages
+test|e2fsprogs|chattr: a journal that cannot be written
 test|dbus|bus of systemd, in the tests of units
 test|docker-compose|checks the compose files, beside podman-compose
 test|git|lists the sources for the source checks

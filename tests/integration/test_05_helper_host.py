@@ -115,7 +115,7 @@ def check_users(h):
     assert h.ok("create_panel_user", {"username": "alice", "userpass": "Pa55:word"}) == "created alice\n"
     assert "alice:" in h.s.run("cat", "/etc/passwd").stdout
     assert h.s.run("su", "-s", "/bin/true", "alice").returncode == 0
-    h.s.run("mkdir", "-p", "/etc/openvpn/server", "/etc/fwknop", "/var/lib/viworks")
+    h.s.run("mkdir", "-p", "/etc/openvpn/server", "/etc/fwknop", "/var/lib/viworks", "/etc/cron.d")
     h.s.run("systemctl", "restart", "viworks-host-helper.service")  # the new folders become writable
     assert "created bob" in h.ok("create_openvpn_user", {"username": "bob", "userpass": "hunter22", "source_ip": "192.0.2.7",
                                                          "key": "a2V5a2V5a2V5"})
