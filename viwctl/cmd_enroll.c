@@ -164,29 +164,43 @@ static int put_helper_secret(const char *dir)
 	return code;
 }
 
-static int put_env(const struct enroll_options *o, const char *dir)
+/* A string of flat TOML; what a setting never holds is refused. */
+static int put_line(struct buf *b, const char *name, const char *value)
 {
+	if (!value)
+		return 0;
+	if (strpbrk(value, "\"\\\n\r"))
+		return -EINVAL;
+	return buf_appendf(b, "%s = \"%s\"\n", name, value);
+}
+
+/* The file that the agent's every word finds by itself: `gateway-agent status` too. */
+static int put_settings(const struct enroll_options *o, const char *dir)
+{
+	const char *lines[][2] = {
+	    {"id", o->agent_id},
+	    {"backend_url", o->backend ? o->backend : "wss://CHANGE-ME:8082/agent/ws"},
+	    {"cert_path", TARGET_DIR "/agent.crt"},
+	    {"key_path", TARGET_DIR "/agent.key"},
+	    {"helper_secret_file", TARGET_DIR "/agent_helper.secret"},
+	    {"site", o->site},
+	    {"trust_bundle", o->trust ? TARGET_DIR "/trust.crt" : NULL},
+	    {"backend_spki_pin", o->pins},
+	    {"shared_secret_file", o->shared_secret ? TARGET_DIR "/shared.secret" : NULL},
+	};
 	struct buf b;
 	buf_init(&b, 65536);
-	int r = buf_appendf(
-	    &b,
-	    "# Settings of gateway-agent for %s; install as " TARGET_DIR "/gateway-agent.env\n"
-	    "VIW_AGENT_ID=%s\nVIW_AGENT_BACKEND_URL=%s\n"
-	    "VIW_AGENT_CERT_PATH=" TARGET_DIR "/agent.crt\n"
-	    "VIW_AGENT_KEY_PATH=" TARGET_DIR "/agent.key\n"
-	    "VIW_AGENT_HELPER_SECRET_FILE=" TARGET_DIR "/agent_helper.secret\n"
-	    "VIW_AGENT_FEATURE_EXEC_ENABLE=true\n",
-	    o->agent_id, o->agent_id, o->backend ? o->backend : "wss://CHANGE-ME:8082/agent/ws");
-	if (r == 0 && o->site)
-		r = buf_appendf(&b, "VIW_AGENT_SITE=%s\n", o->site);
-	if (r == 0 && o->trust)
-		r = buf_append_str(&b, "VIW_AGENT_TRUST_BUNDLE=" TARGET_DIR "/trust.crt\n");
-	if (r == 0 && o->pins)
-		r = buf_appendf(&b, "VIW_AGENT_BACKEND_SPKI_PIN=%s\n", o->pins);
-	if (r == 0 && o->shared_secret)
-		r = buf_append_str(&b,
-				   "VIW_AGENT_SHARED_SECRET_FILE=" TARGET_DIR "/shared.secret\n");
-	int code = r == 0 ? put(dir, "gateway-agent.env", b.data, b.len, 0644) : CTL_SYSTEM;
+	int r = buf_appendf(&b,
+			    "# Settings of gateway-agent for %s; install as " TARGET_DIR
+			    "/gateway-agent.toml\nfeature_exec_enable = true\n",
+			    o->agent_id);
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(lines); i++)
+		r = put_line(&b, lines[i][0], lines[i][1]);
+	if (r == -EINVAL)
+		ctl_error("--backend, --site or --pin holds a quote, a backslash or a line end");
+	int code = r == 0	  ? put(dir, "gateway-agent.toml", b.data, b.len, 0644)
+		   : r == -EINVAL ? CTL_USAGE
+				  : CTL_SYSTEM;
 	buf_fini(&b);
 	return code;
 }
@@ -203,7 +217,7 @@ static int put_install(const struct enroll_options *o, const char *dir)
 	    "cd \"$(dirname \"$0\")\"\n"
 	    "d=" TARGET_DIR "\n"
 	    "install -d -m 0755 \"$d\"\n"
-	    "install -m 0644 gateway-agent.env agent.crt \"$d\"\n"
+	    "install -m 0644 gateway-agent.toml agent.crt \"$d\"\n"
 	    "for f in agent.key shared.secret; do [ ! -e $f ] || install -m 0400 -o viworks-agent "
 	    "-g viworks $f \"$d\"; done\n"
 	    "[ ! -e trust.crt ] || install -m 0644 trust.crt \"$d\"\n"
@@ -281,8 +295,13 @@ static int enroll_server(struct ctl *c, const struct enroll_options *o)
 	return code;
 }
 
-static int enroll(struct ctl *c, const struct enroll_options *o)
+/* Without --trust the bridge's certificate is one of --server: the same CA. */
+static int enroll(struct ctl *c, struct enroll_options *o)
 {
+	char own_ca[4096];
+	snprintf(own_ca, sizeof own_ca, "%s/ca.crt", c->cfg.ca_dir);
+	if (!o->trust)
+		o->trust = own_ca;
 	char dir[4096], until[CLOCK_RFC3339_LEN + 1];
 	struct ca_issued i;
 	snprintf(dir, sizeof dir, "%s", o->out ? o->out : o->agent_id);
@@ -303,7 +322,7 @@ static int enroll(struct ctl *c, const struct enroll_options *o)
 	if (code == CTL_OK && o->trust)
 		code = copy(dir, "trust.crt", o->trust, false, 0644);
 	if (code == CTL_OK)
-		code = put_env(o, dir);
+		code = put_settings(o, dir);
 	if (code == CTL_OK)
 		code = put_install(o, dir);
 	clock_format_rfc3339(i.not_after_ms, until);

@@ -240,8 +240,17 @@ def test_enroll_makes_what_a_site_needs_and_takes_it_back(ctl, tmp, redis):
     modes = {p.name: oct(os.stat(p).st_mode & 0o777) for p in (tmp / "gw-1").iterdir()}
     assert modes["agent.key"] == modes["shared.secret"] == modes["host_helper.secret"] == "0o400"
     assert oct(os.stat(ca / "ca.key").st_mode & 0o777) == "0o600"
-    env = (tmp / "gw-1" / "gateway-agent.env").read_text()
-    assert "VIW_AGENT_ID=gw-1" in env and "VIW_AGENT_SITE=lab" in env and "shared-secret-" not in env
+    settings = tmp / "gw-1" / "gateway-agent.toml"
+    text = settings.read_text()
+    assert 'id = "gw-1"' in text and 'site = "lab"' in text and "shared-secret-" not in text
+    settings.write_text(text.replace("/etc/viworks/agent_helper.secret", str(secret)).replace("/etc/viworks/shared.secret", str(secret)))
+    assert (tmp / "gw-1" / "trust.crt").read_text() == (ca / "ca.crt").read_text()
+    for name in ("agent.crt", "agent.key", "trust.crt"):
+        settings.write_text(settings.read_text().replace(f"/etc/viworks/{name}", str(tmp / "gw-1" / name)))
+    done = subprocess.run([viwtest.BIN / "gateway-agent", "--config", settings, "--check-config"], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    assert ctl("enroll", "gw-9", "--site", 'x"\nid = "gw-1', "--out", tmp / "gw-9").returncode == 64
     assert subprocess.run(["sh", "-n", tmp / "gw-1" / "install.sh"]).returncode == 0
 
     assert ctl("enroll", "--revoke", "gw-1").returncode == 0
