@@ -18,10 +18,11 @@ debian_main() {
 
 debian_bootstrap() {
 	local release=$1 dir=$2
+	shift 2
 	say "A bare Debian $release in $dir"
 	as_root mkdir -p "${dir%/*}"
 	as_root rm -rf "$dir.new"
-	as_root mmdebstrap --variant=minbase --quiet "$release" "$dir.new" || die "mmdebstrap failed"
+	as_root mmdebstrap --variant=minbase --quiet "$@" "$release" "$dir.new" || die "mmdebstrap failed"
 	printf '#!/bin/sh\nexit 101\n' | as_root tee "$dir.new/usr/sbin/policy-rc.d" >/dev/null
 	as_root chmod 755 "$dir.new/usr/sbin/policy-rc.d"
 	as_root mv "$dir.new" "$dir"

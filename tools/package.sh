@@ -44,6 +44,7 @@ package_chroot() {
 		"${sources[@]}" >/dev/null
 	printf '#!/bin/sh\nexit 101\n' | as_root tee "$1/usr/sbin/policy-rc.d" >/dev/null
 	as_root chmod 755 "$1/usr/sbin/policy-rc.d"
+	echo 'Dpkg::Use-Pty "0";' | as_root tee "$1/etc/apt/apt.conf.d/99viw" >/dev/null # there is no /dev/pts
 }
 
 # Runs a command in the chroot $1, with a /proc of its own that goes with it.
