@@ -28,7 +28,7 @@ CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blki
 SYSTEMD_INIT = r"""
 set -e
 B=$1; R=$B/root
-mount -t overlay overlay -o "lowerdir=/,upperdir=$B/upper,workdir=$B/work" "$R"
+mount -t overlay overlay -o "lowerdir=${2:-/},upperdir=$B/upper,workdir=$B/work" "$R"
 mount -t proc proc "$R/proc"
 mount --rbind /sys "$R/sys"
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs "$R/run"
@@ -53,7 +53,7 @@ mount -t cgroup -o none,name=systemd systemd "$R/sys/fs/cgroup/systemd"
 mount -t cgroup2 cgroup2 "$R/sys/fs/cgroup/unified"
 fi
 ip link set lo up
-hostname viwtest
+hostname "${3:-viwtest}"; hostname > "$R/etc/hostname"
 echo 0123456789abcdef0123456789abcde0 > "$R/etc/machine-id"
 S=$R/etc/systemd/system; mkdir -p "$S"; rm -rf "$S"/*.wants "$S"/*.requires
 printf '[Unit]\nRequires=basic.target dbus.socket\nAfter=basic.target\nAllowIsolate=yes\n' > "$S/viwtest.target"
@@ -74,10 +74,12 @@ exec env -i container=viwtest PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 
 
 class Systemd:
-    """systemd as PID 1 on a copy-on-write view of this machine's root."""
+    """systemd as PID 1 on a copy-on-write view of this machine's root, or of another. `beside` is a machine whose
+    network it shares."""
 
-    def __init__(self, dir):
+    def __init__(self, dir, root="/", name="viwtest", size="512m", beside=None):
         self.dir = Path(dir) / "sd"
+        self.root, self.name, self.size, self.beside = root, name, size, beside
         self.group = f"viw-{os.getpid()}-{id(self) & 0xffff:x}"
         self.shell = self.init = None
 
@@ -85,7 +87,7 @@ class Systemd:
         for d in ("upper", "work", "root"):
             (self.dir / d).mkdir(parents=True)
         # overlay's upper and work must not lie on an overlay themselves: a tmpfs always does
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", self.dir], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={self.size}", "tmpfs", self.dir], check=True)
         for d in ("upper", "work", "root"):
             (self.dir / d).mkdir()
         self.groups = []
@@ -110,8 +112,9 @@ class Systemd:
                 (g / "cgroup.procs").write_text(str(os.getpid()))
         self.log = open(self.dir / "boot.log", "wb")
         self.shell = subprocess.Popen(
-            ["unshare", "-m", "-p", "-n", "-u", "-i", "-C", "--fork", "--kill-child", "--propagation", "private",
-             "bash", script, self.dir], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+            [*(["nsenter", "-t", self.beside.init, "-n"] if self.beside else []),
+             "unshare", "-m", "-p", *([] if self.beside else ["-n"]), "-u", "-i", "-C", "--fork", "--kill-child",
+             "--propagation", "private", "bash", script, self.dir, self.root, self.name], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
             preexec_fn=enter_groups, start_new_session=True)
         deadline = time.monotonic() + 20
         while True:
