@@ -223,10 +223,10 @@ def test_secrets_are_credentials_and_in_no_environment(fleet):
     for program, names in (("agent-bridge", ["admin_token", "shared_secret"]),
                            ("telemetry-writer", ["database_url"]), ("results-writer", ["database_url"])):
         pid = fleet.pid(program)
-        folder = f"/run/credentials/viworks-{program}.service"
-        listed = fleet.s.run("nsenter", "-t", pid, "-m", "ls", folder).stdout.split()
-        assert sorted(listed) == names
         environ = fleet.s.run("cat", f"/proc/{pid}/environ", f"/proc/{pid}/cmdline").stdout
+        folder = re.search(r"CREDENTIALS_DIRECTORY=(/[^\0]+)", environ)[1]
+        listed = fleet.s.run("ls", f"/proc/{pid}/root{folder}").stdout.split()
+        assert sorted(listed) == names
         assert "postgresql://" not in environ and not any(v in environ for v in SECRETS.values())
         assert not any(v in fleet.journal(program) for v in SECRETS.values())
 
