@@ -186,3 +186,20 @@ def test_supervisor_that_finds_the_id_taken(helper, args, want):
     os.kill(strace_pid, signal.SIGTERM)
     helper.proc.wait_exit(10)
     old.wait_exit(10)
+
+
+def test_without_landlock_it_says_so_and_the_unit_is_what_holds(helper):
+    """A kernel that has none, as strace plays it: said once at the start; everything runs, held by the unit alone."""
+    if subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("strace cannot trace here")
+    helper.verb("once", f"echo x > {helper.root}/new && echo wrote", writable_paths=[])
+    helper.proc = helper._start("/usr/bin/strace", env=dict(helper.env, ASAN_OPTIONS="detect_leaks=0"), args=[
+        "-f", "-qq", "-o", "/dev/null", "-e", "trace=landlock_create_ruleset", "-e", "inject=landlock_create_ruleset:error=ENOSYS",
+        str(BIN / "host-helper")])
+    helper.proc.wait_log("no_landlock")
+    helper.proc.wait_log("ready")
+    assert helper.run("once")["stdout"] == "wrote\n"
+    assert "cpu_pct" in helper.run("get_monitoring_data")["data"]
+    kids = subprocess.run(["pgrep", "-P", str(helper.proc.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+    os.kill(int(kids[0]), signal.SIGTERM)
+    helper.proc.wait_exit(10)
