@@ -111,7 +111,8 @@ int helper_load_secret(const char *path, struct buf *ret)
 	return r;
 }
 
-/* A child of a helper that was killed holds its lock until it has executed its program. */
+/* A child of a helper that was killed holds its lock until it has let go of it (run_fork_watched).
+ */
 static int take_lock(int fd)
 {
 	for (int waited_ms = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; waited_ms += LOCK_POLL_MS) {
@@ -139,14 +140,13 @@ static int open_state(struct helper *h)
 		return r;
 	}
 	snprintf(path, sizeof path, "%s/lock", dir);
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
+	h->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (h->lock < 0)
 		return -errno;
-	r = take_lock(fd); /* kept until this process ends */
+	r = take_lock(h->lock); /* kept until this process ends */
 	if (r < 0) {
 		LOG_ERROR(FIELDS(.event = "state_locked", .setting = "HOST_HELPER_STATE_DIR"),
 			  "another host-helper uses %s", dir);
-		close(fd);
 		return r;
 	}
 	r = journal_open(&h->journal, dir, &fresh);
@@ -335,6 +335,7 @@ static void close_all(struct helper *h)
 	closep(&h->signals.fd);
 	closep(&h->inotify.fd);
 	closep(&h->nonce_log);
+	closep(&h->lock);
 	journal_close(&h->journal);
 	audit_close(&h->audit);
 	verbs_free(h->verbs);
@@ -355,6 +356,7 @@ int helper_run(struct host_helper_settings *cfg)
 	    .inotify = {.fd = -1},
 	    .journal = {.dir = -1},
 	    .audit = {.dir = -1, .fd = -1, .head_fd = -1, .before = -1, .journald = -1},
+	    .lock = -1,
 	    .nonce_log = -1,
 	    .rate_at_ms = clock_boot_ms(),
 	    .rate_tokens = (double)cfg->rate,

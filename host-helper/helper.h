@@ -33,6 +33,7 @@ struct helper {
 	struct audit audit;
 	struct audit_counts audit_counts;
 	struct nonces *nonces;
+	int lock;      /* of the state folder */
 	int nonce_log; /* nonces outlive a restart */
 	int64_t nonce_log_since;
 	struct wire_decoder *decoder;

@@ -274,6 +274,29 @@ struct run *run_new(struct helper *h, enum run_kind kind, const char *correlatio
 	return r;
 }
 
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+/* In a child: of our descriptors only 0-2 and what is used there stay. It may outlive us, and must
+ * neither keep the lock nor connections, nor a listener nobody accepts from. */
+static void keep_only(const struct helper *h, int report)
+{
+	int keep[] = {report, h->journal.dir, h->audit.dir, h->audit.fd, h->audit.before};
+	unsigned from = 3;
+
+	qsort(keep, ARRAY_LEN(keep), sizeof keep[0], by_number);
+	for (size_t i = 0; i < ARRAY_LEN(keep); i++) {
+		if (keep[i] < (int)from)
+			continue;
+		if (keep[i] > (int)from)
+			(void)close_range(from, (unsigned)keep[i] - 1, 0);
+		from = (unsigned)keep[i] + 1;
+	}
+	(void)close_range(from, ~0U, 0);
+}
+
 pid_t run_fork_watched(struct run *r, int *ret_report)
 {
 	int p[2];
@@ -282,7 +305,7 @@ pid_t run_fork_watched(struct run *r, int *ret_report)
 		return -errno;
 	pid_t pid = fork();
 	if (pid == 0) {
-		close(p[0]);
+		keep_only(r->h, p[1]);
 		*ret_report = p[1];
 		return 0;
 	}

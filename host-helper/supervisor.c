@@ -389,12 +389,7 @@ static void run_child(struct run *x, int journal_fd)
 
 /* ---- the process ---- */
 
-static int by_number(const void *a, const void *b)
-{
-	return *(const int *)a - *(const int *)b;
-}
-
-static void settle_in(struct job *job)
+static void settle_in(void)
 {
 	struct sigaction ignore = {.sa_handler = SIG_IGN}, deflt = {.sa_handler = SIG_DFL};
 	const int ignored[] = {SIGTERM, SIGINT, SIGHUP, SIGPIPE, SIGUSR1, SIGUSR2};
@@ -408,20 +403,6 @@ static void settle_in(struct job *job)
 	(void)setsid();
 	(void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	(void)prctl(PR_SET_NAME, "viw-run", 0, 0, 0);
-	/* Of the helper's descriptors only 0-2 and what is used here stay: its lock on the state
-	 * folder must go with it. */
-	int keep[] = {job->report, job->journal->dir, job->audit->dir, job->audit->fd,
-		      job->audit->before};
-	qsort(keep, ARRAY_LEN(keep), sizeof keep[0], by_number);
-	unsigned from = 3;
-	for (size_t i = 0; i < ARRAY_LEN(keep); i++) {
-		if (keep[i] < (int)from)
-			continue;
-		if (keep[i] > (int)from)
-			(void)close_range(from, (unsigned)keep[i] - 1, 0);
-		from = (unsigned)keep[i] + 1;
-	}
-	(void)close_range(from, ~0U, 0);
 }
 
 static void report(int fd, const struct outcome *o)
@@ -454,7 +435,7 @@ _Noreturn void supervisor_main(struct job *job)
 			.go_fd = -1};
 	int fd = -1, r = 0;
 
-	settle_in(job);
+	settle_in();
 	/* The record of the start is on disk before anything starts. */
 	if (job->verb->effects)
 		r = audit_sync(job->audit);

@@ -188,6 +188,20 @@ def test_supervisor_that_finds_the_id_taken(helper, args, want):
     old.wait_exit(10)
 
 
+def test_a_child_on_a_stuck_disk_does_not_keep_the_next_helper_waiting(helper):
+    if subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("strace cannot trace here")
+    first = strace(helper, 4.0)
+    helper.client().send(op="hello")
+    wait_for(lambda: open(f"/proc/{first}/task/{first}/children").read().split(), what="a child that syncs")
+    old = helper.proc
+    os.kill(first, signal.SIGKILL)
+    began = time.monotonic()
+    helper.start()
+    assert time.monotonic() - began < 2.5
+    old.wait_exit(15)
+
+
 def test_without_landlock_it_says_so_and_the_unit_is_what_holds(helper):
     """A kernel that has none, as strace plays it: said once at the start; everything runs, held by the unit alone."""
     if subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], stderr=subprocess.DEVNULL).returncode:
