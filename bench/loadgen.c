@@ -66,22 +66,22 @@ static void print_samples(const char *name, struct load_samples *s)
 	       s->us[s->n / 2], s->us[s->n - 1 - s->n / 100], s->us[s->n - 1]);
 }
 
-static double own_cpu_s(void)
+static double seconds_of(struct timeval t)
 {
-	struct rusage u;
-	getrusage(RUSAGE_SELF, &u);
-	return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
-	       (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+	return (double)t.tv_sec + (double)t.tv_usec / 1e6;
 }
 
 static void say(const char *event)
 {
 	uint64_t now = clock_boot_us();
+	struct rusage u;
+	getrusage(RUSAGE_SELF, &u);
 	printf("{\"event\":\"%s\",\"at_s\":%.3f,\"up\":%u,\"connected\":%" PRIu64
 	       ",\"attempts\":%" PRIu64 ",\"lost\":%" PRIu64 ",\"sent\":%" PRIu64
-	       ",\"acked\":%" PRIu64 ",\"cpu_s\":%.3f",
+	       ",\"acked\":%" PRIu64 ",\"cpu_s\":%.3f,\"user_s\":%.3f",
 	       event, (double)(now - began_us) / 1e6, load.up, load.connected, load.attempts,
-	       load.lost, load.sent, load.acked, own_cpu_s());
+	       load.lost, load.sent, load.acked, seconds_of(u.ru_utime) + seconds_of(u.ru_stime),
+	       seconds_of(u.ru_utime));
 	if (go_us)
 		printf(",\"go_s\":%.3f", (double)(now - go_us) / 1e6);
 	if (down_us)

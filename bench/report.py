@@ -33,9 +33,10 @@ def fanin(rows):
         out.append([f"{r['conns']:,}", f"{r['rate']:,}/s" if r["rate"] else "fast", names[r["peer"]],
                     number(r["frames_per_s"]) + lost, number(r["server_us"]), number(r["redis_us"]) if r["redis_us"] else "–",
                     number(r["total_us"]), against(b, r) if b and r["peer"] != "bridge" else "1",
-                    number(r["p99_ms"]) if "p99_ms" in r else "–", number(r["loadgen_us"])])
+                    number(r["p99_ms"]) if "p99_ms" in r else "–", number(r["loadgen_us"]),
+                    number(r["loadgen_user_us"]) if "loadgen_user_us" in r else "–"])
     return markdown(["connections", "rate", "what", "frames/s", "server µs", "redis µs", "sum µs/frame",
-                     "ours ÷ this", "p99 ms to the store", "generator µs"], out)
+                     "ours ÷ this", "p99 ms to the store", "generator µs", "of that its own code"], out)
 
 
 def growth(rows):

@@ -71,7 +71,7 @@ def fanin_once(peer, conns, rate, frames, seconds=60):
             raise BenchError(f"{peer}: only {ready['up']} of {conns} connected: {ready['failures']}")
         time.sleep(0.5)
         before = {n: cpu_s(p.pid) for n, p in procs.items()}
-        load_before, began = ready["cpu_s"], time.monotonic()
+        began = time.monotonic()
         load.say("go")
         done = load.event("done", seconds)
         count = frames
@@ -90,7 +90,8 @@ def fanin_once(peer, conns, rate, frames, seconds=60):
         cpu = {n: (cpu_s(p.pid) - before[n]) * 1e6 / count for n, p in procs.items()}
         row = {"peer": peer, "conns": conns, "rate": rate, "frames": frames, "stored": count,
                "frames_per_s": count / took, "server_us": cpu["server"], "redis_us": cpu.get("redis", 0.0),
-               "total_us": sum(cpu.values()), "loadgen_us": (done["cpu_s"] - load_before) * 1e6 / frames,
+               "total_us": sum(cpu.values()), "loadgen_us": (done["cpu_s"] - ready["cpu_s"]) * 1e6 / frames,
+               "loadgen_user_us": (done["user_s"] - ready["user_s"]) * 1e6 / frames,
                "server_rss_mib": rss_bytes(procs["server"].pid) / 2**20}
         if rate:
             row["p50_ms"], row["p99_ms"] = latency_ms(b, peer, done)
