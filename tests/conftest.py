@@ -23,6 +23,19 @@ import bridgetest  # noqa: E402
 import viwtest  # noqa: E402
 
 
+def pytest_collection_finish(session):
+    """In a whole run the minutes of test_07_bridge_time.py pass beside the other tests."""
+    if any("test_07_bridge_time" in item.nodeid for item in session.items) and not session.config.option.collectonly:
+        sys.path.insert(0, str(Path(__file__).parent / "integration"))
+        import minutes
+        minutes.get()
+
+
+def pytest_sessionfinish(session):
+    if "minutes" in sys.modules:
+        sys.modules["minutes"].end()
+
+
 def pytest_runtest_setup(item):
     mark = item.get_closest_marker("timeout")
     seconds = mark.args[0] if mark else 60
