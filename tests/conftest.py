@@ -28,7 +28,10 @@ def pytest_collection_finish(session):
     if any("test_07_bridge_time" in item.nodeid for item in session.items) and not session.config.option.collectonly:
         sys.path.insert(0, str(Path(__file__).parent / "integration"))
         import minutes
-        minutes.get()
+        try:
+            minutes.get()
+        except Exception as e:  # the tests that need it try again, and tell
+            print(f"test_07_bridge_time.py could not begin: {e}", file=sys.stderr)
 
 
 def pytest_sessionfinish(session):

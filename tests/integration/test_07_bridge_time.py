@@ -32,6 +32,7 @@ def test_not_reading_for_a_minute_is_closed(run):
 
 def test_redis_that_stands_still_closes_4013_after_two_minutes(run):
     line = run.disconnected(run.b, "behind", 170)
+    assert run.closed.get("behind", 4013) == 4013
     assert line["detail"] == "redis_behind" and line["rc"] == 4013 and line["duration_ms"] >= 119_000
 
 

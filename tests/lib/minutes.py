@@ -94,10 +94,12 @@ class Minutes:
             except Exception:  # paused: the send blocks until its own time limit
                 if client.ws.closed:
                     self.closed["behind"] = client.ws.close_code
+                    self.disconnected(self.b, "behind", 30)
+                    self.b.proc.kill()  # what it kept for its Redis is given back to this machine
                     return
 
     def disconnected(self, bridge, agent_id, timeout):
-        """The log line of the end, and after how many seconds from the begin it must have come."""
+        """The log line of its end."""
         return bridge.proc.wait_log("disconnected", agent_id=agent_id, timeout=timeout)
 
     def close(self):
