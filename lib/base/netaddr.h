@@ -22,7 +22,7 @@ void netaddr_format_ip(const struct netaddr *a, char *out);
 void netaddr_format_hostport(const struct netaddr *a, char *out);
 bool netaddr_is_loopback(const struct netaddr *a);
 uint16_t netaddr_port(const struct netaddr *a);
-/* Who is counted as one peer: an IPv4 address, mapped or not, or an IPv6 /64. 0 for other families. */
+/* Who is counted as one peer: an IPv4 address, mapped or not, or an IPv6 /64. 0: another family. */
 uint64_t netaddr_peer_key(const struct netaddr *a);
 
 struct cidr {

@@ -81,12 +81,40 @@ class TestMachine:
         out = machine.page("deploy-systemd.md")
         assert "bad " not in out[3] and "status              done" in out[5], out
         assert "gw-1" in out[5] and "agent-bridge" in out[5]
+        self.monitor(machine)
         machine.s.put("/etc/hosts", "127.0.0.1 localhost gateway.example.net\n")
         out = machine.page("split-site.md", NAME="gateway.example.net")
         assert "FAIL" not in out[2] and "stdout" in out[4] and "hello ann, from root on " in out[4], out
         assert "cert_days_left" in out[4]
         listed = machine.s.run("viwctl", "gateways").stdout
         assert re.search(r"gw-2 +online +north", listed), listed
+
+    def monitor(self, machine):
+        """Prometheus itself scrapes what the page says, and has loaded every alarm."""
+        s = machine.s
+        s.run("groupadd", "-f", "prometheus")
+        for name in ("prometheus.yml", "alerts.yml"):
+            s.put(f"/root/compose/prometheus/{name}", ROOT / "compose" / "prometheus" / name)
+        s.run("mkdir", "-p", "/root/data")
+        s.put("/etc/systemd/system/prometheus.service", "[Service]\nExecStart=/usr/bin/prometheus --config.file="
+              "/etc/prometheus/prometheus.yml --storage.tsdb.path=/root/data --web.listen-address=127.0.0.1:9090\n")
+        s.run("systemctl", "daemon-reload")
+        machine.page("monitoring.md")
+
+        def ask(path):
+            done = s.run("curl", "-s", f"http://127.0.0.1:9090/api/v1/{path}", check=False).stdout
+            return json.loads(done)["data"] if done.startswith("{") else {}
+
+        def targets():
+            return {t["labels"]["job"]: (t["health"], t["lastError"]) for t in ask("targets").get("activeTargets", [])}
+        programs = ("agent-bridge", "telemetry-writer", "results-writer")
+        wait_for(lambda: targets() == {p: ("up", "") for p in programs}, 30, f"all are scraped: {targets()}", every=0.5)
+        rules = [r for g in ask("rules")["groups"] for r in g["rules"]]
+        assert {r["name"] for r in rules if r["type"] == "alerting"} == set(
+            re.findall(r"alert: (\w+)", (ROOT / "compose" / "prometheus" / "alerts.yml").read_text()))
+        gateways = ask("query?query=viw_gateways")["result"]
+        assert {g["metric"]["status"] for g in gateways} == {"expected", "online", "offline", "decommissioned"}
+        s.run("systemctl", "stop", "prometheus")
 
     def test_an_agent_on_the_host_becomes_a_container_and_nothing_else_changes(self, machine):
         """The container itself: test_06_agent_deploy.py. Here its user, its id, its view of the helper."""

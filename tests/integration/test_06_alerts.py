@@ -10,8 +10,8 @@ RULES = viwtest.ROOT / "compose" / "prometheus"
 TEXT = (RULES / "alerts.yml").read_text()
 
 
-@pytest.mark.parametrize("words", [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]],
-                         ids=["check", "test"])
+@pytest.mark.parametrize("words", [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"],
+                                   ["check", "config", "--syntax-only", "prometheus.yml"]], ids=["check", "test", "config"])
 def test_promtool_is_content(words):
     done = subprocess.run(["promtool", *words], cwd=RULES, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
