@@ -151,6 +151,8 @@ demo_down() {
 	say "Stopping it: ${COMPOSE[*]} down -v"
 	# podman-compose 1.0.3 ignores stop_grace_period.
 	"${COMPOSE[@]}" down -v -t 30 >"$DEMO_LOG" 2>&1 || { tail -n 30 "$DEMO_LOG" >&2; die "it did not stop"; }
+	# podman-compose 1.0.3 leaves its networks behind.
+	[ "$ENGINE" = docker ] || podman network rm "${CONTAINERS_PROJECT}_stores" "${CONTAINERS_PROJECT}_agents" >/dev/null 2>&1 || true
 }
 
 # demo [--once|--down]

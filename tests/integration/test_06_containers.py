@@ -129,6 +129,14 @@ def viw(p, *words, host_net=False, env=None, check=True):
                env={**os.environ, "VIW_ENGINE": "podman", "DISABLE_HC_SYSTEMD": "true", **(env or {})})
 
 
+def wait_healthy(p, name):
+    """Runs its health check, as systemd's timer would, until it is green; its log when it never is."""
+    try:
+        wait_for(lambda: p.run("healthcheck", "run", name, check=False).returncode == 0, 30, f"{name} is healthy", every=0.3)
+    except AssertionError as e:
+        raise AssertionError(f"{e}\n{p.run('ps', '-a', check=False).stdout}{p.run('logs', '--tail', '20', name, check=False).stdout}") from None
+
+
 def container(p, service):
     return p.run("ps", "-aq", "--filter", "label=com.docker.compose.project=viworks-demo",
                  "--filter", f"label=com.docker.compose.service={service}").stdout.split()[0]
@@ -186,7 +194,7 @@ def test_the_demo_comes_up_healthy_takes_a_command_and_stops_cleanly(engine):
 
     # Up again with what is there: nothing lost, the same identity.
     p.run("restart", "-t", "20", ids["postgres"], timeout=40)
-    wait_for(lambda: p.run("healthcheck", "run", ids["results-writer"], check=False).returncode == 0, 20, "the writer is back")
+    wait_healthy(p, ids["results-writer"])
     assert sql(f"SELECT count(*) FROM agent_command_results WHERE correlation_id = '{cid}'") == "1"
 
     for name in reversed(DEMO):
@@ -196,6 +204,7 @@ def test_the_demo_comes_up_healthy_takes_a_command_and_stops_cleanly(engine):
     viw(p, "demo", "--down")
     assert p.run("ps", "-aq").stdout.split() == []
     assert p.run("volume", "ls", "-q").stdout.split() == []
+    assert p.run("network", "ls", "--format", "{{.Name}}").stdout.split() == ["podman"]
 
 
 # The backend's own project of docs/deploy-containers.md.
@@ -254,7 +263,7 @@ def test_the_page_brings_bridge_and_writers_beside_a_backend(engine, tmp, start)
     trio = {"agent-bridge", "telemetry-writer", "results-writer"}
     assert services() == {"redis", "postgres"} | trio
     for name in sorted(trio):
-        wait_for(lambda: p.run("healthcheck", "run", f"shop_{name}_1", check=False).returncode == 0, 30, f"{name} is healthy", every=0.3)
+        wait_healthy(p, f"shop_{name}_1")
         inside = p.run("exec", f"shop_{name}_1", "ls", "/run/secrets").stdout.split()
         assert inside == (["admin_token", "shared_secret"] if name == "agent-bridge" else ["database_url"]), name
     p.run("exec", "shop_redis_1", "redis-cli", "XADD", "viw.commands", "*", "correlation_id", "late", "agent_id", "nobody",
@@ -262,9 +271,19 @@ def test_the_page_brings_bridge_and_writers_beside_a_backend(engine, tmp, start)
     wait_for(lambda: p.run(*psql, "-d", "viw", "-c", "SELECT status FROM agent_command_results WHERE correlation_id = 'late'").stdout
              == "expired\n", 30, "the command's row", every=0.3)
     more = "export COMPOSE_FILE=docker-compose.yml:docker-compose.agent.yml\n"
-    sh(more + "docker compose --profile agent stop -t 40")
+    sh(more + "docker compose --profile agent stop -t 40 agent-bridge telemetry-writer results-writer")
     for name in sorted(trio):
         assert p.run("inspect", "--format", "{{.State.ExitCode}}", f"shop_{name}_1").stdout == "0\n", name
+
+    # The bridge alone, for a host where Redis runs elsewhere: a project of its own.
+    shutil.copy(COMPOSE / "docker-compose.agent-bridge.yml", home)
+    (home / "elsewhere.yml").write_text("networks: {default: {external: true, name: shop_default}}\n")
+    alone = "export COMPOSE_FILE=docker-compose.agent-bridge.yml:elsewhere.yml COMPOSE_PROJECT_NAME=edge\n"
+    sh(alone + "docker compose up -d")
+    wait_healthy(p, "edge_agent-bridge_1")
+    sh(alone + "docker compose stop -t 40")
+    assert p.run("inspect", "--format", "{{.State.ExitCode}}", "edge_agent-bridge_1").stdout == "0\n"
+    sh(alone + "docker compose down -v -t 10")
     sh(more + "docker compose --profile agent down -v -t 10")
     assert p.run("ps", "-aq").stdout.split() == []
     service.stop()
