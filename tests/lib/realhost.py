@@ -215,7 +215,8 @@ class Podman:
     def __enter__(self):
         (self.dir / "lib").mkdir(parents=True)
         (self.dir / "containers.conf").write_text(
-            CONTAINERS_CONF + ('[network]\nnetwork_backend = "netavark"\n' if self.own_net else ""))
+            CONTAINERS_CONF + (f'[network]\nnetwork_backend = "netavark"\nnetwork_config_dir = "{self.dir}/networks"\n'
+                               if self.own_net else ""))
         (self.dir / "storage.conf").write_text(
             f'[storage]\ndriver = "{self.driver}"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n')
         (self.dir / "init.sh").write_text(PODMAN_INIT)
