@@ -108,9 +108,10 @@ def test_wrong_secret_is_401(trusted, start, pki, tmp):
 
 def test_two_agents_with_one_id_do_not_fight(native, start, redis, pki, tmp):
     """4000: the older one stands back at the maximum."""
-    first = start("gateway-agent", env=agent_env(tmp, pki, native.port))
+    identity = pki.agent("gw-1")  # once: a file written anew would be taken for a renewal, and dialled with
+    first = start("gateway-agent", env=agent_env(tmp, pki, native.port, identity=identity))
     first.wait_log("connected")
-    second = start("gateway-agent", env=agent_env(tmp, pki, native.port))
+    second = start("gateway-agent", env=agent_env(tmp, pki, native.port, identity=identity))
     second.wait_log("connected")
     line = first.wait_log("disconnected", error="close")
     assert "4000" in line["msg"] and int(line["msg"].split("next try in ")[1].split()[0]) >= 54000
