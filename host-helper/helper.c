@@ -297,6 +297,10 @@ static void on_tick(void *arg)
  * runs left whose supervisor died together with the helper before this one. */
 static void end_strays(struct helper *h)
 {
+	pid_t child;
+
+	/* Whoever executed us from a process that had children of its own keeps them. */
+	h->owns_children = tree_children(&child, 1) == 0;
 	h->owns_cgroup = tree_owns_cgroup();
 	if (!h->owns_cgroup)
 		return;

@@ -50,7 +50,7 @@ struct helper {
 	int64_t rate_at_ms;
 	struct cpu_sample cpu, cpu_older; /* about a second apart */
 	int64_t started_wall_ms, started_boot_ms, aged_at_ms, synced_at_ms;
-	bool owns_cgroup, had_orphans;
+	bool owns_cgroup, owns_children, had_orphans;
 };
 
 /* One request that passed authentication, while it is being answered. */

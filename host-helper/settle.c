@@ -14,13 +14,14 @@
 #include "tree.h"
 
 #define SETTLE_TRIES 100
+#define STOP_PASSES  8
 
 /* Children that no struct here knows. A supervisor that died a moment ago counts as one until it
  * has handed over its own: its pid is forgotten when settling begins. */
 static size_t find_orphans(const struct helper *h, pid_t *out, size_t cap)
 {
 	pid_t all[ORPHANS_MAX];
-	size_t n = tree_children(all, ARRAY_LEN(all)), found = 0;
+	size_t n = h->owns_children ? tree_children(all, ARRAY_LEN(all)) : 0, found = 0;
 
 	for (size_t i = 0; i < n && found < cap; i++) {
 		bool known = false;
@@ -30,6 +31,24 @@ static size_t find_orphans(const struct helper *h, pid_t *out, size_t cap)
 			out[found++] = all[i];
 	}
 	return found;
+}
+
+/* Stopped with all below them, at once and by us: until a child of ours had looked through /proc
+ * they would have forked on. */
+static size_t stop_orphans(const struct helper *h, pid_t *out, size_t cap)
+{
+	size_t n = 0;
+
+	for (int pass = 0; pass < STOP_PASSES; pass++) {
+		n = find_orphans(h, out, cap);
+		for (size_t i = 0; i < n; i++) {
+			(void)kill(out[i], SIGSTOP);
+			(void)tree_signal(out[i], SIGSTOP);
+		}
+		if (n == 0)
+			break;
+	}
+	return n;
 }
 
 static bool same_boot(const struct intent *in)
@@ -68,7 +87,7 @@ void settle_start(struct run *r)
 		run_end_by_journal(r);
 		return;
 	}
-	size_t n = find_orphans(r->h, orphan, ARRAY_LEN(orphan));
+	size_t n = stop_orphans(r->h, orphan, ARRAY_LEN(orphan));
 	pid_t pid = run_fork_watched(r, &report);
 	if (pid == 0)
 		settle(r, orphan, n);
@@ -108,6 +127,7 @@ void settle_sweep(struct helper *h)
 		return;
 	LOG_WARN(FIELDS(.event = "orphans", .has_count = true, .count = (int64_t)n),
 		 "processes that a run left behind are ended");
+	n = stop_orphans(h, orphan, ARRAY_LEN(orphan));
 	struct run *r = run_new(h, SWEEP, "", NULL);
 	pid_t pid = r ? run_fork_watched(r, &report) : -1;
 	if (pid == 0)

@@ -142,7 +142,49 @@ static size_t signal_marked(const struct procs *all, int sig)
 	return alive;
 }
 
-size_t tree_signal(pid_t root, int sig)
+/* ---- descendants, by the lists of children: quicker than whoever forks on and on ---- */
+
+struct pids {
+	pid_t *item;
+	size_t n, cap;
+};
+
+static void add_pids(struct pids *out, const char *text)
+{
+	char *end;
+
+	for (long pid; (pid = strtol(text, &end, 10)) > 0 && end != text; text = end) {
+		if (out->n == out->cap) {
+			size_t cap = out->cap ? out->cap * 2 : 256;
+			pid_t *grown = realloc(out->item, cap * sizeof *grown);
+			if (!grown)
+				return;
+			out->item = grown;
+			out->cap = cap;
+		}
+		out->item[out->n++] = (pid_t)pid;
+	}
+}
+
+/* Each thread has a list of its own. */
+static void add_children(struct pids *out, pid_t pid)
+{
+	char path[64], text[65536];
+
+	snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+	DIR *d = opendir(path);
+	for (struct dirent *e; d && (e = readdir(d));) {
+		long tid = strtol(e->d_name, NULL, 10);
+		snprintf(path, sizeof path, "/proc/%d/task/%ld/children", (int)pid, tid);
+		if (tid > 0 && read_small(path, text, sizeof text) > 0)
+			add_pids(out, text);
+	}
+	if (d)
+		closedir(d);
+}
+
+/* For kernels without CONFIG_PROC_CHILDREN. */
+static size_t signal_by_search(pid_t root, int sig)
 {
 	struct procs all = {0};
 
@@ -150,6 +192,22 @@ size_t tree_signal(pid_t root, int sig)
 	mark_descendants(&all, root);
 	size_t n = signal_marked(&all, sig);
 	free(all.item);
+	return n;
+}
+
+size_t tree_signal(pid_t root, int sig)
+{
+	struct pids below = {0};
+
+	if (access("/proc/thread-self/children", R_OK) < 0)
+		return signal_by_search(root, sig);
+	add_children(&below, root);
+	for (size_t i = 0; i < below.n; i++) {
+		add_children(&below, below.item[i]);
+		(void)kill(below.item[i], sig);
+	}
+	size_t n = below.n;
+	free(below.item);
 	return n;
 }
 
@@ -291,17 +349,12 @@ bool tree_kill_remains(const struct tree_remains *r)
 
 size_t tree_children(pid_t *out, size_t cap)
 {
-	char path[64], text[16384];
-	size_t n = 0;
+	struct pids all = {0};
 
-	snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
-	if (read_small(path, text, sizeof text) <= 0)
-		return 0;
-	for (char *p = text, *end; n < cap; p = end) {
-		long pid = strtol(p, &end, 10);
-		if (end == p)
-			break;
-		out[n++] = (pid_t)pid;
-	}
+	add_children(&all, getpid());
+	size_t n = all.n < cap ? all.n : cap;
+	if (n)
+		memcpy(out, all.item, n * sizeof *out);
+	free(all.item);
 	return n;
 }

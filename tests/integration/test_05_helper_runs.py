@@ -29,7 +29,7 @@ import os, signal, time
 for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(s, signal.SIG_IGN)
 open("PIDS", "a").write(f"{os.getpid()}\\\\n")
 while True:
-    time.sleep(0.05)
+    time.sleep(0.01)
     if os.fork(): os._exit(0)
     open("PIDS", "a").write(f"{os.getpid()}\\\\n")
 '''], {})
@@ -54,7 +54,7 @@ def all_dead(pids):
 
 
 def quiet(pids):
-    """Dead, and nothing writes its pid any more; it forks six times meanwhile when it lives."""
+    """Dead, and nothing writes its pid any more; it forks many times meanwhile when it lives."""
     before = pids.read_text()
     time.sleep(0.3)
     return pids.read_text() == before and all_dead(pids)
@@ -96,6 +96,24 @@ def test_orphans_of_runs_long_answered_are_ended_too(helper):
     os.kill(supervisor, signal.SIGSTOP)  # so that it cannot end the script itself
     os.kill(supervisor, signal.SIGKILL)
     wait_for(lambda: not alive(pid), what="the orphan is dead")
+
+
+def test_children_of_whoever_started_it_are_left_alone(helper):
+    """A wrapper that starts something in the background and then becomes the helper."""
+    helper.verb("look", f"echo $$ > {helper.root}/pid; sleep 60", effects=False)
+    env = dict(helper.env, ASAN_OPTIONS="detect_leaks=0")
+    helper.proc = helper._start("/bin/bash", env=env, args=["-c", f"sleep 300 & echo $! > {helper.root}/mine; exec {BIN}/host-helper"])
+    helper.proc.wait_log("ready")
+    mine = int((helper.root / "mine").read_text())
+    c = helper.client()
+    c.send(verb="look", args={}, correlation_id="c-1")
+    pid = int(wait_for(lambda: (helper.root / "pid").exists() and (helper.root / "pid").read_text().strip()))
+    os.kill(supervisor_of(pid), signal.SIGKILL)
+    assert code(c.recv()) == "internal"
+    wait_for(lambda: not alive(pid), what="the run is dead")
+    time.sleep(1.2)  # two ticks, at which a helper of its own looks for orphans
+    assert alive(mine)
+    os.kill(mine, signal.SIGKILL)
 
 
 # ---------------------------------------------------------------- what a run may write
