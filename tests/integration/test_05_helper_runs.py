@@ -190,17 +190,17 @@ def test_supervisor_that_finds_the_id_taken(helper, args, want):
     helper.verb("once", MARK + "echo first $1", argv=["{n}"], params={"n": {"type": "int"}}, concurrency=4)
     if subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], stderr=subprocess.DEVNULL).returncode:
         pytest.skip("strace cannot trace here")
-    first = strace(helper, 0.5)
+    first = strace(helper, 1.2)
     helper.client().send(verb="once", args={"n": 1}, correlation_id="c-1", deadline=rfc3339(60))
     wait_for(lambda: any(r["event"] == "start" for r in helper.audit()))
     os.kill(first, signal.SIGKILL)
     old = helper.proc
-    strace_pid = strace(helper, 1.5)
+    strace_pid = strace(helper, 3.0)
     reply = helper.run("once", args, cid="c-1", timeout=30)
     assert code(reply) == want, reply
     if not want:
         assert reply["stdout"] == "first 1\n" and reply["replayed"] is True
-    assert helper.starts("c-1") == 1
+    wait_for(lambda: helper.starts("c-1") == 1)
     os.kill(strace_pid, signal.SIGTERM)
     helper.proc.wait_exit(10)
     old.wait_exit(10)
