@@ -1,6 +1,7 @@
 #include "intake.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 #include "base/clock.h"
 
 enum {
+	JOIN_BELOW = 64, /* entries: larger batches share a commit anyway */
 	TIMEOUT_MS = 5000,
 	CLAIM_EVERY_MS = 1000,
 	CLAIM_IDLE_MS = 3000, /* with the line above: a dead worker's entries within 4 s */
@@ -445,12 +447,33 @@ static int intake_fill(struct intake *in, int64_t block_ms)
 	return r;
 }
 
+/* What follows an entry of the first stream at once (an offer, an answer) shares its transaction:
+ * one commit instead of two, and the answer does not wait for the first. The other reader's reply
+ * is kept beside it. */
+static int intake_join(struct intake *in, bool *ret_joined)
+{
+	bool first = false;
+
+	for (size_t i = 0; i < in->n; i++)
+		first = first || in->item[i].stream == 0;
+	if (!in->c.join_ms || !in->fresh || !first || in->n >= JOIN_BELOW || in->n >= in->count ||
+	    in->ahead)
+		return 0;
+	*ret_joined = true;
+	(void)poll(NULL, 0, (int)in->c.join_ms);
+	in->at = !in->at;
+	return intake_read_group(in, false, 0);
+}
+
 int intake_read(struct intake *in, int64_t block_ms, struct intake_batch *ret)
 {
 	in->n = 0;
 	in->bytes = 0;
 	in->fresh = false;
+	bool joined = false;
 	int r = intake_fill(in, block_ms);
+	if (r == 0)
+		r = intake_join(in, &joined);
 	if (r == -EMSGSIZE) {
 		in->n = 0;
 		r = intake_fill(in, block_ms);
@@ -461,7 +484,8 @@ int intake_read(struct intake *in, int64_t block_ms, struct intake_batch *ret)
 			snprintf(in->error, sizeof in->error, "not the answer of a stream command");
 		return r;
 	}
-	bool full = in->n >= in->count;
+	/* Asking ahead needs a reader whose reply is not in use. */
+	bool full = in->n >= in->count && !joined;
 	*ret =
 	    (struct intake_batch){.item = in->item, .n = in->n, .bytes = in->bytes, .full = full};
 	if (in->n)

@@ -23,6 +23,8 @@ struct intake_config {
 	const char *redis_url, *group, *consumer;
 	const char *stream[INTAKE_STREAMS_MAX]; /* full names; NULL ends them */
 	size_t batch_max;			/* entries of one read and stream */
+	int64_t join_ms; /* what comes this soon after an entry of the first stream is read with it;
+			    0: not */
 };
 struct intake_entry {
 	unsigned stream; /* index into the config's */

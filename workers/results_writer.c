@@ -17,6 +17,8 @@
 enum { STREAM_COMMANDS, STREAM_EVENTS, STREAM_RESULTS, STREAM_DEAD, STREAMS };
 static const char *const stream_suffix[STREAMS] = {"commands", "command_events", "command_results",
 						   "dead_letters"};
+/* An ECHO's answer is in Redis 0.6 ms after its command. */
+enum { JOIN_MS = 1 };
 enum { SECRETS_MAX_AGE_MS = 3600000, RETENTION_EVERY_MS = 3600000, RETENTION_AT_ONCE = 1000 };
 
 struct results_writer {
@@ -242,6 +244,7 @@ static int results_writer_build(struct results_writer *t)
 	    .bind = cfg->internal_bind,
 	    .batch_max = cfg->batch_max,
 	    .batch_wait_ms = cfg->batch_wait_ms,
+	    .join_ms = JOIN_MS,
 	    .consumer_idle_s = cfg->consumer_idle_s,
 	};
 

@@ -461,7 +461,8 @@ static int worker_build(struct worker *w)
 	struct intake_config ic = {.redis_url = w->c.redis_url,
 				   .group = w->c.group,
 				   .consumer = w->c.consumer,
-				   .batch_max = (size_t)w->c.batch_max};
+				   .batch_max = (size_t)w->c.batch_max,
+				   .join_ms = w->c.join_ms};
 
 	memcpy(ic.stream, w->c.stream, sizeof ic.stream);
 	int r = metrics_new(worker_metrics, WORKER_METRICS, &w->metrics);

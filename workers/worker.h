@@ -47,7 +47,7 @@ struct worker_config {
 	const char *program; /* for logs and application_name */
 	const char *redis_url, *database_url, *group, *consumer, *bind;
 	const char *stream[INTAKE_STREAMS_MAX]; /* full names, NULL-terminated */
-	int64_t batch_max, batch_wait_ms, consumer_idle_s;
+	int64_t batch_max, batch_wait_ms, consumer_idle_s, join_ms;
 };
 
 int worker_new(const struct worker_config *c, const struct worker_ops *ops, void *arg,
