@@ -1,4 +1,5 @@
 """What must hold after the healing. Everything here reads; nothing is helped along."""
+import hashlib
 import time
 
 TERMINAL = ("done", "failed", "expired", "cancelled", "rejected", "unknown")
@@ -100,8 +101,10 @@ def check(world, load, healed_at):
             if ledger.get(s.cid) and not any(s.at <= at for at in world.data_losses):
                 say(f"{s.cid}: executed, but it has no row")
             continue
-        wrong += [f"{s.cid} (kind {s.kind}, agent {s.agent}): {w}"
-                  for w in faults_of(world, s, row, by_cid.get(s.cid, []), ledger.get(s.cid, [0, []]))]
+        faults = list(faults_of(world, s, row, by_cid.get(s.cid, []), ledger.get(s.cid, [0, []])))
+        wrong += [f"{s.cid} (kind {s.kind}, agent {s.agent}): {w}" for w in faults]
+        if faults:
+            wrong.append("evidence: " + evidence(world, s, row, by_cid.get(s.cid, [])))
     for a in world.query("SELECT * FROM chaos_audit"):
         say(f"{a['correlation_id']}: terminal row changed from {a['was']} to {a['became']}")
     for p in world.programs:
@@ -122,6 +125,25 @@ def check(world, load, healed_at):
     unknown = [[s.cid, s.kind, by_cid[s.cid][0]["error_code"], justified(world, s, rows[s.cid])]
                for s in load.sent.values() if s.cid in rows and rows[s.cid]["status"] == "unknown"]
     return wrong, {"states": states, "after_heal_s": after, "unknown": unknown}
+
+
+def evidence(world, s, row, results):
+    """What rows, Redis, the host's journal and the logs say of an id that broke a promise."""
+    def shown(fields):
+        return {k: str(v) for k, v in fields.items() if v is not None}
+    lines = [f"sent {s.at:.3f}", f"row {shown(row)}", *(f"result {shown(r)}" for r in results)]
+    try:
+        lines.append(f"marker {world.backend.hgetall(f'viw.cid.{s.cid}')} doubt {world.backend.get('viw.doubt')}")
+    except Exception as e:
+        lines.append(repr(e))
+    name = hashlib.sha256(s.cid.encode()).hexdigest()
+    for host in world.hosts:
+        for path in (host.disk / "state" / "journal").glob(name + "*"):
+            lines.append(f"{host.agent_id} journal {path.read_bytes()!r}")
+    for path in sorted((world.dir / "logs").rglob("*")):
+        if path.is_file():
+            lines += [f"{path.parent.name}: {t}" for t in path.read_text(errors="replace").splitlines() if s.cid in t][:40]
+    return "\n    ".join(lines)
 
 
 def faults_of(world, s, row, results, seen):
