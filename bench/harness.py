@@ -231,8 +231,11 @@ class Load:
         self.proc, self.text = proc, b""
 
     def say(self, word):
-        self.proc.popen.stdin.write(word.encode() + b"\n")
-        self.proc.popen.stdin.flush()
+        try:
+            self.proc.popen.stdin.write(word.encode() + b"\n")
+            self.proc.popen.stdin.flush()
+        except BrokenPipeError:  # it has ended by itself, and said so
+            pass
 
     def event(self, name, seconds):
         end, out = time.monotonic() + seconds, self.proc.popen.stdout
