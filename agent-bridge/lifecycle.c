@@ -12,9 +12,10 @@
 #include "tls_watch.h"
 
 #define STEP_MS	       50
-#define SPACING_MAX_MS 250  /* few agents need not wait for the whole DRAIN_S */
-#define LINGER_MS      5000 /* for close frames to be answered */
-#define FLUSH_MS       5000 /* for Redis to take what waits */
+#define SPACING_MAX_MS 250   /* few agents need not wait for the whole DRAIN_S */
+#define LINGER_MS      5000  /* for close frames to be answered */
+#define QUEUE_MS       15000 /* most for close frames to leave, should peers be slow to answer */
+#define FLUSH_MS       5000  /* for Redis to take what waits */
 
 extern char **environ;
 
@@ -77,7 +78,7 @@ static int64_t due_ms(const struct bridge *b, size_t n)
 static void on_drain_step(void *arg)
 {
 	struct bridge *b = arg;
-	int64_t at_ms = loop_now_ms(b->loop) - b->drain_from_ms;
+	int64_t at_ms = loop_now_ms(b->loop) - b->drain_from_ms, due;
 	struct session *s = b->sessions.first;
 	bool all_told;
 
@@ -96,7 +97,12 @@ static void on_drain_step(void *arg)
 		all_told = !session_is_open(s);
 	if (!all_told && b->drain_closed >= b->drain_total)
 		b->drain_total++;
-	if (all_told && (b->sessions.all == 0 || at_ms > due_ms(b, b->drain_closed) + LINGER_MS))
+	due = due_ms(b, b->drain_closed);
+	if (b->ws && ws_server_close_queue(b->ws) > 0 && at_ms < due + QUEUE_MS)
+		b->drain_told_ms = at_ms;
+	if (due < b->drain_told_ms)
+		due = b->drain_told_ms;
+	if (all_told && (b->sessions.all == 0 || at_ms > due + LINGER_MS))
 		flush(b);
 }
 

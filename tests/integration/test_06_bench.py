@@ -47,8 +47,8 @@ def test_a_drain_tells_each_of_many_agents():
     with Bench() as b:
         b.redis()
         server = b.bridge()
-        load = b.load("bridge", "hold", 1500)
-        assert load.event("ready", 40)["up"] == 1500
+        load = b.load("bridge", "hold", 2500)
+        assert load.event("ready", 40)["up"] == 2500
         server.stop(signal.SIGTERM, 20)
         assert server.popen.returncode == 0
-        assert load.quit()["failures"] == {"closed 1001": 1500}
+        assert load.quit()["failures"] == {"closed 1001": 2500}
