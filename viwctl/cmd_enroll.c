@@ -296,12 +296,14 @@ static int enroll_server(struct ctl *c, const struct enroll_options *o)
 }
 
 /* Without --trust the bridge's certificate is one of --server: the same CA. */
-static int enroll(struct ctl *c, struct enroll_options *o)
+static int enroll(struct ctl *c, const struct enroll_options *given)
 {
+	struct enroll_options with_trust = *given;
+	const struct enroll_options *o = &with_trust;
 	char own_ca[4096];
 	snprintf(own_ca, sizeof own_ca, "%s/ca.crt", c->cfg.ca_dir);
-	if (!o->trust)
-		o->trust = own_ca;
+	if (!given->trust)
+		with_trust.trust = own_ca;
 	char dir[4096], until[CLOCK_RFC3339_LEN + 1];
 	struct ca_issued i;
 	snprintf(dir, sizeof dir, "%s", o->out ? o->out : o->agent_id);
