@@ -133,7 +133,7 @@ class TestMachine:
               "install -m 400 -o 65534 /etc/viworks/agent-bridge.shared-secret /root/secrets/shared; "
               "install -m 400 -o 65534 /etc/viworks/host_helper.secret /root/secrets/helper")
         s.run("systemd-run", "--unit=container", "-p", "User=65534", "-p", "Group=65534", "-p",
-              "EnvironmentFile=/root/container.env", "-p", "TemporaryFileSystem=/srv", "-p",
+              "EnvironmentFile=/root/container.env", "-p", "TemporaryFileSystem=/srv /etc/viworks", "-p",
               "BindPaths=/run/viworks/host_helper.sock:/srv/helper.sock", "gateway-agent")  # as compose mounts it
         done = wait_for(lambda: '"done"' in s.run("viwctl", "command", waits, "--json", check=False).stdout, 30,
                         "what was sent meanwhile is done\n" + s.journal("container"))
