@@ -86,7 +86,7 @@ class Day:
 def install_hub(d):
     d.say("## The hub: bridge, writers, Redis, PostgreSQL")
     d.run("hub", "apt-get -qq -y install redis-server postgresql ./packages/viworks-agent-bridge_*.deb "
-                 "./packages/viworks-workers_*.deb ./packages/viwctl_*.deb >/dev/null 2>&1; dpkg -l 'viw*' | grep ^ii | cut -c1-60",
+                 "./packages/viworks-workers_*.deb ./packages/viwctl_*.deb >/dev/null 2>&1; dpkg-query -W 'viw*'",
           expect="viworks-agent-bridge")
     d.say("Redis keeps what it is given, on disk:")
     d.run("hub", "printf 'appendonly yes\\nmaxmemory-policy noeviction\\n' >>/etc/redis/redis.conf && "
@@ -120,7 +120,7 @@ def install_site(d):
     d.run("hub", "viwctl enroll site-1 --site lab --backend wss://gateway.example.net:8082/agent/ws "
                  "--shared-secret /etc/viworks/agent-bridge.shared-secret", expect="install.sh")
     d.run("site-1", "apt-get -qq -y install ./packages/viworks-gateway-agent_*.deb ./packages/viworks-host-helper_*.deb "
-                    ">/dev/null 2>&1; dpkg -l 'viw*' | grep ^ii | cut -c1-60", expect="viworks-host-helper")
+                    ">/dev/null 2>&1; dpkg-query -W 'viw*'", expect="viworks-host-helper")
     d.say("The folder `site-1` goes to the site over a safe way (`scp -r site-1 root@site-1:`).")
     d.carry("site-1", "site-1")
     d.run("site-1", "./site-1/install.sh && rm -r site-1 && systemctl is-active viworks-gateway-agent", expect="^active")
@@ -161,10 +161,10 @@ def upgrade(d):
     cid = "upgrade-1"
     d.run("hub", f"redis-cli XADD viw.commands '*' correlation_id {cid} agent_id site-1 command list_users ttl_s 300 && "
                  "apt-get -qq -y install ./next/viworks-agent-bridge_*.deb ./next/viworks-workers_*.deb ./next/viwctl_*.deb "
-                 ">/dev/null 2>&1; dpkg -l 'viw*' | grep ^ii | cut -c1-60; systemctl is-active viworks-agent-bridge "
+                 ">/dev/null 2>&1; dpkg-query -W 'viw*'; systemctl is-active viworks-agent-bridge "
                  "viworks-telemetry-writer viworks-results-writer", expect="next[^$]*active\nactive\nactive")
     d.run("site-1", "apt-get -qq -y install ./next/viworks-gateway-agent_*.deb ./next/viworks-host-helper_*.deb "
-                    ">/dev/null 2>&1; dpkg -l 'viw*' | grep ^ii | cut -c1-60; systemctl is-active viworks-gateway-agent",
+                    ">/dev/null 2>&1; dpkg-query -W 'viw*'; systemctl is-active viworks-gateway-agent",
           expect="next[^$]*active")
     d.say("What runs is the new file of each program, not the deleted one:")
     for name, units in (("hub", "agent-bridge telemetry-writer results-writer"), ("site-1", "gateway-agent host-helper")):
