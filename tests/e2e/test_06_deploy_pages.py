@@ -121,7 +121,7 @@ class TestMachine:
         s = machine.s
         machine.page("deploy-systemd.md")
         health = ("viwctl", "send", "gw-1", "get_system_health", "--wait", "--json")
-        before = json.loads(s.run(*health).stdout.split("\n", 3)[-1])
+        before = json.loads(s.run(*health).stdout.splitlines()[-1])
         machine.page("migrate-agent.md")
         s.run("systemctl", "disable", "--now", "viworks-gateway-agent")
         waits = s.run("viwctl", "send", "gw-1", "ECHO", "message=meanwhile", "--ttl", "300").stdout.strip()
@@ -137,7 +137,7 @@ class TestMachine:
               "BindPaths=/run/viworks/host_helper.sock:/srv/helper.sock", "gateway-agent")  # as compose mounts it
         done = wait_for(lambda: '"done"' in s.run("viwctl", "command", waits, "--json", check=False).stdout, 30,
                         "what was sent meanwhile is done\n" + s.journal("container"))
-        after = json.loads(s.run(*health).stdout.split("\n", 3)[-1])
+        after = json.loads(s.run(*health).stdout.splitlines()[-1])
         assert done and after.keys() == before.keys() and after["status"] == "done"
         log = s.journal("container")
         assert "HOST_HELPER_VERBS_DIR" in log and "HOST_HELPER_ENGINE_SOCKET" in log, "old settings are named"
