@@ -64,7 +64,7 @@ def test_an_hour_without_postgres_loses_nothing(world):
     clock, redis, server, start = world
     c, db = redis.client, server.new_database()
     t = writers.start_writer(start, "telemetry", redis, db.uri, env=clock.env, LOG_LEVEL="info")
-    r = writers.start_writer(start, "results", redis, db.uri, env=clock.env, LOG_LEVEL="info", LOST_AFTER_S=60)
+    r = writers.start_writer(start, "results", redis, db.uri, env=clock.env, LOG_LEVEL="info", LOST_AFTER_S=600)
     bridge = start("agent-bridge", env={
         "AGENT_BRIDGE_BIND": f"127.0.0.1:{viwtest.free_port()}", "AGENT_BRIDGE_ID": "b1",
         "AGENT_BRIDGE_REDIS_URL": redis.unix_url, "AGENT_BRIDGE_SHARED_SECRET": "x" * 32, **clock.env})
