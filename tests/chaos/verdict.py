@@ -159,7 +159,7 @@ def faults_of(world, s, row, results, seen):
     if starts > 1 and not (s.kind == "plain" and world.data_losses):
         yield f"started {starts} times"
     if status in ("expired", "cancelled", "rejected") and starts:
-        yield f"{status}, but the ledger has a start"
+        yield f"{status} ({r['source']}: {r['error_msg']}, row {dict(row)}), but the ledger has a start"
     if s.kind == "decommissioned" and status == "expired" and world.data_losses:
         return  # Redis had forgotten who is decommissioned
     if s.kind in ("malformed", "decommissioned") and status != "rejected":
