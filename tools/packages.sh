@@ -44,6 +44,7 @@ test|iproute2|brings loopback up in test namespaces
 test|zsh|tries the completion of viwctl
 test|man-db|judges the manual pages
 test|e2fsprogs|chattr: a journal that cannot be written
+test|strace|holds system calls back, or makes them fail, in tests
 test|libfaketime|moves the clocks of programs in a test
 test|dbus|bus of systemd, in the tests of units
 test|docker-compose|checks the compose files, beside podman-compose

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -183,6 +184,10 @@ def strace(helper, delay_s):
     return int(kids[0])
 
 
+def child_names(pid):
+    return [Path(f"/proc/{p}/comm").read_text().strip() for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.mark.parametrize("args,want", [({"n": 1}, None), ({"n": 2}, "digest_mismatch")])
 def test_supervisor_that_finds_the_id_taken(helper, args, want):
     """Killed just after its fork, a helper leaves a supervisor that has no journal file yet. The next helper, asked for
@@ -192,7 +197,7 @@ def test_supervisor_that_finds_the_id_taken(helper, args, want):
         pytest.skip("strace cannot trace here")
     first = strace(helper, 1.2)
     helper.client().send(verb="once", args={"n": 1}, correlation_id="c-1", deadline=rfc3339(60))
-    wait_for(lambda: any(r["event"] == "start" for r in helper.audit()))
+    wait_for(lambda: "viw-run" in child_names(first), what="a supervisor")
     os.kill(first, signal.SIGKILL)
     old = helper.proc
     strace_pid = strace(helper, 3.0)
