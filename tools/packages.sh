@@ -52,6 +52,7 @@ test|git|lists the sources for the source checks
 containers|podman|builds and runs images
 containers|podman-compose|brings up compose files
 containers|crun|runtime of podman
+containers|iptables|what netavark opens and closes networks with
 containers|netavark|networks of containers
 containers|aardvark-dns|names of containers
 package|debhelper|builds the packages

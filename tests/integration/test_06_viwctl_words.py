@@ -101,7 +101,7 @@ class Shell:
 
 
 @pytest.fixture(params=["bash", "zsh"])
-def shell(request, tmp, redis, pg):
+def shell(request, tmp, redis, pg, monkeypatch):
     if not shutil.which(request.param):
         pytest.skip(f"no {request.param} here")
     for agent in ("gw-north", "gw-south"):
@@ -113,7 +113,7 @@ def shell(request, tmp, redis, pg):
            "VIWCTL_REDIS_URL": redis.url, "VIWCTL_DATABASE_URL": pg.uri, "VIWCTL_VERBS_DIR": str(tmp / "verbs.d"),
            "ASAN_OPTIONS": "exitcode=99"}
     (tmp / "request.csr").write_text("")
-    os.chdir(tmp)
+    monkeypatch.chdir(tmp)
     if request.param == "bash":
         s = Shell(["bash", "--norc", "--noprofile", "-i"], env)
         s.type(f"PS1='ready> '; bind 'set show-all-if-ambiguous on'; source {script}; echo do''ne\n", "done\r?\n")
