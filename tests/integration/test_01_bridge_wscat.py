@@ -37,12 +37,14 @@ class Wscat:
 
     def hear(self, type):
         """The next frame, which must be of this type. A test's own time limit ends the waiting."""
+        said = ""
         for line in self.run.stdout:
+            said += line
             if "{" in line:
                 frame = json.loads(line[line.index("{"):line.rindex("}") + 1])
                 assert frame["type"] == type, frame
                 return frame
-        raise AssertionError("wscat has ended")
+        raise AssertionError(f"wscat has ended: {said}")
 
     def rest(self):
         return self.run.stdout.read()
