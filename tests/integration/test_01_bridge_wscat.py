@@ -20,7 +20,7 @@ class Wscat:
     def __init__(self, program, b, agent_id, *args):
         headers = [a for k, v in b.headers(agent_id).items() for a in ("-H", f"{k}: {v}")]
         # Debian's place of modules, for a Node that is not Debian's
-        env = {**os.environ, "NODE_PATH": "/usr/share/nodejs"}
+        env = {**os.environ, "NODE_PATH": "/usr/share/nodejs", "NODE_OPTIONS": "--dns-result-order=ipv4first"}
         self.run = subprocess.Popen([program, "-c", b.url(), *headers, *args], text=True, env=env,
                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
