@@ -41,6 +41,8 @@ class Machine:
             s.put(f"/lib/systemd/system/{unit.name}", unit)
             if unit.suffix == ".service" and not user_namespaces_work() and "helper" not in unit.name:
                 s.put(f"/etc/systemd/system/{unit.name}.d/test.conf", "[Service]\nPrivateUsers=no\n")
+        if not user_namespaces_work():
+            s.put("/etc/systemd/system/redis-server.service.d/test.conf", "[Service]\nPrivateUsers=no\n")
         for kind in ("sysusers", "tmpfiles"):
             for snippet in (ROOT / "debian").glob(f"*.{kind}"):
                 s.put(f"/usr/lib/{kind}.d/{snippet.stem}.conf", snippet)
@@ -234,7 +236,7 @@ def test_quick_start():
         assert re.search(r"greet-2 *\| failed .*bad_args|greet-2 *\| failed .*name", out), out
     finally:
         if up:
-            up.send_signal(signal.SIGINT)
+            os.killpg(up.pid, signal.SIGINT)  # as a terminal does
             up.wait(30)
         viw("down")
         shutil.rmtree(dir, ignore_errors=True)

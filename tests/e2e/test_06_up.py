@@ -96,7 +96,7 @@ def test_second_terminal_and_interrupt(viw):
         viw("redis", "XADD", "viw.commands", "*", "nonsense", "1")
         viwtest.wait_for(lambda: "viw.commands" in viw("dead-letters").stdout, 20, "nonsense is a dead letter")
 
-        up.send_signal(signal.SIGINT)
+        os.killpg(up.pid, signal.SIGINT)  # as a terminal does
         up.wait(30)
         assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
     finally:

@@ -13,7 +13,7 @@ import pytest
 import peers
 import viwtest
 from helperlib import KEY, MARK, Helper
-from realhost import Podman, Systemd, user_namespaces_work
+from realhost import Podman, Systemd, needs_podman_exec, user_namespaces_work
 from test_01_agent_uplink import bridge, server_context  # noqa: F401 (fixture)
 from viwtest import ROOT, rfc3339, wait_for
 
@@ -94,6 +94,7 @@ def test_container_from_scratch_with_no_rights(start, tmp, pki, root_dir, bridge
         assert abs(m["uptime_s"] - float(open("/proc/uptime").read().split()[0])) < 30
         cid = b.command("gw-1", "make", {"name": "bob"})
         assert b.result(cid)["stdout"] == "made bob\n" and helper.starts(cid) == 1
+        needs_podman_exec()
         done = p.run("exec", name, "/usr/bin/gateway-agent", "status")
         assert re.search(r"^link +ready$", done.stdout, re.M), done.stdout
         p.run("healthcheck", "run", name)

@@ -13,7 +13,7 @@ import pytest
 
 import baseimage
 import viwtest
-from realhost import Podman
+from realhost import Podman, needs_podman_exec
 from viwtest import ROOT, wait_for
 
 COMPOSE = ROOT / "compose"
@@ -160,6 +160,7 @@ def test_each_image_runs_its_program_with_nothing_writable(engine, program):
 
 @pytest.mark.timeout(300)
 def test_the_demo_comes_up_healthy_takes_a_command_and_stops_cleanly(engine):
+    needs_podman_exec()
     p = engine
     began = time.monotonic()
     up = viw(p, "demo").stdout
@@ -232,6 +233,7 @@ DOCKER_HOST=unix://{sock} exec docker-compose "$@" </dev/null
 def test_the_page_brings_bridge_and_writers_beside_a_backend(engine, tmp, start):
     """docs/deploy-containers.md as it stands, with docker-compose 1.29 on podman's Docker API: off without
     the profile; with it, a command reaches a terminal row through the three; they stop with 0."""
+    needs_podman_exec()
     p, sock, home = engine, tmp / "docker.sock", tmp / "shop"
     (home / "pg").mkdir(parents=True)
     viwtest.write_secret(home / "pg" / "postgres_password", "pg")

@@ -18,9 +18,18 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 def user_namespaces_work():
     """user_namespaces(7): not inside a chroot. Units run there without PrivateUsers."""
     return subprocess.run(["unshare", "--user", "true"], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def needs_podman_exec():
+    """Inside a chroot podman cannot pivot_root, so what it executes in a container later, health checks too, is looked for
+    outside of it."""
+    if not user_namespaces_work():
+        pytest.skip("podman cannot execute in a container that runs inside a chroot")
 
 
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
