@@ -4,16 +4,21 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <systemd/sd-journal.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "builtin.h"
 #include "supervisor.h"
 
-#define FIELD_MAX 8192 /* of one message; longer ones are cut */
+#define FIELD_MAX     8192 /* of one message; longer ones are cut */
+#define OPEN_ATTEMPTS 8
+#define OPEN_PAUSE_US 10000
 
 static int priority_number(const char *word)
 {
@@ -178,20 +183,37 @@ static void write_lines(sd_journal *j, struct builtin_ctx *x, int64_t lines, cha
 	}
 }
 
-int builtin_tail_logs(struct builtin_ctx *x)
+/* While journald rotates, a file may have no name for a moment: what fails or misses the cursor is
+ * looked for again before it is called an error or a gap. */
+static int open_at(struct builtin_ctx *x, const char *since, int64_t lines, sd_journal **ret,
+		   bool *gap)
+{
+	for (int attempt = 1;; attempt++) {
+		int r = open_journal(x, ret);
+
+		*gap = false;
+		if (r >= 0)
+			r = add_matches(*ret, builtin_arg(x, "unit"),
+					priority_number(builtin_arg(x, "priority")));
+		if (r >= 0)
+			r = seek(*ret, since, (uint64_t)lines, gap);
+		if (r == -EINVAL || (r >= 0 && !*gap) || attempt == OPEN_ATTEMPTS)
+			return r;
+		sd_journal_close(*ret);
+		*ret = NULL;
+		(void)usleep(OPEN_PAUSE_US);
+	}
+}
+
+static int tail(struct builtin_ctx *x)
 {
 	const char *since = builtin_arg(x, "since_cursor");
 	int64_t lines = strtoll(builtin_arg(x, "lines"), NULL, 10);
 	sd_journal *j = NULL;
 	char *last = NULL;
 	bool gap = false;
+	int r = open_at(x, since, lines, &j, &gap);
 
-	int r = open_journal(x, &j);
-	if (r >= 0)
-		r = add_matches(j, builtin_arg(x, "unit"),
-				priority_number(builtin_arg(x, "priority")));
-	if (r >= 0)
-		r = seek(j, since, (uint64_t)lines, &gap);
 	if (r < 0) {
 		sd_journal_close(j);
 		return r == -EINVAL
@@ -208,4 +230,30 @@ int builtin_tail_logs(struct builtin_ctx *x)
 	free(last);
 	sd_journal_close(j);
 	return 0;
+}
+
+/* journald cuts a file to its size when it puts it away; who still reads behind that gets SIGBUS.
+ * It comes from reading a mapped page, so the way back is safe; what was open then is closed by the
+ * process' end. */
+static sigjmp_buf file_was_cut;
+
+static void on_sigbus(int sig UNUSED)
+{
+	siglongjmp(file_was_cut, 1);
+}
+
+int builtin_tail_logs(struct builtin_ctx *x)
+{
+	const struct sigaction again = {.sa_handler = on_sigbus};
+	const struct jsonw begun = *x->w;
+	const size_t len = x->w->out->len;
+	static volatile int cut;
+
+	if (sigsetjmp(file_was_cut, 1) && ++cut == OPEN_ATTEMPTS)
+		return builtin_fail(x, "internal",
+				    "the journal changes too quickly to be read; ask again");
+	*x->w = begun;
+	x->w->out->len = len;
+	(void)sigaction(SIGBUS, &again, NULL);
+	return tail(x);
 }

@@ -458,7 +458,8 @@ static int intake_join(struct intake *in, bool *ret_joined)
 		first = first || in->item[i].stream == 0;
 	if (!in->c.join_ms || !in->fresh || !first || in->n >= JOIN_BELOW || in->n >= in->count ||
 	    in->count < in->c.batch_max || in->ahead)
-		return 0; /* nothing, enough, or as much as may be: more was too much (intake_limit) */
+		return 0; /* nothing, enough, or as much as may be: more was too much (intake_limit)
+			   */
 	*ret_joined = true;
 	(void)poll(NULL, 0, (int)in->c.join_ms);
 	in->at = !in->at;
