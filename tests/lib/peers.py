@@ -28,8 +28,10 @@ class PeerBridge:
     """A WebSocket server that speaks the contract's section 1.
 
     refuse: (status, headers) for the next handshakes, or None. silent: accept, then say nothing.
-    ack: RESULT_ACK results. Everything else is up to the test.
+    ack: RESULT_ACK results. epoch: the highest given out, by all of them as by bridges that share a
+    Redis. Everything else is up to the test.
     """
+    epoch = 0
 
     def __init__(self, ws_loop, host="127.0.0.1", port=None, ssl=None, secret=None, path="/agent/ws"):
         self.loop, self.host, self.port, self.ssl = ws_loop, host, port or viwtest.free_port(), ssl
@@ -37,7 +39,6 @@ class PeerBridge:
         self.conns, self.handshakes = [], []
         self.refuse, self.silent, self.ack, self.welcome, self.answer_heartbeat = None, False, True, True, True
         self.hello_ack = {}
-        self.epoch = int(time.time() * 1000)
         self.server = None
 
     def start(self):
@@ -78,8 +79,7 @@ class PeerBridge:
         conn = Conn(ws, dict(ws.request_headers), ws.path)
         self.conns.append(conn)
         agent = conn.headers.get("x-agent-id") or ws.request_headers["X-Agent-Id"]
-        self.epoch += 1
-        conn.epoch = self.epoch
+        conn.epoch = PeerBridge.epoch = max(PeerBridge.epoch + 1, int(time.time() * 1000))
         try:
             if not self.silent:
                 ack = {"type": "HELLO_ACK", "agent_id": agent, "conn_id": str(uuid.uuid4()),
