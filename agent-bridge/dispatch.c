@@ -18,6 +18,8 @@
 #define CHECK_EVERY_MS	     5000
 #define CHECK_BATCH	     500
 #define RETRY_MS	     300
+#define LEDGER_FIRST_MS	     20
+#define LEDGER_MAX_MS	     1000
 #define CLOSE_SUPERSEDED     4000
 #define CLOSE_DECOMMISSIONED 4003
 
@@ -482,6 +484,35 @@ void dispatch_retry_soon(struct dispatch *d)
 		loop_timer_start(d->retry, RETRY_MS, 0);
 }
 
+static void on_ledger(void *arg)
+{
+	struct dispatch *d = arg;
+	int64_t next_ms = d->ledger_ms * 2 < LEDGER_MAX_MS ? d->ledger_ms * 2 : LEDGER_MAX_MS;
+
+	if (next_ms == LEDGER_MAX_MS && d->ledger_ms < LEDGER_MAX_MS)
+		LOG_WARN(FIELDS(.event = "ledger_waits"),
+			 "Redis has lost data; commands wait until results-writer has looked them "
+			 "up");
+	d->ledger_ms = next_ms;
+	for (struct holding *s = d->first, *next; s; s = next) {
+		next = s->next;
+		if (s->ledger_waits)
+			dispatch_want_offer(d, s, false);
+	}
+}
+
+void dispatch_ledger_waits(struct dispatch *d, uint64_t sid, bool waits)
+{
+	struct holding *s = dispatch_find(d, sid);
+
+	if (s && s->ledger_waits && !waits)
+		d->ledger_ms = LEDGER_FIRST_MS;
+	if (s)
+		s->ledger_waits = waits;
+	if (s && waits && !loop_timer_active(d->ledger))
+		loop_timer_start(d->ledger, d->ledger_ms, 0);
+}
+
 /* ---- from the store ---- */
 
 /* Redis may have forgotten answers that were stored: what it holds as open is offered again. */
@@ -564,6 +595,7 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 	d->cfg.prefix = store_prefix(s);
 	d->cfg.bridge_id = store_bridge_id(s);
 	(void)snprintf(d->window, sizeof(d->window), "%" PRId64, cfg->max_in_flight);
+	d->ledger_ms = LEDGER_FIRST_MS;
 	d->m_in_flight = metrics_get(m, M_commands_in_flight, NULL, NULL);
 	d->m_waiting = metrics_get(m, M_commands_waiting, NULL, NULL);
 	d->m_dispatch = metrics_get(m, M_command_dispatch, NULL, NULL);
@@ -574,6 +606,8 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 		r = loop_timer_new(l, check_all, d, &d->check);
 	if (r == 0)
 		r = loop_timer_new(l, on_retry, d, &d->retry);
+	if (r == 0)
+		r = loop_timer_new(l, on_ledger, d, &d->ledger);
 	if (r < 0) {
 		dispatch_close(d);
 		return r;
@@ -603,6 +637,7 @@ void dispatch_close(struct dispatch *d)
 		store_leave(d->store, &d->part);
 	loop_timer_close(d->check);
 	loop_timer_close(d->retry);
+	loop_timer_close(d->ledger);
 	while (d->first)
 		holding_drop(d, d->first);
 	map_fini(&d->by_sid);

@@ -36,6 +36,7 @@ struct holding {
 	bool offering;	    /* OFFER under way */
 	bool wanted, again; /* another OFFER is due; with what was offered already */
 	bool blocked;	    /* the socket's queue is full: dispatch_writable will come */
+	bool ledger_waits;  /* results-writer is to look up what comes next */
 	bool reclaiming;
 	struct slot *slot;
 	size_t slots, slots_cap;
@@ -56,7 +57,8 @@ struct dispatch {
 	struct holding *first;
 	struct holding *cursor; /* where the periodic check goes on */
 	struct store_part part;
-	struct loop_timer *check, *retry;
+	struct loop_timer *check, *retry, *ledger;
+	int64_t ledger_ms;   /* until the next OFFER of those that wait for results-writer */
 	size_t result_bytes; /* of RESULTs that are not stored yet */
 	uint64_t results_open;
 	size_t calls; /* answers still to come; they keep the memory alive */
@@ -84,6 +86,8 @@ void dispatch_want_offer(struct dispatch *d, struct holding *s, bool again);
 /* Redis does not know that the session owns its agent: assert it, or learn that it does not. */
 void dispatch_reclaim(struct dispatch *d, struct holding *s);
 void dispatch_retry_soon(struct dispatch *d);
+/* An OFFER's answer: whether commands wait until results-writer has looked them up. */
+void dispatch_ledger_waits(struct dispatch *d, uint64_t sid, bool waits);
 
 struct slot *dispatch_slot_find(struct holding *s, const char *cid);
 struct slot *dispatch_slot_add(struct dispatch *d, struct holding *s, const char *cid);

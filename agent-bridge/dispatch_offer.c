@@ -14,7 +14,7 @@
 #include "base/crash.h"
 
 #define FIELDS_A_COMMAND 10
-#define FIRST_COMMAND	 3
+#define FIRST_COMMAND	 4
 #define FRESH_MS	 2000
 #define CANCEL_AGAIN_MS	 25000
 
@@ -142,7 +142,9 @@ static void offer_answered(struct dispatch *d, uint64_t sid, int64_t sent_ms, bo
 		return;
 	s->offering = false;
 	if (redis_type(reply) == REDIS_ARR && elapsed_ms <= FRESH_MS) {
+		bool waits = redis_int(redis_at(reply, 3)) == 1;
 		take_answer(d, s, reply, elapsed_ms, again);
+		dispatch_ledger_waits(d, sid, waits);
 		return;
 	}
 	if (redis_type(reply) == REDIS_STR) {

@@ -27,7 +27,9 @@
 #define LEASE_EVERY_MS	   1000
 #define PAUSE_MS	   200
 #define BATCH		   64
+#define ROUTE_HEAD	   5
 #define ROUTE_FIELDS	   13
+#define FIRST_ROUTED	   2 /* in the answer */
 #define EXPIRE_BATCH	   64
 #define EXPIRE_MAX_WAIT_MS 10000
 #define TRIM_BUSY_MS	   2000
@@ -382,7 +384,7 @@ static void route_answered(struct router *r, const struct redis_reply *reply)
 		step_down(r, "fenced");
 		return;
 	}
-	if (redis_type(reply) != REDIS_ARR || redis_len(reply) != 2 * n) {
+	if (redis_type(reply) != REDIS_ARR || redis_len(reply) != FIRST_ROUTED + 2 * n) {
 		store_note_passing(r->store, redis_error_class(reply));
 		if (redis_error_class(reply) == REDIS_E_OTHER)
 			LOG_ERROR(FIELDS(.event = "route", .error = redis_str(reply).p),
@@ -390,13 +392,15 @@ static void route_answered(struct router *r, const struct redis_reply *reply)
 		pause_then_read(r);
 		return;
 	}
+	store_note_offers(r->store, redis_at(reply, 0), redis_at(reply, 1));
 	for (size_t i = 0; i < n; i++) {
+		const struct redis_reply *what = redis_at(reply, FIRST_ROUTED + 2 * i),
+					 *owner = redis_at(reply, FIRST_ROUTED + 2 * i + 1);
 		const struct command *c = &r->batch[i];
 		int64_t ms = 0;
 
-		count_routed(r, c, r->batch_id[i], redis_str(redis_at(reply, 2 * i)));
-		if (r->dispatch &&
-		    span_eq(redis_str(redis_at(reply, 2 * i + 1)), store_bridge_id(r->store)))
+		count_routed(r, c, r->batch_id[i], redis_str(what));
+		if (r->dispatch && span_eq(redis_str(owner), store_bridge_id(r->store)))
 			dispatch_poke(r->dispatch, c->agent);
 		if (c->kind == COMMAND_RUN && stream_entry_ms(span_of(r->batch_id[i]), &ms) == 0 &&
 		    c->expires_at_ms - ms < soonest)
@@ -412,14 +416,15 @@ static void route_answered(struct router *r, const struct redis_reply *reply)
 
 static void route(struct router *r, const struct redis_reply *entries)
 {
-	static struct span argv[4 + BATCH * ROUTE_FIELDS];
+	static struct span argv[ROUTE_HEAD + BATCH * ROUTE_FIELDS];
 	static char exp[BATCH][24];
-	size_t n = 4;
+	size_t n = ROUTE_HEAD;
 
 	argv[0] = span_of(store_prefix(r->store));
 	argv[1] = span_of(r->lease);
 	argv[2] = span_of(store_bridge_id(r->store));
 	argv[3] = store_now_text(r->store);
+	argv[4] = store_offers(r->store);
 	r->batch_n = 0;
 	for (size_t i = 0; i < redis_len(entries) && i < BATCH; i++) {
 		struct command *c = &r->batch[r->batch_n];
@@ -518,8 +523,9 @@ static void expire_answered(struct router *r, const struct redis_reply *reply)
 		expire_in(r, 1000);
 		return;
 	}
+	store_note_offers(r->store, redis_at(reply, 2), redis_at(reply, 3));
 	metric_add(metrics_get(r->metrics, M_commands_routed, "expired", NULL), (uint64_t)ended);
-	for (size_t i = 2; r->dispatch && i < redis_len(reply); i++)
+	for (size_t i = 4; r->dispatch && i < redis_len(reply); i++)
 		if (span_copy(redis_str(redis_at(reply, i)), agent, sizeof(agent)) == 0)
 			dispatch_poke(r->dispatch, agent);
 	/* Without deadlines the next ROUTE starts the timer; a slow look stays, should one be
@@ -535,12 +541,13 @@ static void on_expire_timer(void *arg)
 			      span_of(r->lease),
 			      span_of(store_bridge_id(r->store)),
 			      store_now_text(r->store),
+			      store_offers(r->store),
 			      {0}};
 
 	if (!r->leader || r->expiring)
 		return;
 	(void)snprintf(count, sizeof(count), "%d", EXPIRE_BATCH);
-	argv[4] = span_of(count);
+	argv[5] = span_of(count);
 	CRASH_POINT("router.before_expire");
 	r->expiring = eval(r, SCRIPT_expire, expire_answered, ARRAY_LEN(argv), argv) == 0;
 	if (!r->expiring)

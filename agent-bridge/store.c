@@ -163,11 +163,13 @@ static void tell_up(struct store *s)
 {
 	s->reason[0] = '\0';
 	metric_set(s->m_up, 1);
-	if (s->socket && s->socket->on_up)
-		s->socket->on_up(s->arg);
+	/* The router, which joined last, first: it tells Redis that it may have forgotten, before
+	 * anything is offered. */
 	for (struct store_part *p = s->parts; p; p = p->next)
 		if (p->on_up)
 			p->on_up(p->arg);
+	if (s->socket && s->socket->on_up)
+		s->socket->on_up(s->arg);
 }
 
 static void tell_down(struct store *s, const char *why)

@@ -83,6 +83,11 @@ enum {
 };
 #define COMMAND_TYPES "tttjbbtzzzttzzztbb"
 
+static const struct pg_stmt commands_over = {
+    "commands_over",
+    "SELECT correlation_id, agent_id FROM agent_commands WHERE correlation_id = ANY($1) "
+    "AND completed_at IS NOT NULL"};
+
 /* ---- making ---- */
 
 int commands_init(struct commands *c, const struct verbs *verbs)
@@ -97,6 +102,8 @@ int commands_init(struct commands *c, const struct verbs *verbs)
 		r = columns_init(&c->command, COMMAND_TYPES);
 	if (r == 0)
 		r = columns_init(&c->result, COMMANDS_RESULT_TYPES);
+	if (r == 0)
+		r = columns_init(&c->offering, "t");
 	if (r < 0)
 		commands_fini(c);
 	return r;
@@ -108,11 +115,13 @@ void commands_fini(struct commands *c)
 	secrets_free(c->secrets);
 	columns_fini(&c->command);
 	columns_fini(&c->result);
+	columns_fini(&c->offering);
 	arena_fini(&c->arena);
 	buf_wipe(&c->scratch);
 	buf_fini(&c->scratch);
 	free(c->fact);
 	pg_rows_free(c->refused);
+	pg_rows_free(c->over);
 	*c = (struct commands){0};
 }
 
@@ -122,7 +131,9 @@ void commands_clear(struct commands *c)
 	arena_clear(&c->arena);
 	columns_clear(&c->command);
 	columns_clear(&c->result);
+	columns_clear(&c->offering);
 	pg_rows_free(TAKE(c->refused));
+	pg_rows_free(TAKE(c->over));
 	c->wrote_commands = c->wrote_results = c->wrote_late = 0;
 	memset(c->wrote_status, 0, sizeof c->wrote_status);
 }
@@ -297,6 +308,10 @@ const char *commands_stage_event(struct commands *c, const struct stream_entry *
 		return "bad_agent_id";
 	if (stream_entry_ms(e->id, &entry_ms) < 0)
 		return "bad_entry_id";
+	if (span_eq(event, "offering")) {
+		columns_text(&c->offering, 0, id);
+		return NULL;
+	}
 	bool offered = span_eq(event, "offered");
 	if (!offered && !span_eq(event, "accepted"))
 		return "unknown_event";
@@ -405,6 +420,9 @@ enum pg_verdict commands_flush(struct commands *c, struct pg *p)
 	enum pg_verdict v = columns_exec(&c->command, p, &upsert_commands, &c->refused);
 	if (v == PG_OK)
 		v = columns_exec(&c->result, p, &commands_insert_results, &rows);
+	pg_rows_free(TAKE(c->over));
+	if (v == PG_OK)
+		v = columns_exec(&c->offering, p, &commands_over, &c->over);
 	if (v == PG_OK) {
 		c->wrote_commands = c->command.rows;
 		c->wrote_results = rows ? (uint64_t)pg_rows_int(rows, 0, 0) : 0;

@@ -29,7 +29,9 @@ struct commands {
 	const struct verbs *verbs; /* not owned; NULL: by name only */
 	struct secrets *secrets;
 	struct columns command, result;
+	struct columns offering; /* ids a bridge asks about: Redis may have forgotten their end */
 	struct pg_rows *refused; /* ids a bridge ended as never offered, though they were */
+	struct pg_rows *over;	 /* of offering: id and agent of those that have ended */
 	uint64_t wrote_commands, wrote_results, wrote_late;
 	uint64_t wrote_status[COMMANDS_STATES]; /* of wrote_results; commands_state names them */
 };

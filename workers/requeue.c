@@ -23,8 +23,8 @@ enum {
 	AFTER_REFUSED_MS = 4000,
 	ANSWERS_FRESH_MS = 10000, /* less than LOST_AFTER_S can be */
 	PAGE = 200,
-	KEEP_DAYS = 8
 };
+#define KEEP_MS "691200000" /* 8 days, as bridges remember an id */
 
 struct requeue {
 	char *prefix, *stream;
@@ -234,9 +234,10 @@ static enum pg_verdict requeue_lost(const struct requeue *q, struct worker *w)
 	}
 }
 
-void requeue_refused(struct requeue *q, struct worker *w, const struct pg_rows *ids)
+bool requeue_refused(struct requeue *q, struct worker *w, const struct pg_rows *ids)
 {
 	int64_t soon_ms = clock_boot_ms() + AFTER_REFUSED_MS;
+	bool told = true;
 
 	for (size_t i = 0; ids && i < pg_rows_len(ids); i++) {
 		struct span id = pg_rows_text(ids, i, 0);
@@ -245,11 +246,28 @@ void requeue_refused(struct requeue *q, struct worker *w, const struct pg_rows *
 
 		LOG_WARN(FIELDS(.event = "command_forgotten", .correlation_id = id.p),
 			 "Redis ended a command as never offered, but it was: its agent is asked");
-		/* Should Redis be away, nothing can be acknowledged either: it all comes again. */
-		(void)ask(w, ARRAY_LEN(argv), argv);
+		told = ask(w, ARRAY_LEN(argv), argv) && told;
 		if (q->next_ms > soon_ms)
 			q->next_ms = soon_ms;
 	}
+	return told;
+}
+
+bool requeue_over(const struct requeue *q, struct worker *w, const struct pg_rows *rows)
+{
+	bool told = true;
+
+	for (size_t i = 0; rows && i < pg_rows_len(rows); i++) {
+		struct span id = pg_rows_text(rows, i, 0);
+		struct span argv[] = {
+		    SPAN("EVAL"), span_of(script_close),    SPAN("0"), span_of(q->prefix),
+		    id,		  pg_rows_text(rows, i, 1), SPAN("0"), SPAN(KEEP_MS)};
+
+		LOG_WARN(FIELDS(.event = "command_over", .correlation_id = id.p),
+			 "Redis had forgotten that a command has ended; it is not offered again");
+		told = ask(w, ARRAY_LEN(argv), argv) && told;
+	}
+	return told;
 }
 
 /* ---- what nobody will answer ---- */
@@ -293,14 +311,13 @@ static void close_row(const struct requeue *q, struct worker *w, const struct pg
 	struct span argv[40], id = pg_rows_text(rows, i, L_ID),
 			      agent = pg_rows_text(rows, i, L_AGENT);
 	bool overdue = span_eq(pg_rows_text(rows, i, L_OVERDUE), "t");
-	char keep_ms[24], now[CLOCK_RFC3339_LEN + 1];
+	char now[CLOCK_RFC3339_LEN + 1];
 	CLEANUP(buf_fini) struct buf frame;
 	size_t n = 0;
 
 	buf_init(&frame, 4096);
 	if (agent.n && lost_frame(&frame, id, agent, overdue) < 0)
 		return;
-	snprintf(keep_ms, sizeof keep_ms, "%lld", (long long)KEEP_DAYS * 86400000);
 	clock_format_rfc3339(clock_wall_ms(), now);
 	argv[n++] = SPAN("EVAL");
 	argv[n++] = span_of(script_close);
@@ -309,7 +326,7 @@ static void close_row(const struct requeue *q, struct worker *w, const struct pg
 	argv[n++] = id;
 	argv[n++] = agent;
 	argv[n++] = overdue ? SPAN("1") : SPAN("0");
-	argv[n++] = span_of(keep_ms);
+	argv[n++] = SPAN(KEEP_MS);
 	n = put(argv, n, "correlation_id", id);
 	n = put(argv, n, "agent_id", agent);
 	n = put(argv, n, "source", SPAN("bridge"));

@@ -117,7 +117,7 @@ static void count_states(struct results_writer *t)
 		    t->commands.wrote_status[i]);
 }
 
-static void on_committed(void *arg)
+static bool on_committed(void *arg)
 {
 	struct results_writer *t = arg;
 
@@ -126,7 +126,6 @@ static void on_committed(void *arg)
 	worker_count_rows(t->worker, "agent_command_late_results", t->commands.wrote_late);
 	worker_count_rows(t->worker, "dead_letters", t->refused.c.rows);
 	count_states(t);
-	requeue_refused(t->requeue, t->worker, t->commands.refused);
 	if (t->commands.wrote_late)
 		metric_add(metrics_get(worker_metrics_of(t->worker), M_late, NULL, NULL),
 			   t->commands.wrote_late);
@@ -134,6 +133,8 @@ static void on_committed(void *arg)
 		metric_add(
 		    metrics_get(worker_metrics_of(t->worker), M_dead, "refused_by_bridge", NULL),
 		    t->refused.c.rows);
+	bool told = requeue_refused(t->requeue, t->worker, t->commands.refused);
+	return requeue_over(t->requeue, t->worker, t->commands.over) && told;
 }
 
 /* ---- retention ---- */

@@ -70,7 +70,7 @@ static enum pg_verdict on_flush(void *arg, struct pg *p)
 	return v == PG_OK ? frames_flush(&t->frames, p) : v;
 }
 
-static void on_committed(void *arg)
+static bool on_committed(void *arg)
 {
 	struct telemetry_writer *t = arg;
 	struct metrics *m = worker_metrics_of(t->worker);
@@ -85,6 +85,7 @@ static void on_committed(void *arg)
 	if (t->frames.old_metrics)
 		metric_add(metrics_get(m, M_skipped, "seen_or_past_retention", NULL),
 			   t->frames.old_metrics);
+	return true;
 }
 
 static void on_chores(void *arg, struct worker *w)

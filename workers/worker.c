@@ -267,7 +267,7 @@ static void worker_committed(struct worker *w, const struct intake_batch *b, str
 	uint64_t stored[INTAKE_STREAMS_MAX] = {0};
 	struct intake_batch done = range_batch(b, r);
 
-	w->ops->committed(w->arg);
+	bool told = w->ops->committed(w->arg);
 	worker_count_rows(w, "dead_letters", w->dead.c.rows);
 	for (size_t i = 0; i < done.n; i++)
 		stored[done.item[i].stream]++;
@@ -279,7 +279,9 @@ static void worker_committed(struct worker *w, const struct intake_batch *b, str
 	CRASH_POINT("worker.before_ack");
 	WORKER_CRASH(w, "before_ack");
 	/* Not acknowledged is read again, which changes nothing. */
-	if (intake_ack(w->intake, &done) < 0)
+	if (!told)
+		intake_abandon(w->intake);
+	if (!told || intake_ack(w->intake, &done) < 0)
 		worker_set_redis(w, false);
 	WORKER_CRASH(w, "after_ack");
 	CRASH_POINT("worker.after_ack");

@@ -31,8 +31,9 @@ struct worker_ops {
 	enum pg_verdict (*prepare)(void *arg, struct pg *p);
 	/* Writes what was staged, inside the transaction. */
 	enum pg_verdict (*flush)(void *arg, struct pg *p);
-	/* After the commit: counters. */
-	void (*committed)(void *arg);
+	/* After the commit: counters, and what Redis must know before it is acknowledged. False:
+	 * that failed, so the entries are read again. */
+	bool (*committed)(void *arg);
 	/* Which field of a dead letter must not be kept as it is, and what stands for it. May be
 	 * NULL. */
 	const char *(*mask)(void *arg, unsigned stream, const struct stream_entry *e,

@@ -3,8 +3,8 @@
 --   in:  prefix, agent, owner text of its connection, journal id or '', window,
 --        '1' to offer again what was offered and not answered (a new connection), bridge, conn,
 --        epoch, now as text, offers this bridge remembers
---   out: 'FENCED', or the number left in the mailbox, this bridge's offers, 1 if Redis lost some, then 10 for each
---        entry to send:
+--   out: 'FENCED', or the number left in the mailbox, this bridge's offers, 1 if Redis lost some, 1 if some wait for
+--        the ledger (offer again soon), then 10 for each entry to send:
 --        kind (command, cancel), correlation id, verb, params, ttl left (ms), expires_ms,
 --        issued_at, issued by, signature, age since the stream entry (ms)
 -- An id that was offered under one journal never goes to another one: it ends unknown. Past its
@@ -12,6 +12,7 @@
 -- @include lib/keys.lua
 -- @include lib/finish.lua
 -- @include lib/doubt.lua
+-- @include lib/ledger.lua
 local _, agent, mine, journal, window, again, bridge, conn, epoch, received_at, seen = unpack(ARGV)
 window = tonumber(window)
 if redis.call('HGET', key('owner'), agent) ~= mine then
@@ -21,7 +22,7 @@ end
 local mbox, offered = key('mbox.' .. agent), key('offered.' .. agent)
 local now = now_ms()
 local _, lost = count_offers(bridge, seen, 0)
-local out, open, bound = {0, 0, lost}, 0, 0
+local out, open, done, waits = {0, 0, lost, 0}, 0, 0, false
 
 local function send(kind, e)
   local exp = tonumber(e.exp)
@@ -32,15 +33,17 @@ local function send(kind, e)
 end
 
 local function bind(e)
-  bound = bound + 1
+  done = done + 1
   redis.call('HSET', offered, e.cid, journal)
   redis.call('HSET', key('cid.' .. e.cid), 'state', 'offered')
+  redis.call('HDEL', key('cid.' .. e.cid), 'asked')
   redis.call('XADD', key('command_events'), '*', 'correlation_id', e.cid, 'agent_id', agent,
     'event', 'offered', 'bridge_id', bridge, 'conn_id', conn, 'epoch', epoch,
     'received_at', received_at)
 end
 
 local function ends(e, state, code, msg, mark)
+  done = done + 1
   finish(e.cid, agent, e.id, bridge_result(e.cid, agent, state, code, msg, bridge, received_at),
     mark)
 end
@@ -57,6 +60,15 @@ local function consider(e)
   end
   open = open + 1
   local fresh = not under
+  if fresh and not late and not cancel then
+    local since = may_be_over_since(e.id)
+    if since and not ledger_agrees(since, e.cid, agent, bridge, received_at) then
+      waits = true
+    end
+    if waits then -- none overtakes it; each asks at once
+      return
+    end
+  end
   if fresh then
     bind(e)
   elseif under == '' and journal ~= '' then
@@ -87,5 +99,6 @@ while open < window do
   end
 end
 out[1] = redis.call('XLEN', mbox)
-out[2] = count_offers(bridge, seen, bound)
+out[2] = count_offers(bridge, seen, done)
+out[4] = waits and 1 or 0
 return out

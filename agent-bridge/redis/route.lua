@@ -1,27 +1,29 @@
 #!lua
 -- ROUTE: a batch of commands into their agents' mailboxes, in order.
---   in:  prefix, lease text, bridge, now as text, then 13 for each entry:
+--   in:  prefix, lease text, bridge, now as text, offers this bridge remembers, then 13 for each entry:
 --        entry id, kind, correlation id, agent, digest, verb, params, expires_ms, expires_at,
 --        issued_at, issued by, signature, extra
 --        kinds: run (extra '1': requeued, it may have been offered before Redis lost it)
 --               cancel (extra '1': the command itself is lost, ask the agent all the same)
 --               reject (extra: the reason's words, verb: its code)
 --               drop (no usable id: only acknowledged)
---   out: 'FENCED', or for each entry what became of it and the bridge to tell (or ''):
+--   out: 'FENCED', or this bridge's offers, 1 if Redis lost some, then for each entry what became of it and the
+--        bridge to tell (or ''):
 --        queued cancelled tombstone asked duplicate expired rejected finished mismatch dropped
 -- Everything is written before the entry is acknowledged; repeating a batch changes nothing.
 -- @include lib/keys.lua
 -- @include lib/hint.lua
 -- @include lib/finish.lua
 -- @include lib/doubt.lua
-local FIELDS, FIRST = 13, 5
-local _, lease, bridge, received_at = unpack(ARGV, 1, 4)
+local FIELDS, FIRST = 13, 6
+local _, lease, bridge, received_at, seen = unpack(ARGV, 1, 5)
 if redis.call('GET', key('lease.router')) ~= lease then
   return 'FENCED'
 end
 
 local now = now_ms()
-local told = {}
+local _, lost = count_offers(bridge, seen, 0)
+local ended, told = 0, {}
 -- The owner learns of it: by our answer when it is this bridge, else by a hint, once a batch.
 local function tell(agent)
   local owner = owner_bridge(agent)
@@ -32,9 +34,18 @@ local function tell(agent)
   return owner
 end
 local function ends(e, entry, state, code, msg)
+  ended = ended + 1
   finish(e.cid, e.agent, entry, bridge_result(e.cid, e.agent, state, code, msg, bridge,
     received_at), 'done')
   return state
+end
+-- The result names the command although it never had a mailbox entry.
+local function ends_unqueued(e, state, code, msg)
+  ended = ended + 1
+  write_result(e.cid, e.agent, {verb = e.verb, by = e.by, issued_at = e.issued_at, expires_at = e.expires_at},
+    bridge_result(e.cid, e.agent, state, code, msg, bridge, received_at))
+  mark_finished(e.cid, e.agent, 'done')
+  return state, ''
 end
 
 local function put_in_mailbox(e, state, cancel)
@@ -64,23 +75,14 @@ function kinds.run(e, m)
       redis.call('ZADD', key('deadlines'), int(now), e.cid) -- EXPIRE ends it when the hold is over
       return 'asked', owner
     end
-    -- The result names the command although it never had a mailbox entry.
-    write_result(e.cid, e.agent, {verb = e.verb, by = e.by, issued_at = e.issued_at,
-      expires_at = e.expires_at}, bridge_result(e.cid, e.agent, 'cancelled', 'cancelled',
-      'cancelled before it was queued', bridge, received_at))
-    mark_finished(e.cid, e.agent, 'done')
-    return 'cancelled', ''
+    return ends_unqueued(e, 'cancelled', 'cancelled', 'cancelled before it was queued')
   elseif m.state and not (m.state == 'posted' and m.digest == e.digest) then
     return 'duplicate', ''
   elseif redis.call('SISMEMBER', key('decommissioned'), e.agent) == 1 then
     e.verb, e.extra = 'decommissioned', 'the agent is decommissioned'
     return kinds.reject(e, {})
   elseif e.extra ~= '1' and tonumber(e.exp) <= now and held_ms() == 0 and not in_doubt(int(now)) then
-    write_result(e.cid, e.agent, {verb = e.verb, by = e.by, issued_at = e.issued_at,
-      expires_at = e.expires_at}, bridge_result(e.cid, e.agent, 'expired', 'expired',
-      'its time was over before it could be offered', bridge, received_at))
-    mark_finished(e.cid, e.agent, 'done')
-    return 'expired', ''
+    return ends_unqueued(e, 'expired', 'expired', 'its time was over before it could be offered')
   end
   return 'queued', put_in_mailbox(e, e.extra == '1' and 'offered' or 'queued')
 end
@@ -110,17 +112,14 @@ function kinds.reject(e, m)
   if m.state and m.state ~= 'posted' then
     return 'duplicate', ''
   end
-  write_result(e.cid, e.agent, {by = e.by}, bridge_result(e.cid, e.agent, 'rejected', e.verb,
-    e.extra, bridge, received_at))
-  mark_finished(e.cid, e.agent, 'done')
-  return 'rejected', ''
+  return ends_unqueued({cid = e.cid, agent = e.agent, by = e.by}, 'rejected', e.verb, e.extra)
 end
 
 function kinds.drop()
   return 'dropped', ''
 end
 
-local out = {}
+local out = {0, lost}
 for i = FIRST, #ARGV, FIELDS do
   local e, m = {}, {}
   e.id, e.kind, e.cid, e.agent, e.digest, e.verb, e.params, e.exp, e.expires_at, e.issued_at,
@@ -137,4 +136,5 @@ for i = FIRST, #ARGV, FIELDS do
   out[#out + 1] = what
   out[#out + 1] = owner
 end
+out[1] = count_offers(bridge, seen, ended)
 return out

@@ -17,6 +17,14 @@ def send_result(agent, cid, **fields):
     agent.expect("RESULT_ACK", timeout=10)
 
 
+def next_of(agent, timeout=15):
+    """What the agent is told next to do or not to do."""
+    while True:
+        f = agent.recv(timeout=timeout)
+        if f["type"] in ("COMMAND", "CANCEL"):
+            return f["type"], f["correlation_id"]
+
+
 @pytest.mark.timeout(120)
 def test_open_commands_survive_a_wiped_redis(redis, pg, start, connect):
     c = redis.client
@@ -199,3 +207,75 @@ def test_an_offer_that_redis_forgot_still_counts(redis, start, connect, ending):
     assert (cancel["correlation_id"], cancel["reason"]) == ("c-ran", ending)
     send_result(again, "c-ran", rc=0, stdout="it ran")
     assert wait_result(redis, "c-ran")["frame"]["status"] == "success" and leftovers(redis) == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ending", ["cancelled", "expired", "rejected"])
+def test_what_ended_before_an_offer_does_not_run_when_redis_forgot_and_it_is_sent_again(redis, pg, start, connect,
+                                                                                       ending):
+    """Only PostgreSQL knows of its end; nothing else had ever been offered that Redis could be missed for."""
+    w = start_writer(start, "results", redis, pg.uri)
+    b = Bridge(start, redis, connect)
+    first = dict(ttl_s={"cancelled": "60", "expired": "1", "rejected": "0"}[ending])
+    redis.xadd_command("gw-1", "ECHO", "c-over", **first)
+    if ending == "cancelled":
+        redis.xadd_command("gw-1", "ECHO", "c-over", op="cancel")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-over' AND status = %s", ending)
+    redis.client.flushall()
+    b.proc.wait_log("redis_lost_data")
+    redis.xadd_command("gw-1", "ECHO", "c-over", ttl_s="60")
+    redis.xadd_command("gw-1", "ECHO", "c-new", ttl_s="60")
+    agent = b.agent("gw-1", journal_id="j1")
+    assert next_of(agent) == ("COMMAND", "c-new")
+    send_result(agent, "c-new", rc=0, stdout="ran")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-new' AND status = 'done'")
+    assert w.proc.find_logs("command_over", correlation_id="c-over")
+    assert pg.query("SELECT status FROM agent_commands WHERE correlation_id = 'c-over'") == [{"status": ending}]
+    assert leftovers(redis) == [] and redis.client.hget("viw.cid.c-over", "state") == "lost"
+    # It stays so.
+    redis.xadd_command("gw-1", "ECHO", "c-over", ttl_s="60")
+    b.proc.wait_log("routed", correlation_id="c-over", detail="duplicate")
+
+
+@pytest.mark.timeout(60)
+def test_a_cancel_that_redis_forgot_is_not_undone(redis, pg, start, connect):
+    """The AOF loses its tail: the command waits in its mailbox again, and its cancel is gone, stream and all."""
+    start_writer(start, "results", redis, pg.uri)
+    b = Bridge(start, redis, connect)
+    redis.xadd_command("gw-1", "ECHO", "c-over", ttl_s="60")
+    redis.xadd_command("gw-1", "ECHO", "c-open", ttl_s="60")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE status = 'queued' HAVING count(*) = 2")
+    wait_for(lambda: redis.client.xpending("viw.commands", "results-writer")["pending"] == 0)
+    forget = later_forget_what_comes(redis)
+    redis.xadd_command("gw-1", "ECHO", "c-over", op="cancel")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-over' AND status = 'cancelled'")
+    forget()
+    assert redis.client.hget("viw.cid.c-over", "state") == "queued" and results(redis) == []
+    b.proc.wait_log("redis_up", count=2)
+    agent = b.agent("gw-1", journal_id="j1")
+    assert next_of(agent) == ("COMMAND", "c-open")
+    send_result(agent, "c-open", rc=0, stdout="ran")
+    assert wait_result(redis, "c-open")["frame"]["status"] == "success" and leftovers(redis) == []
+    assert pg.query("SELECT status FROM agent_commands WHERE correlation_id = 'c-over'") == [{"status": "cancelled"}]
+
+
+@pytest.mark.timeout(60)
+def test_after_a_loss_commands_wait_for_results_writer_and_not_for_ever(redis, pg, start, connect):
+    b = Bridge(start, redis, connect)
+    agent = b.agent("gw-1", journal_id="j1")
+    redis.xadd_command("gw-1", "ECHO", "c-0", ttl_s="60")
+    agent.expect("COMMAND")
+    send_result(agent, "c-0", rc=0)
+    redis.client.flushall()
+    b.proc.wait_log("redis_lost_data")
+    redis.xadd_command("gw-1", "ECHO", "c-short", ttl_s="3")
+    redis.xadd_command("gw-1", "ECHO", "c-long", ttl_s="60")
+    b.proc.wait_log("ledger_waits")
+    # What was never sent may still have run before the loss: its agent is asked, and says.
+    assert next_of(agent) == ("CANCEL", "c-short")
+    send_result(agent, "c-short", status="expired")
+    start_writer(start, "results", redis, pg.uri)
+    assert next_of(agent) == ("COMMAND", "c-long")
+    send_result(agent, "c-long", rc=0)
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-long' AND status = 'done'")
+    assert leftovers(redis) == []

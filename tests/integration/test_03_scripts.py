@@ -56,7 +56,17 @@ class Site:
 
     def route(self, *entries, lease=None):
         flat = [v for e in entries for v in e]
-        return self.lua.route(lease or self.lease, self.bridge, NOW, *flat)
+        out = self.lua.route(lease or self.lease, self.bridge, NOW, self.offers, *flat)
+        if out == "FENCED":
+            return out
+        self.offers = int(out[0])
+        return out[2:]
+
+    def expire(self, count=64):
+        """How long until the next deadline, how many ended, and the agents to look at."""
+        out = self.lua.expire(self.lease, self.bridge, NOW, self.offers, count)
+        self.offers = int(out[2])
+        return out[:2] + out[4:]
 
     def offer(self, journal="", window=4, again=0, owner=None):
         out = self.lua.offer(self.agent, owner or self.owner, journal, window, again, self.bridge, self.conn,
@@ -65,7 +75,7 @@ class Site:
             return out
         self.offers = int(out[1])
         names = ("kind", "cid", "verb", "params", "left", "exp", "issued_at", "by", "sig", "age")
-        return [dict(zip(names, out[i:i + 10])) for i in range(3, len(out), 10)]
+        return [dict(zip(names, out[i:i + 10])) for i in range(4, len(out), 10)]
 
     def answer(self, cid, agent=None, frame='{"type":"RESULT"}'):
         return self.lua.result(agent or self.agent, cid, frame, self.bridge, self.epoch, NOW)[0]
@@ -316,7 +326,7 @@ def test_route_requeued_is_never_ended_by_the_bridge(db, lua, site):
     assert site.route(site.entry("x1", ttl_ms=-5000, extra="1"), site.entry("x2", extra="1"))[::2] == ["queued", "queued"]
     assert results_of(db) == []
     assert [(o["kind"], o["cid"]) for o in site.offer()] == [("cancel", "x1"), ("command", "x2")]
-    assert lua.expire(site.lease, "b1", NOW, 64)[1] == 0 and results_of(db) == []
+    assert site.expire()[1] == 0 and results_of(db) == []
     assert site.answer("x1") == "stored" and site.answer("x2") == "stored"
     assert site.open_keys() == []
 
@@ -479,7 +489,7 @@ def test_doubt_nothing_expires_without_its_agent(db, lua, site):
     lose_offers(db, lua, site)
     assert site.route(site.entry("x2", ttl_ms=200), site.entry("x3", ttl_ms=-1))[::2] == ["queued", "queued"]
     wait_for(lambda: now_ms(db) > int(site.marker("x2")["exp"]), 3)
-    assert lua.expire(site.lease, "b1", NOW, 64)[1:] == [0, "a1", "a1", "a1"] and results_of(db) == []
+    assert site.expire()[1:] == [0, "a1", "a1", "a1"] and results_of(db) == []
     assert [(o["kind"], o["cid"], o["left"]) for o in site.offer("J")] == [("cancel", f"x{i}", "0") for i in (1, 2, 3)]
     assert [site.answer(f"x{i}") for i in (1, 2, 3)] == ["stored"] * 3 and site.open_keys() == []
 
@@ -491,11 +501,11 @@ def test_hold_after_redis_was_away_defers_what_ends_without_an_agent(db, lua, si
                        site.entry("x4", ttl_ms=-1))[::2]
     assert words == ["asked", "tombstone", "asked", "queued"]
     wait_for(lambda: now_ms(db) > int(site.marker("x2")["exp"]), 2)
-    wait, ended = lua.expire(site.lease, "b1", NOW, 64)[:2]
+    wait, ended = site.expire()[:2]
     assert 0 < wait <= 3000 and ended == 0 and results_of(db) == []
     # Nothing was lost, nobody asked: now they end by themselves.
     db.delete("viw.hold")
-    assert lua.expire(site.lease, "b1", NOW, 64)[1] == 4
+    assert site.expire()[1] == 4
     assert {r["correlation_id"]: r["state"] for r in results_of(db)} == {
         "x1": "cancelled", "x2": "expired", "x3": "cancelled", "x4": "expired"}
     assert site.open_keys() == []
@@ -506,8 +516,64 @@ def test_hold_asks_an_agent_that_is_there(db, lua, site):
     site.route(site.entry("x1", kind="cancel"), site.entry("x1"), site.entry("x2", ttl_ms=-1))
     assert [(o["kind"], o["cid"]) for o in site.offer("J")] == [("cancel", "x1"), ("cancel", "x2")]
     db.delete("viw.hold")
-    assert lua.expire(site.lease, "b1", NOW, 64)[1:] == [0, "a1", "a1"] and results_of(db) == []
+    assert site.expire()[1:] == [0, "a1", "a1"] and results_of(db) == []
     assert site.answer("x1") == site.answer("x2") == "stored" and site.open_keys() == []
+
+
+def test_after_a_loss_the_ledger_is_asked_before_the_first_offer(db, lua, site):
+    site.route(site.entry("x1"), site.entry("x2"))
+    assert [o["cid"] for o in site.offer("J", window=1)] == ["x1"]
+    lose_offers(db, lua, site)
+    site.route(site.entry("x3"))
+
+    def asked():
+        return [f["correlation_id"] for _, f in db.xrange("viw.command_events") if f["event"] == "offering"]
+
+    def offer():
+        out = lua.offer("a1", site.owner, "J", 4, 0, "b1", "c1", site.epoch, NOW, 4)
+        return out[3], [out[i + 1] for i in range(4, len(out), 10)]
+    assert offer() == (1, []) and asked() == ["x2", "x3"]
+    assert offer() == (1, []) and asked() == ["x2", "x3"]  # once
+    db.xgroup_create("viw.command_events", "results-writer", "0")
+    assert offer() == (1, [])  # not read
+    first, second = [entry for entry, f in db.xreadgroup("results-writer", "w", {"viw.command_events": ">"})[0][1]
+                     if f["event"] == "offering"]
+    assert offer() == (1, [])  # read, not acknowledged
+    db.xack("viw.command_events", "results-writer", second)
+    assert offer() == (1, [])  # x3 does not overtake
+    db.xack("viw.command_events", "results-writer", first)
+    assert offer() == (0, ["x2", "x3"]) and offer() == (0, [])
+    # An answer of before a later loss is none.
+    site.route(site.entry("x4"))
+    assert offer() == (1, []) and asked() == ["x2", "x3", "x4"]
+    [(last, _)] = db.xreadgroup("results-writer", "w", {"viw.command_events": ">"})[0][1][-1:]
+    db.xack("viw.command_events", "results-writer", last)
+    time.sleep(0.002)
+    db.set("viw.verify", now_ms(db))
+    assert offer() == (1, []) and asked() == ["x2", "x3", "x4", "x4"]
+    # A cancel needs no answer of the ledger, and what was routed after a reconnect alone was never forgotten.
+    site.route(site.entry("x4", kind="cancel"))
+    assert offer() == (0, ["x4"])
+    db.delete("viw.doubt")
+    time.sleep(0.002)
+    site.route(site.entry("x5"))
+    assert [site.answer(f"x{i}") for i in (1, 2, 3, 4)] == ["stored"] * 4
+    assert offer() == (0, ["x5"])
+
+
+def test_what_the_router_ends_is_counted_as_well(db, lua, site):
+    """A Redis that forgot only this is noticed too."""
+    site.route(site.entry("x1"), site.entry("x1", kind="cancel"), site.entry("x2", ttl_ms=-1),
+               site.entry("x3", kind="reject", verb="bad"), site.entry("x4", kind="cancel"), site.entry("x4"),
+               site.entry("x5", ttl_ms=400))
+    assert site.offers == 4
+    wait_for(lambda: now_ms(db) > int(site.marker("x5")["exp"]), 3)
+    assert site.expire()[1] == 1 and site.offers == 5
+    db.hset("viw.offers", "b1", 4)
+    assert lua.expire(site.lease, "b1", NOW, 5, 64)[2:4] == [5, 1] and db.exists("viw.doubt")
+    db.delete("viw.doubt")
+    db.hset("viw.offers", "b1", 4)
+    assert lua.route(site.lease, "b1", NOW, 5, *site.entry("x6"))[:2] == [5, 1] and db.exists("viw.doubt")
 
 
 def test_doubt_ends(db, lua, site):
@@ -563,23 +629,23 @@ def test_result_of_an_offer_of_an_older_connection_counts(db, lua, site):
 def test_expire_ends_what_was_not_offered_and_asks_for_the_rest(db, lua, site):
     site.route(site.entry("x1", ttl_ms=200), site.entry("x2", ttl_ms=200), site.entry("x3", ttl_ms=30000))
     site.offer(window=1)
-    out = lua.expire(site.lease, "b1", NOW, 64)
+    out = site.expire()
     assert out[1] == 0 and 0 <= out[0] <= 200
     wait_for(lambda: now_ms(db) > int(site.marker("x2")["exp"]), 3)
-    out = lua.expire(site.lease, "b1", NOW, 64)
+    out = site.expire()
     assert out[1:] == [1, "a1"] and out[0] <= 30000  # x2 ended; a1's bridge is told to ask for x1
     assert [(r["correlation_id"], r["state"]) for r in results_of(db)] == [("x2", "expired")]
     again = db.zscore("viw.deadlines", "x1") - now_ms(db)
     assert 25000 < again <= 30000
-    assert lua.expire("b1|9", "b1", NOW, 64) == "FENCED"
+    assert lua.expire("b1|9", "b1", NOW, 0, 64) == "FENCED"
     for cid in ("x1", "x3"):
         site.answer(cid)
-    assert lua.expire(site.lease, "b1", NOW, 64) == [-1, 0]
+    assert site.expire() == [-1, 0]
 
 
 def test_expire_forgets_deadlines_of_what_is_gone(db, lua, site):
     db.zadd("viw.deadlines", {"ghost": 1})
-    assert lua.expire(site.lease, "b1", NOW, 64) == [-1, 0]
+    assert site.expire() == [-1, 0]
 
 
 def test_trim_only_behind_the_slowest_group(db, lua, site):
@@ -639,11 +705,11 @@ def test_out_of_memory(db, lua, site, name):
         "router_lease": ["b1", site.token, 4000, 0, "1"], "router_yield": [site.lease],
         "trim": [site.lease, "commands", "agent-bridge"], "check": ["a1", site.owner], "lookup": ["a1", "x1"],
         "claim": ["a1", "b1", "c9", "n", now_ms(db) + 1000, ""], "reclaim": ["a1", "b1", "c1", site.epoch],
-        "expire": [site.lease, "b1", NOW, 64], "router_read": [site.lease, ">", 64],
+        "expire": [site.lease, "b1", NOW, 0, 64], "router_read": [site.lease, ">", 64],
         "offer": ["a1", site.owner, "", 4, 1, "b1", "c1", site.epoch, NOW, 0],
         "post": ["a1", "x9", "d", 0, 64, "correlation_id", "x9"],
         "result": ["a1", "x1", "{}", "b1", site.epoch, NOW],
-        "route": [site.lease, "b1", NOW, *site.entry("x3")],
+        "route": [site.lease, "b1", NOW, 0, *site.entry("x3")],
     }[name]
     db.config_set("maxmemory", 1)
     before = dump(db)

@@ -10,6 +10,7 @@ import pytest
 import viwtest
 from bridges import SECRET, Bridge, leftovers, result, results, wait_result
 from viwtest import wait_for
+from writers import start_writer
 
 
 def leads(bridge):
@@ -292,7 +293,8 @@ def test_redis_killed_and_back_keeps_sockets_and_commands(two, redis):
     assert agent.expect("COMMAND", timeout=10)["correlation_id"] == more
 
 
-def test_flushall_sessions_are_claimed_again_and_work_goes_on(two, redis):
+def test_flushall_sessions_are_claimed_again_and_work_goes_on(two, redis, pg, start):
+    start_writer(start, "results", redis, pg.uri)
     agents = [b.agent(f"a{i}") for i, b in enumerate(two)]
     epochs = [a.ack["epoch"] for a in agents]
     redis.client.flushall()
@@ -304,7 +306,8 @@ def test_flushall_sessions_are_claimed_again_and_work_goes_on(two, redis):
         finish(agent, cid)
 
 
-def test_a_result_of_a_command_redis_lost_is_acknowledged_and_a_requeue_asks_again(two, redis):
+def test_a_result_of_a_command_redis_lost_is_acknowledged_and_a_requeue_asks_again(two, redis, pg, start):
+    start_writer(start, "results", redis, pg.uri)
     agent = two[0].agent("a1")
     cid = redis.xadd_command("a1", "ECHO", params={"n": 1})
     command = agent.expect("COMMAND")

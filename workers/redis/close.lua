@@ -1,4 +1,6 @@
--- Closes a command whose agent is lost, then writes its result (unknown) where every result goes.
+#!lua flags=allow-oom
+-- Closes a command whose agent is lost, then writes its result (unknown) where every result goes; or, without one, a
+-- command that has ended, which Redis forgot.
 -- ARGV: prefix, correlation_id, agent_id, force ('1': also when Redis holds it as finished, whose
 -- result was never stored), keep_ms, then field, value, … of the result entry.
 -- A RESULT the agent sends later is still stored once by the bridges (state `lost`), as late evidence.
@@ -21,12 +23,14 @@ if not finished then
     redis.call('SREM', prefix .. '.waiting', owner)
   end
   redis.call('HSET', marker, 'agent', owner, 'state', 'lost')
-  redis.call('HDEL', marker, 'entry')
+  redis.call('HDEL', marker, 'entry', 'exp', 'cancel', 'asked')
   redis.call('PEXPIRE', marker, keep_ms)
 end
 local fields = {}
 for i = 6, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
-redis.call('XADD', prefix .. '.command_results', '*', unpack(fields))
+if #fields > 0 then
+  redis.call('XADD', prefix .. '.command_results', '*', unpack(fields))
+end
 return 1

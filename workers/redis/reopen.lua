@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A command that ended here as never offered, but was offered before Redis forgot it: as if only its cancel were
 -- known. What is requeued then is asked of the agent (CANCEL), see agent-bridge/redis/route.lua.
 -- ARGV: prefix, correlation_id.

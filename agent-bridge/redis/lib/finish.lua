@@ -37,7 +37,7 @@ end
 local function mark_finished(cid, agent, state)
   local marker = key('cid.' .. cid)
   redis.call('HSET', marker, 'agent', agent, 'state', state)
-  redis.call('HDEL', marker, 'entry', 'exp', 'cancel')
+  redis.call('HDEL', marker, 'entry', 'exp', 'cancel', 'asked')
   redis.call('PEXPIRE', marker, REMEMBER_MS)
 end
 
