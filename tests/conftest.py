@@ -23,6 +23,12 @@ import bridgetest  # noqa: E402
 import viwtest  # noqa: E402
 
 
+def pytest_configure():
+    # A shell ignores SIGINT in what it starts behind its back; the programs of the tests must not inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_finish(session):
     """In a whole run the minutes of test_07_bridge_time.py pass beside the other tests."""
     if any("test_07_bridge_time" in item.nodeid for item in session.items) and not session.config.option.collectonly:
