@@ -60,16 +60,13 @@ local function consider(e)
   end
   open = open + 1
   local fresh = not under
-  if fresh and not late and not cancel then
-    local since = may_be_over_since(e.id)
-    if since and not ledger_agrees(since, e.cid, agent, bridge, received_at) then
-      waits = true
-    end
-    if waits then -- none overtakes it; each asks at once
-      return
-    end
+  local since = fresh and not late and not cancel and may_be_over_since(e.id)
+  if since and not ledger_agrees(since, e.cid, agent, bridge, received_at) then
+    waits = true
   end
-  if fresh then
+  if fresh and waits then -- none overtakes it; each asks at once
+    return
+  elseif fresh then
     bind(e)
   elseif under == '' and journal ~= '' then
     redis.call('HSET', offered, e.cid, journal)
