@@ -20,6 +20,7 @@
 #define RETRY_MS	     300
 #define LEDGER_FIRST_MS	     20
 #define LEDGER_MAX_MS	     1000
+#define DEAD_LETTER_AGENTS   16384
 #define CLOSE_SUPERSEDED     4000
 #define CLOSE_DECOMMISSIONED 4003
 
@@ -603,6 +604,8 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 	(void)!masking_load(d->cfg.verbs_dir, true, &d->verbs);
 	r = wire_decoder_new((size_t)2 << 20, &d->decoder);
 	if (r == 0)
+		r = ratelimit_new(DEAD_LETTER_AGENTS, &d->dead_letters);
+	if (r == 0)
 		r = loop_timer_new(l, check_all, d, &d->check);
 	if (r == 0)
 		r = loop_timer_new(l, on_retry, d, &d->retry);
@@ -644,6 +647,7 @@ void dispatch_close(struct dispatch *d)
 	map_fini(&d->by_agent);
 	verbs_free(d->verbs);
 	wire_decoder_free(d->decoder);
+	ratelimit_free(d->dead_letters);
 	d->closed = true;
 	dispatch_hold(d);
 	dispatch_unhold(d);

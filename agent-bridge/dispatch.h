@@ -34,7 +34,8 @@ enum dispatch_result_fate {
 	DISPATCH_RESULT_STORED,	   /* RESULT_ACK */
 	DISPATCH_RESULT_AGAIN,	   /* was finished already: RESULT_ACK, nothing stored */
 	DISPATCH_RESULT_NOT_YOURS, /* ERROR not_yours; a dead letter */
-	DISPATCH_RESULT_UNKNOWN,   /* no such command is known: RESULT_ACK, counted, dead letter */
+	DISPATCH_RESULT_UNKNOWN,   /* no such command is known: RESULT_ACK, a dead letter */
+	DISPATCH_RESULT_TOO_MANY,  /* the same, too often: ERROR unknown_command, nothing kept */
 };
 /* Implemented by the session side. A sid that is gone is ignored. */
 struct dispatch_ops {

@@ -7,6 +7,7 @@
 #include "dispatch.h"
 #include "map.h"
 #include "ops.h"
+#include "ratelimit.h"
 
 #include "base/log.h"
 #include "base/metrics.h"
@@ -61,7 +62,8 @@ struct dispatch {
 	int64_t ledger_ms;   /* until the next OFFER of those that wait for results-writer */
 	size_t result_bytes; /* of RESULTs that are not stored yet */
 	uint64_t results_open;
-	size_t calls; /* answers still to come; they keep the memory alive */
+	struct ratelimit *dead_letters; /* by agent */
+	size_t calls;			/* answers still to come; they keep the memory alive */
 	bool closed;
 	struct metric *m_in_flight, *m_waiting, *m_dispatch;
 };

@@ -16,6 +16,7 @@
 
 #define RESULTS_MAX_BYTES     ((size_t)32 << 20)
 #define DEAD_LETTER_MAX_BYTES 4096
+#define DEAD_LETTERS_A_MINUTE 128 /* of one agent: twice what our own can hold unacknowledged */
 
 struct result {
 	struct dispatch *d;
@@ -57,16 +58,23 @@ static void result_end(struct result *x, enum dispatch_result_fate fate, int64_t
 	result_free(x);
 }
 
-/* The frame goes into the dead letter without its output: nothing says what in it is secret. */
-static void dead_letter(struct result *x, const struct wire_result *r, const char *reason)
+/* The frame goes into the dead letter without its output: nothing says what in it is secret.
+ * false: the agent has used up its dead letters for now. By agent, so that a new connection of it
+ * brings no new ones. */
+static bool dead_letter(struct result *x, const struct wire_result *r, const char *reason)
 {
+	struct dispatch *d = x->d;
 	struct buf masked;
 
+	if (ratelimit_take(d->dead_letters, x->agent, strlen(x->agent), DEAD_LETTERS_A_MINUTE,
+			   loop_now_ms(d->loop)))
+		return false;
 	buf_init(&masked, DEAD_LETTER_MAX_BYTES);
-	if (masking_apply(x->d->verbs, r, false, (struct span){0}, (struct span){0}, &masked) == 0)
-		store_dead_letter(x->d->store, "command_results", span_of(x->cid), reason,
+	if (masking_apply(d->verbs, r, false, (struct span){0}, (struct span){0}, &masked) == 0)
+		store_dead_letter(d->store, "command_results", span_of(x->cid), reason,
 				  (struct span){masked.data, masked.len});
 	buf_fini(&masked);
+	return true;
 }
 
 static void on_result(void *arg, const struct redis_reply *reply)
@@ -139,11 +147,13 @@ static void on_lookup(void *arg, const struct redis_reply *reply)
 	if (span_eq(word, "finished")) {
 		result_end(x, DISPATCH_RESULT_AGAIN, -1);
 	} else if (span_eq(word, "not_yours")) {
-		dead_letter(x, &f.result, "not_yours");
+		(void)dead_letter(x, &f.result, "not_yours");
 		result_end(x, DISPATCH_RESULT_NOT_YOURS, -1);
 	} else if (span_eq(word, "unknown")) {
-		dead_letter(x, &f.result, "unknown_command");
-		result_end(x, DISPATCH_RESULT_UNKNOWN, -1);
+		result_end(x,
+			   dead_letter(x, &f.result, "unknown_command") ? DISPATCH_RESULT_UNKNOWN
+									: DISPATCH_RESULT_TOO_MANY,
+			   -1);
 	} else if (word.p) {
 		store_masked(x, &f.result, reply);
 	} else {

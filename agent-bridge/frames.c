@@ -382,8 +382,15 @@ void frames_send_result_fate(struct frames *f, struct session *s, const char *co
 {
 	struct wire_frame w = {.type = WIRE_RESULT_ACK};
 
+	if (!session_is_open(s))
+		return;
 	if (fate == DISPATCH_RESULT_NOT_YOURS) {
 		violation(f, s, "not_yours", "this command was not sent to this agent",
+			  span_of(correlation_id), clock_boot_ms());
+		return;
+	}
+	if (fate == DISPATCH_RESULT_TOO_MANY) {
+		violation(f, s, "unknown_command", "too many results of unknown commands: wait",
 			  span_of(correlation_id), clock_boot_ms());
 		return;
 	}

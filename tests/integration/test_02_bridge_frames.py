@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 import viwtest
+import wslib
 from bridgetest import result, telemetry
 
 
@@ -94,6 +95,33 @@ def test_result_for_another_agent(bridge):
     b.entries("dead_letters")
     one.send(result("gw-1", cid))
     one.expect("RESULT_ACK", correlation_id=cid)
+
+
+def test_dead_letters_of_one_agent_are_limited_over_all_its_connections(bridge):
+    """A hostile agent that answers for ids it makes up, on one connection after the other."""
+    b, began, a_minute, rounds = bridge(), time.monotonic(), 128, 3
+    for n in range(rounds):
+        ws = b.connect("gw-1")
+        for i in range(1000):
+            try:
+                ws.send(result("gw-1", f"made-up-{n}-{i}"))
+                ws.recv()
+            except wslib.ConnectionClosed:
+                break
+        assert ws.wait_closed() == 1008
+    letters = [f for _, f in b.redis.client.xrange("viw.dead_letters")]
+    most = a_minute * (1 + (time.monotonic() - began) / 60) + 1
+    assert a_minute <= len(letters) <= most and {f["reason"] for f in letters} == {"unknown_command"}
+    assert b.metric("viw_frames_refused_total", code="unknown_command") == 10 * rounds
+    assert b.proc.wait_log("too_many_bad_frames", error="unknown_command")["agent_id"] == "gw-1"
+    other = b.connect("gw-2")  # the limit is gw-1's alone
+    other.send(result("gw-2", "never-heard-of"))
+    other.expect("RESULT_ACK", correlation_id="never-heard-of")
+    ws = b.connect("gw-1")  # and what it was asked to do is stored
+    cid = b.redis.xadd_command("gw-1", "ECHO")
+    ws.expect("COMMAND", correlation_id=cid)
+    ws.send(result("gw-1", cid))
+    ws.expect("RESULT_ACK", correlation_id=cid)
 
 
 @pytest.mark.parametrize("frame, code", [

@@ -183,6 +183,10 @@ static void test_fates_of_a_result(void **state)
 	expect_sent(x, "RESULT_ACK");
 	frames_send_result_fate(x->frames, x->s, "c-1", DISPATCH_RESULT_NOT_YOURS);
 	expect_sent(x, "\"code\":\"not_yours\"");
+	frames_send_result_fate(x->frames, x->s, "c-1", DISPATCH_RESULT_UNKNOWN);
+	expect_sent(x, "RESULT_ACK");
+	frames_send_result_fate(x->frames, x->s, "c-1", DISPATCH_RESULT_TOO_MANY);
+	expect_sent(x, "\"code\":\"unknown_command\"");
 }
 
 static void test_answers(void **state)
