@@ -13,11 +13,12 @@
 #include "order.h"
 #include "ratelimit.h"
 
-#define ANSWER_MAX   (64u * 1024 * 1024)
-#define PAGE_DEFAULT 100
-#define PAGE_MAX     1000
-#define RATE_AGENTS  16384
-#define FULL_RETRY_S 5
+#define ANSWER_MAX     (64u * 1024 * 1024)
+#define PAGE_DEFAULT   100
+#define PAGE_MAX       1000
+#define RATE_AGENTS    16384
+#define FULL_RETRY_S   5
+#define CANCEL_RETRY_S 60 /* when redis/post.lua forgets whose cancel was asked */
 
 struct endpoints {
 	struct bridge *bridge;
@@ -271,6 +272,7 @@ static void get_last_result(void *arg, const struct http_request *q, struct http
 struct waiting_post {
 	struct http_response *response;
 	struct endpoints *endpoints;
+	bool cancel;
 	char correlation_id[CORRELATION_ID_MAX + 1];
 };
 
@@ -322,8 +324,12 @@ static void on_posted(void *arg, enum store_command_result result)
 		break;
 	case STORE_COMMAND_FULL:
 		count_post(p->endpoints, "429");
-		respond_later(r, 429, FULL_RETRY_S, "queue_full",
-			      "too many commands wait for this agent");
+		if (p->cancel)
+			respond_later(r, 429, CANCEL_RETRY_S, "queue_full",
+				      "too many cancels for this agent within a minute");
+		else
+			respond_later(r, 429, FULL_RETRY_S, "queue_full",
+				      "too many commands wait for this agent");
 		break;
 	case STORE_COMMAND_UNAVAILABLE:
 		count_post(p->endpoints, "503");
@@ -355,6 +361,7 @@ static void post(struct endpoints *e, const struct order *o, const char *op, boo
 	}
 	p->response = r;
 	p->endpoints = e;
+	p->cancel = !strcmp(op, "cancel");
 	memcpy(p->correlation_id, o->correlation_id, sizeof(p->correlation_id));
 	if (store_post_command(e->bridge->store, &c, on_posted, p) < 0)
 		on_posted(p, STORE_COMMAND_UNAVAILABLE);

@@ -686,6 +686,18 @@ def test_post_is_idempotent_and_bounded(db, lua, site):
     assert post("x4", most=1) == "full" and post("x1", most=1) == "queued"
 
 
+def test_post_of_cancels_is_idempotent_and_bounded(db, lua):
+    cancel = lambda cid, agent="a1", most=3: lua.post(agent, cid, "", 0, most, "correlation_id", cid, "op", "cancel")
+    assert [cancel(f"x{i}") for i in (1, 2, 1, 3, 2, 4, 5)] == ["queued"] * 5 + ["full"] * 2
+    assert [f["correlation_id"] for _, f in db.xrange("viw.commands")] == ["x1", "x2", "x3"]
+    assert cancel("x4", agent="a2") == "queued"
+    assert 0 < db.ttl("viw.cancels.a1") <= 60
+    db.expire("viw.cancels.a1", 30)
+    assert cancel("x1") == "queued" and cancel("x4", most=4) == "queued" and db.ttl("viw.cancels.a1") <= 30
+    db.delete("viw.cancels.a1")  # its minute is over
+    assert cancel("x5") == "queued" and db.xlen("viw.commands") == 6
+
+
 # ---------------------------------------------------------------- out of memory
 
 # flags=allow-oom: these only free, or keep the fleet alive. no-writes: they only look.

@@ -244,6 +244,22 @@ def test_queue_max_counts_what_is_not_routed_yet(bridge):
     assert b.post("gw-off", path="/agent/commands/{}")[0] == 429
 
 
+def test_queue_max_bounds_cancels(bridge):
+    """Whoever cancels in a loop fills neither the stream nor Redis with what is known of ids."""
+    b = bridge(queue_max=3)
+    b.redis.client.set("viw.lease.router", "elsewhere|1", px=600000)  # nobody routes here
+    viwtest.wait_for(lambda: b.metric("viw_router_leads") == 0, what="the lease is lost")
+    cancel = lambda cid, agent="gw-1": b.http("DELETE", f"{A}/{agent}/commands/{cid}")
+    assert [cancel(f"c-{i}")[0] for i in range(6)] == [202] * 3 + [429] * 3
+    status, head, text = cancel("c-9")
+    assert (status, json.loads(text)["error"]["code"]) == (429, "queue_full") and head["Retry-After"] == "60"
+    assert [cancel("c-1")[0] for _ in range(5)] == [202] * 5  # asked already: nothing is added
+    assert cancel("c-9", agent="gw-2")[0] == 202
+    assert b.redis.client.xlen("viw.commands") == 4 and b.metric("viw_http_commands_total", code="429") == 4
+    b.redis.client.delete("viw.lease.router")
+    viwtest.wait_for(lambda: len(list(b.redis.client.scan_iter("viw.cid.*"))) == 4, what="all four routed")
+
+
 def test_command_rate_is_429(bridge):
     b = bridge(command_rate=4, queue_max=1000)
     codes = [b.post("gw-1", path="/agent/commands/{}")[0] for _ in range(6)]
