@@ -417,6 +417,7 @@ static struct handshake_config handshake_config_of(const struct bridge *b)
 	    .rate_per_ip = c->rate_per_ip,
 	    .rate_per_agent = c->rate_per_agent,
 	    .cert_required = c->tls_client_ca != NULL,
+	    .nonce_capacity = (size_t)c->nonces_max,
 	};
 }
 

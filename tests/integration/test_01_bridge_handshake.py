@@ -1,5 +1,6 @@
 """Contract 1 and 1.1 with python websockets, wscat's way of connecting, and raw sockets."""
 import json
+import re
 import socket
 import time
 import uuid
@@ -148,6 +149,29 @@ def test_nonce_seen_by_another_bridge_closes_4001(bridge):
     b1.connect("gw-1", headers=headers)
     ws = b2.connect("gw-1", headers=headers, hello=False)
     assert ws.wait_closed() == 4001
+
+
+def test_a_full_nonce_store_is_503_until_a_nonce_is_out_of_its_window(bridge):
+    """It refuses, it forgets nothing early: what it has seen is refused while it is full, and after."""
+    b = bridge(nonces_max=16, max_skew_s=60, rate_per_agent=10000, rate_per_ip=10000)
+    kept = b.headers("gw-0")
+    b.connect("gw-0", headers=kept, hello=False)
+    for i in range(1, 15):
+        b.connect(f"gw-{i}", hello=False)
+    ends = time.time() + 5
+    b.connect("gw-15", headers=b.headers("gw-15", timestamp=viwtest.rfc3339(5 - 60)), hello=False)
+    status, error, head = body_of(raw(b.port, upgrade(b.headers("gw-16"))))
+    assert (status, error["code"]) == (503, "nonce_store_full") and error["msg"]
+    assert "application/json" in head and 1 <= int(re.search(r"Retry-After: (\d+)", head)[1]) <= 10
+    line = b.proc.wait_log("handshake_refused", error="nonce_store_full")
+    assert line["agent_id"] == "gw-16" and line["ip"] == "127.0.0.1" and line["level"] == "warn"
+    assert b.metric("viw_handshake_refused_total", code="nonce_store_full") == 1
+    assert b.metric("viw_nonces_remembered") == b.metric("viw_active_sessions") == 16
+    assert b.refused(kept)[:2] == (401, "replayed_nonce")
+    viwtest.wait_for(lambda: raw(b.port, upgrade(b.headers("gw-16")), 0.3).startswith("HTTP/1.1 101 "), 20, every=0.2)
+    assert time.time() >= ends - 0.1
+    assert b.refused(b.headers("gw-17"))[:2] == (503, "nonce_store_full")
+    assert b.refused(kept)[:2] == (401, "replayed_nonce")
 
 
 def test_secret_unset_refuses_auth_header(bridge):
