@@ -231,6 +231,9 @@ static const char *upgrade_fault(struct lws *wsi)
 {
 	char text[128];
 
+	if (lws_hdr_copy(wsi, text, sizeof(text), WSI_TOKEN_UPGRADE) <= 0 ||
+	    strcasecmp(text, "websocket") != 0)
+		return "only Upgrade: websocket is served";
 	if (lws_hdr_copy(wsi, text, sizeof(text), WSI_TOKEN_VERSION) <= 0 ||
 	    strcmp(text, "13") != 0)
 		return "Sec-WebSocket-Version must be 13";

@@ -76,22 +76,33 @@ void http_lws_set_token(struct http_lws *h, const char *token)
 
 static int on_confirm_upgrade(struct http_lws *h, struct lws *wsi)
 {
-	char upgrade[32], uri[512];
+	char uri[512];
 
 	/* Not `in`: it dangles after keep-alive followed by an unknown upgrade. */
 	if (lws_hdr_total_length(wsi, WSI_TOKEN_UPGRADE) <= 0)
 		return -1;
-	if (lws_hdr_copy(wsi, upgrade, sizeof(upgrade), WSI_TOKEN_UPGRADE) <= 0 ||
-	    strcasecmp(upgrade, "websocket") != 0)
-		return http_lws_refuse(wsi, 400, "bad_upgrade", "only Upgrade: websocket is served",
-				       0);
 	if (lws_hdr_copy(wsi, uri, sizeof(uri), WSI_TOKEN_GET_URI) <= 0)
 		return http_lws_refuse(wsi, 400, "bad_upgrade",
 				       "an upgrade is a GET of a short path", 0);
 	for (const char *const *p = h->cfg.ws_paths; p && *p; p++)
 		if (strcmp(*p, uri) == 0)
 			return h->cfg.on_upgrade(h->cfg.arg, wsi, uri);
-	return http_lws_refuse(wsi, 404, "not_found", "no WebSocket on this path", 0);
+	return http_lws_refuse(wsi, 404, "not_found", "nothing is upgraded on this path", 0);
+}
+
+/* In front of libwebsockets' own, which it calls for what it refuses without asking (an Upgrade it
+ * does not know, for one) and which answers HTTP/1.0 and HTML: a program's symbols win. Not 0:
+ * it hangs up. */
+int lws_return_http_status(struct lws *wsi, unsigned int code, const char *html_body UNUSED)
+{
+	struct http_lws *h = http_lws_of(wsi);
+
+	h->repeated = http_opening_over(h, wsi);
+	if (lws_hdr_total_length(wsi, WSI_TOKEN_UPGRADE) > 0)
+		(void)on_confirm_upgrade(h, wsi);
+	else
+		(void)http_lws_refuse(wsi, (int)code, "refused", http_reason((int)code), 0);
+	return -1;
 }
 
 /* lws made the SSL_CTX of the vhost; it is empty. */

@@ -31,9 +31,9 @@ struct http_lws_config {
 	/* A WebSocket protocol beside HTTP, or NULL. Its callback also gets WSI_DESTROY of every
 	 * socket, whose opaque user data is its own. */
 	const struct lws_protocols *ws;
-	/* A request with Upgrade: websocket arrived. 0: accept. 1: http_lws_refuse was called. -1:
-	 * hang up. uri is NUL-terminated and normalised by lws; raw headers are still there to be
-	 * read. */
+	/* A GET of one of ws_paths arrived with an Upgrade, to whatever. 0: accept, if it is to
+	 * websocket. 1: http_lws_refuse was called. -1: hang up. uri is NUL-terminated and
+	 * normalised by lws; raw headers are still there to be read. */
 	int (*on_upgrade)(void *arg, struct lws *wsi, const char *uri);
 	/* Headers an upgrade may carry once only (lower case, NULL-terminated); http_lws_repeated.
 	 */
