@@ -32,12 +32,14 @@ static int list(struct ctl *c, int argc, char **argv)
 	    {"id", COL_NUM},	  {"at", COL_TEXT},   {"stream", COL_TEXT}, {"entry_id", COL_TEXT},
 	    {"reason", COL_TEXT}, {"bytes", COL_NUM}, {"retry", COL_TEXT},  {"detail", COL_TEXT}};
 	const char *most = argc > 0 ? argv[0] : "100";
-	char *end;
+	long n;
 
-	if (strtol(most, &end, 10) < 1 || *end) {
-		ctl_error("'%s' is not a number of rows", most);
+	if (argc > 1) {
+		ctl_usage("dead-letters", stderr);
 		return CTL_USAGE;
 	}
+	if (!ctl_number("N", most, 1, 1000000, &n))
+		return CTL_USAGE;
 	CLEANUP(pg_rows_freep) struct pg_rows *r = ctl_query(c, &stmt, 1, &most);
 	if (!r)
 		return CTL_UNAVAILABLE;

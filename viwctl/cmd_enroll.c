@@ -1,7 +1,6 @@
 /* viwctl enroll: all that a new gateway needs, in one folder; and taking it back. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -44,7 +43,8 @@ static bool parse(int argc, char **argv, struct enroll_options *o)
 			o->csr = optarg;
 			break;
 		case 'd':
-			o->days = strtol(optarg, NULL, 10);
+			if (!ctl_number("--days", optarg, 1, CA_DAYS, &o->days))
+				return false;
 			break;
 		case 'b':
 			o->backend = optarg;
@@ -83,10 +83,6 @@ static bool parse(int argc, char **argv, struct enroll_options *o)
 	if (!o->server && (!o->agent_id || !ident_is_agent_id(o->agent_id, strlen(o->agent_id)))) {
 		ctl_error(
 		    "give one agent id: letters, digits, dot, underscore, hyphen; at most 64");
-		return false;
-	}
-	if (o->days < 1 || o->days > 3650) {
-		ctl_error("--days must be 1 to 3650");
 		return false;
 	}
 	return true;

@@ -1,6 +1,5 @@
 /* viwctl gateways: the fleet, or one gateway in full. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -105,14 +104,15 @@ int cmd_gateways(struct ctl *c, int argc, char **argv)
 			return o == CTL_OPTION_HELP ? CTL_OK : CTL_USAGE;
 		}
 	}
-	if (optind < argc)
-		return show_one(c, argv[optind]);
-	char *end = NULL;
-	long limit = strtol(param[5], &end, 10);
-	if (*end || limit < 1 || limit > 100000) {
-		ctl_error("--limit must be 1 to 100000");
+	if (optind + 1 < argc) {
+		ctl_usage("gateways", stderr);
 		return CTL_USAGE;
 	}
+	if (optind < argc)
+		return show_one(c, argv[optind]);
+	long limit = 0;
+	if (!ctl_number("--limit", param[5], 1, 100000, &limit))
+		return CTL_USAGE;
 	struct pg_rows *r = ctl_query(c, &list_stmt, 6, param);
 	if (!r)
 		return CTL_UNAVAILABLE;

@@ -133,18 +133,15 @@ static bool parse(int argc, char **argv, struct logs_options *o, int *ret_code)
 	for (int opt; (opt = ctl_option("logs", argc, argv)) != -1;) {
 		if (opt == 'u')
 			o->unit = optarg;
-		else if (opt == 'n')
-			o->lines = strtol(optarg, NULL, 10);
 		else if (opt == 'f')
 			o->follow = true;
 		else if (opt == 'p')
 			o->priority = optarg;
-		else
+		else if (opt != 'n' || !ctl_number("--lines", optarg, 1, LINES_MAX, &o->lines))
 			return *ret_code = opt == CTL_OPTION_HELP ? CTL_OK : CTL_USAGE, false;
 	}
 	o->agent_id = optind + 1 == argc ? argv[optind] : NULL;
-	if (o->agent_id && o->unit && o->lines >= 1 && o->lines <= LINES_MAX &&
-	    ident_is_agent_id(o->agent_id, strlen(o->agent_id)))
+	if (o->agent_id && o->unit && ident_is_agent_id(o->agent_id, strlen(o->agent_id)))
 		return true;
 	ctl_usage("logs", stderr);
 	*ret_code = CTL_USAGE;

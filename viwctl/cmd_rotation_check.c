@@ -264,7 +264,6 @@ int cmd_rotation_check(struct ctl *c, int argc, char **argv)
 {
 	struct rotation r = {.days = 30};
 	const char *client_ca = NULL, *server = NULL;
-	char *end = NULL;
 	for (int o; (o = ctl_option("rotation-check", argc, argv)) != -1;) {
 		if (o == 'c')
 			client_ca = optarg;
@@ -274,10 +273,8 @@ int cmd_rotation_check(struct ctl *c, int argc, char **argv)
 			r.all = true;
 		else if (o != 'd')
 			return o == CTL_OPTION_HELP ? CTL_OK : CTL_USAGE;
-		else if (r.days = strtol(optarg, &end, 10), *end || r.days < 0 || r.days > 3650) {
-			ctl_error("--days must be 0 to 3650, not '%s'", optarg);
+		else if (!ctl_number("--days", optarg, 0, 3650, &r.days))
 			return CTL_USAGE;
-		}
 	}
 	int code = CTL_USAGE;
 	if (optind < argc)

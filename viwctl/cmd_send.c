@@ -18,18 +18,6 @@ struct send_options {
 	long ttl_s, batch, max_failures;
 };
 
-static bool parse_long(const char *text, long min, long max, const char *what, long *ret)
-{
-	char *end = NULL;
-	long v = strtol(text, &end, 10);
-	if (*text == '\0' || *end || v < min || v > max) {
-		ctl_error("%s must be %ld to %ld, not '%s'", what, min, max, text);
-		return false;
-	}
-	*ret = v;
-	return true;
-}
-
 static bool parse_label(struct send_options *o, char *text)
 {
 	char *eq = strchr(text, '=');
@@ -70,13 +58,13 @@ static bool parse_options(int argc, char **argv, struct send_options *o)
 			ok = parse_label(o, optarg);
 			break;
 		case 't':
-			ok = parse_long(optarg, 1, TTL_S_MAX, "--ttl", &o->ttl_s);
+			ok = ctl_number("--ttl", optarg, 1, TTL_S_MAX, &o->ttl_s);
 			break;
 		case 'b':
-			ok = parse_long(optarg, 1, 10000, "--batch", &o->batch);
+			ok = ctl_number("--batch", optarg, 1, 10000, &o->batch);
 			break;
 		case 'm':
-			ok = parse_long(optarg, 0, 1000000, "--max-failures", &o->max_failures);
+			ok = ctl_number("--max-failures", optarg, 0, 1000000, &o->max_failures);
 			break;
 		default:
 			ok = false;

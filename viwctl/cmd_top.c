@@ -195,5 +195,9 @@ int cmd_top(struct ctl *c, int argc, char **argv)
 			return o == CTL_OPTION_HELP ? CTL_OK : CTL_USAGE;
 		once = true;
 	}
+	if (optind < argc) {
+		ctl_usage("top", stderr);
+		return CTL_USAGE;
+	}
 	return ctl_redis(c) && ctl_pg(c) ? watch(c, once) : CTL_UNAVAILABLE;
 }

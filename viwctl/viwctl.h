@@ -62,6 +62,9 @@ int ctl_option(const char *word, int argc, char **argv);
 /* For a word with no options and so many operands (-1: any): *ret_end says to leave with the
  * returned exit code, else optind is the first operand. */
 int ctl_no_options(const char *word, int argc, char **argv, int operands, bool *ret_end) MUST_CHECK;
+/* A number of an option or operand: digits and nothing else, within the bounds; false after saying
+ * what `what` must be. */
+bool ctl_number(const char *what, const char *text, long min, long max, long *ret) MUST_CHECK;
 /* Calls and options of the word. */
 void ctl_usage(const char *word, FILE *out);
 

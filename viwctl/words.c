@@ -1,7 +1,9 @@
 /* See words.h and viwctl.h. */
 #include "words.h"
 
+#include <errno.h>
 #include <getopt.h>
+#include <stdlib.h>
 #include <string.h>
 
 const struct ctl_word ctl_words[] = {
@@ -67,6 +69,45 @@ void ctl_usage(const char *word, FILE *out)
 	}
 }
 
+bool ctl_number(const char *what, const char *text, long min, long max, long *ret)
+{
+	bool digits = *text && text[strspn(text, "0123456789")] == '\0';
+	errno = 0;
+	long v = digits ? strtol(text, NULL, 10) : 0;
+	if (!digits || errno || v < min || v > max) {
+		ctl_error("%s must be %ld to %ld, not '%s'", what, min, max, text);
+		return false;
+	}
+	*ret = v;
+	return true;
+}
+
+/* One of the words that the table lists for the option, where it lists any. */
+static bool value_is_listed(const struct ctl_option *o, const char *value)
+{
+	if (!o->arg || !*o->values || *o->values == '@')
+		return true;
+	size_t n = strlen(value);
+	for (const char *s = o->values; *s;) {
+		size_t len = strcspn(s, " ");
+		if (len == n && memcmp(s, value, n) == 0)
+			return true;
+		s += len + (s[len] == ' ');
+	}
+	ctl_error("--%s must be one of: %s; not '%s'", o->name, o->values, value);
+	return false;
+}
+
+static bool value_is_good(const char *word, int key)
+{
+	for (size_t i = 0; i < ctl_options_n; i++) {
+		const struct ctl_option *o = &ctl_options[i];
+		if (o->key == key && strcmp(o->word, word) == 0)
+			return value_is_listed(o, optarg);
+	}
+	return true;
+}
+
 int ctl_option(const char *word, int argc, char **argv)
 {
 	struct option longs[24] = {0};
@@ -92,6 +133,8 @@ int ctl_option(const char *word, int argc, char **argv)
 		ctl_usage(word, stdout);
 	else if (key == '?')
 		ctl_usage(word, stderr);
+	else if (key != -1 && !value_is_good(word, key))
+		key = '?';
 	return key;
 }
 

@@ -37,6 +37,35 @@ def test_every_option_of_a_word_is_in_its_help_and_no_two_share_a_key():
         assert f"--{name}" in run(word, "--help").stdout, (word, name)
 
 
+OPTIONS = re.findall(r'^OPTION\("([\w-]+)", "([\w-]+)", \'\w\', \w+, (?:NULL|"([^"]*)"), "([^"]*)"', (DEFS / "options.def").read_text(), re.M)
+NUMBERS = [(word, name) for word, name, arg, _ in OPTIONS if arg in ("N", "M", "SECONDS")]
+LISTS = [(word, name) for word, name, _, values in OPTIONS if values and not values.startswith("@")]
+
+
+@pytest.mark.parametrize("word, name", NUMBERS, ids=lambda v: v)
+def test_a_number_is_a_number_or_refused(word, name):
+    assert len(NUMBERS) >= 7
+    for text in ("12abc", "", " 5", "+5", "-1", "1e3", "0x10", "99999999999999999999"):
+        done = run(word, f"--{name}={text}")
+        assert done.returncode == 64 and f"--{name} must be" in done.stderr and f"'{text}'" in done.stderr, (text, done)
+
+
+@pytest.mark.parametrize("word, name", LISTS, ids=lambda v: v)
+def test_a_value_is_one_of_those_listed_or_refused(word, name):
+    for text in ("9", "onlin", "", "online offline"):
+        done = run(word, f"--{name}={text}")
+        assert done.returncode == 64 and f"--{name} must be one of: " in done.stderr, (text, done)
+
+
+@pytest.mark.parametrize("line", ["gateways gw-1 gw-2", "top now", "doctor now", "command a b", "cancel a b", "lost a b",
+                                  "logs a b --unit u", "rotation-check now", "enroll a b", "completion bash zsh",
+                                  "dead-letters list 5 6", "dead-letters list 5x", "dead-letters list 0",
+                                  "dead-letters show 1 2", "send gw-1 ECHO message"])
+def test_an_operand_too_many_or_that_is_none_is_refused(line):
+    done = run(*line.split())
+    assert done.returncode == 64 and done.stderr and not done.stdout, done
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     out = tmp_path_factory.mktemp("man")
