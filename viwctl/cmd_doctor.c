@@ -17,11 +17,12 @@
 #include "http_get.h"
 #include "streams_info.h"
 
-#define SKEW_WARN_MS 2000
-#define LAG_WARN_MS  10000
-#define LAG_BAD_MS   60000
-#define CERT_WARN_MS (30LL * 86400 * 1000)
-#define MEMORY_WARN  80 /* per cent of maxmemory */
+#define SKEW_WARN_MS  2000
+#define LAG_WARN_MS   10000
+#define LAG_BAD_MS    60000
+#define CERT_WARN_MS  (30LL * 86400 * 1000)
+#define MEMORY_WARN   80 /* per cent of maxmemory */
+#define CHECK_COLUMNS 36 /* as wide as `viw.command_results ← results-writer` */
 
 enum grade { GRADE_OK, GRADE_WARN, GRADE_BAD };
 
@@ -31,6 +32,15 @@ struct doctor {
 	struct buf json;
 	bool any_bad;
 };
+
+/* What brings the UTF-8 text to CHECK_COLUMNS; printf counts bytes. */
+static int padding(const char *text)
+{
+	int columns = 0;
+	for (; *text; text++)
+		columns += (*text & 0xc0) != 0x80;
+	return columns < CHECK_COLUMNS ? CHECK_COLUMNS - columns : 0;
+}
 
 static void say(struct doctor *d, enum grade g, const char *check, const char *remedy,
 		const char *fmt, ...) PRINTF_LIKE(5, 6);
@@ -46,9 +56,9 @@ static void say(struct doctor *d, enum grade g, const char *check, const char *r
 	va_end(ap);
 	d->any_bad |= g == GRADE_BAD;
 	if (!d->c->json) {
-		printf("%-5s %-34s %s\n", words[g], check, seen);
+		printf("%-5s %s%*s %s\n", words[g], check, padding(check), "", seen);
 		if (g != GRADE_OK && remedy)
-			printf("      %-34s → %s\n", "", remedy);
+			printf("%-5s %*s → %s\n", "", CHECK_COLUMNS, "", remedy);
 		fflush(stdout);
 		return;
 	}
@@ -298,8 +308,7 @@ static void check_gateways(struct doctor *d)
 	say(d, ahead > 0 ? GRADE_WARN : GRADE_OK, "gateways with a clock that is ahead",
 	    "run a time service (chrony) on them; over 300 s they are refused", "%lld",
 	    (long long)ahead);
-	say(d, ending > 0 ? GRADE_WARN : GRADE_OK,
-	    "gateways with a certificate that ends in 30 days",
+	say(d, ending > 0 ? GRADE_WARN : GRADE_OK, "certificates that end in 30 days",
 	    "viwctl rotation-check; runbooks/certificate-rotation.md", "%lld", (long long)ending);
 }
 

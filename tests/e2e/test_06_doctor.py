@@ -1,9 +1,16 @@
 """viwctl doctor finds each fault it promises to find, says what to do, and nothing else changes."""
 import json
+import os
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
+import redis
 import viwtest
 from viwtest import wait_for
+
+LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 @pytest.fixture
@@ -28,6 +35,11 @@ def sql(chain, broken, mended):
 def faults(chain):
     """name of the check -> (grade, part of the remedy, break it, mend it)"""
     client = chain.redis.client
+
+    def shadow(thing, body):
+        """Something of ours is found before PostgreSQL's own of that name."""
+        return sql(chain, f"CREATE {thing} {body}; ALTER ROLE viw SET search_path = public, pg_catalog",
+                   f"ALTER ROLE viw RESET search_path; DROP {thing}")
     return {
         "redis maxmemory-policy": ("bad", "noeviction", *set_redis(chain, "maxmemory-policy", "allkeys-lru", "noeviction")),
         "redis appendonly": ("bad", "appendonly yes", *set_redis(chain, "appendonly", "no", "yes")),
@@ -48,11 +60,13 @@ def faults(chain):
             "inhparent = 'agent_events'::regclass AND inhrelid::regclass::text > 'viw_partitions.agent_events_' || "
             "to_char(now() at time zone 'UTC', 'YYYYMMDD') LOOP EXECUTE 'DROP TABLE ' || t.name; END LOOP; END $$",
             "SELECT viw_make_partitions('agent_events', current_date, current_date + 3)")),
-        "postgresql clock": ("warn", "chrony", *sql(
-            chain, "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
-            "$$ SELECT pg_catalog.clock_timestamp() + interval '1 hour' $$; "
-            "ALTER ROLE viw SET search_path = public, pg_catalog",
-            "ALTER ROLE viw RESET search_path; DROP FUNCTION public.clock_timestamp()")),
+        "postgresql clock": ("warn", "chrony", *shadow(
+            "FUNCTION public.clock_timestamp()", "RETURNS timestamptz LANGUAGE sql AS "
+            "$$ SELECT pg_catalog.clock_timestamp() + interval '1 hour' $$")),
+        "postgresql role": ("bad", "point the URI at the primary", *shadow(
+            "FUNCTION public.pg_is_in_recovery()", "RETURNS boolean LANGUAGE sql AS 'SELECT true'")),
+        "postgresql standby": ("warn", "too slow", *shadow(
+            "VIEW public.pg_stat_replication", "AS SELECT interval '1 minute' AS replay_lag")),
         "dead letters": ("warn", "viwctl dead-letters", *sql(
             chain, "INSERT INTO dead_letters (stream, entry_id, reason, payload) VALUES ('viw.commands', '1-1', 'x', '')",
             "DELETE FROM dead_letters")),
@@ -64,7 +78,7 @@ def faults(chain):
             chain, "INSERT INTO os_gateways (agent_id, status) VALUES ('gw-x', 'offline'); "
             "INSERT INTO os_gateway_status (agent_id, metrics, epoch, seq, ts, updated_at) VALUES ('gw-x', '{}', 1, 1, now() + interval '1 hour', now())",
             "DELETE FROM os_gateway_status WHERE agent_id = 'gw-x'; DELETE FROM os_gateways WHERE agent_id = 'gw-x'")),
-        "gateways with a certificate that ends in 30 days": ("warn", "rotation-check", *sql(
+        "certificates that end in 30 days": ("warn", "rotation-check", *sql(
             chain, "INSERT INTO os_gateways (agent_id, status) VALUES ('gw-x', 'offline'); INSERT INTO os_gateway_status "
             "(agent_id, metrics, epoch, seq, ts, updated_at) VALUES ('gw-x', '{\"cert_days_left\": {\"client\": 12}}', 1, 1, now(), now())",
             "DELETE FROM os_gateway_status WHERE agent_id = 'gw-x'; DELETE FROM os_gateways WHERE agent_id = 'gw-x'")),
@@ -112,6 +126,36 @@ def test_a_replica_is_not_taken_for_the_primary(doctor, chain, tmp):
         assert rows["redis role"]["grade"] == "bad" and "primary" in rows["redis role"]["remedy"]
     finally:
         replica.close()
+
+
+@pytest.mark.skipif(not LIBFAKETIME.exists(), reason="needs libfaketime")
+def test_a_redis_whose_clock_is_off_is_seen(doctor, tmp):
+    (tmp / "ahead").mkdir()
+    # libc before redis-server's jemalloc, which asks for the time before libfaketime can answer.
+    ahead = viwtest.RedisServer(tmp / "ahead", env={"LD_PRELOAD": f"{LIBFAKETIME} libc.so.6", "FAKETIME": "+1h"})
+    try:
+        row = doctor(VIWCTL_REDIS_URL=ahead.start().url)["redis clock"]
+        assert row["grade"] == "warn" and "chrony" in row["remedy"] and re.match(r"\+3[56]\d{5} ms", row["seen"]), row
+    finally:
+        ahead.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+def test_a_redis_that_cannot_write_to_its_disk_is_seen(doctor, tmp):
+    small = tmp / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=0777", "tmpfs", small], check=True)
+    full = viwtest.RedisServer(small)
+    try:
+        full.start()
+        with pytest.raises(redis.RedisError):
+            for _ in range(100):
+                full.client.set("x", "x" * 100000)
+        wait_for(lambda: doctor(VIWCTL_REDIS_URL=full.url)["redis last write to disk"]["grade"] == "bad", 10,
+                 "the disk is full", every=0.2)
+    finally:
+        full.close()
+        subprocess.run(["umount", small], check=True)
 
 
 def test_a_ca_and_its_crl_are_watched(doctor, ctl, tmp, pki):
