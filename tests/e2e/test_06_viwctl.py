@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 
@@ -40,8 +41,8 @@ class Hand:
                 answer = answer(frame)
             if answer:
                 self.ws.send({"type": "COMMAND_ACK", **head})
-                self.ws.send({"type": "RESULT", **head, "status": answer[0], "rc": answer[1],
-                              "stdout": answer[2], "command": frame["verb"]})
+                result = {"status": answer[0], "rc": answer[1], "stdout": answer[2], "command": frame["verb"]}
+                self.ws.send({"type": "RESULT", **head, **{k: v for k, v in result.items() if v is not None}})
 
     def stop(self):
         self.stopping = True
@@ -85,9 +86,11 @@ def test_send_waits_prints_and_exits_with_the_commands_rc(ctl, hand):
     assert (row["status"], row["rc"], row["agent_id"]) == ("failed", 7, "gw-1")
     shown = ctl("command", row["correlation_id"], "--json")
     assert json.loads(shown.stdout)["status"] == "failed"
+    done = ctl("send", "gw-1", "get_system_health", "--wait")
+    assert done.returncode == 113 and re.search(r"^status +unknown$", done.stdout, re.M), done
 
 
-def test_send_that_expires_or_is_cancelled_says_so(ctl, hand, chain):
+def test_send_that_expires_is_cancelled_or_rejected_says_so(ctl, hand, chain, redis):
     done = ctl("send", "gw-nobody", "ECHO", "message=x", "--wait", "--ttl", "1")
     assert done.returncode == 110, done.stdout + done.stderr
     sent = ctl("send", "gw-nobody", "ECHO", "message=x", "--ttl", "60")
@@ -98,6 +101,18 @@ def test_send_that_expires_or_is_cancelled_says_so(ctl, hand, chain):
     again = ctl("cancel", cid)
     assert again.returncode == 1 and "ended already: cancelled" in again.stderr
     assert ctl("command", "no-such-id").returncode == 1
+    redis.client.sadd("viw.decommissioned", "gw-scrapped")
+    done = ctl("send", "gw-scrapped", "ECHO", "message=x", "--wait")
+    assert done.returncode == 112 and re.search(r"^status +rejected$", done.stdout, re.M), done
+
+    h = hand("gw-slow", {})  # it never answers a COMMAND, and a CANCEL at once
+
+    def cancel():
+        viwtest.wait_for(lambda: h.seen, what="it is offered")
+        ctl("cancel", "slow-1")
+    threading.Thread(target=cancel, daemon=True).start()
+    done = ctl("send", "gw-slow", "ECHO", "message=x", "--id", "slow-1", "--ttl", "20", "--wait")
+    assert done.returncode == 111 and re.search(r"^status +cancelled$", done.stdout, re.M), done
 
 
 def test_send_checks_against_manifests_before_anything_is_queued(ctl, redis, root_dir):
@@ -154,6 +169,10 @@ def test_gateways_filters_and_one_in_full(ctl, hand):
     assert ctl("gateways", "gw-z").returncode == 1
     rows = json.loads(ctl("gateways", "--status", "offline", "--json").stdout)
     assert rows == []
+    assert ctl("gateways", "--status", "online", "--ids").stdout.split() == ["gw-a", "gw-b"]
+    text = ctl("gateways", "--limit", "1").stdout
+    assert "gw-a" in text and "gw-b" not in text and "--after gw-a" in text
+    assert ctl("gateways", "--after", "gw-a", "--ids").stdout.split() == ["gw-b"]
     assert ctl("gateways", "--ids").stdout.split() == ["gw-a", "gw-b"]
 
 
@@ -312,6 +331,27 @@ def test_every_word_speaks_json(ctl, hand, chain, root_dir):
         done = ctl(*words.split(), "--json")
         rows = [json.loads(text) for text in done.stdout.splitlines()]
         assert rows and done.returncode in (0, 1), (words, done)
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_it_talks_to_redis_postgresql_and_the_bridge_only(hand, chain, redis, tmp):
+    hand("gw-1", {"ECHO": ("success", 0, "x"), "tail_logs": ("success", 0, '{"lines": [], "gap": false}')})
+    env = {"PATH": "/usr/bin:/bin", "VIWCTL_REDIS_URL": redis.url, "VIWCTL_DATABASE_URL": chain.pg.uri,
+           "VIWCTL_BRIDGE_URL": chain.http_url, "ASAN_OPTIONS": "detect_leaks=0"}  # LeakSanitizer does not bear strace
+    known = {f"127.0.0.1:{redis.port}", f"127.0.0.1:{chain.port}", f"{chain.pg.server.dir}/.s.PGSQL.{chain.pg.server.port}"}
+    names = ("/var/run/nscd/socket", "/run/systemd/userdb/")  # who the operator is, asked of libc
+    met = set()
+    for words in ("gateways gw-1", "send gw-1 ECHO message=x --wait", "send --all ECHO message=x", "logs gw-1 -u x.service",
+                  "top --once", "rotation-check --all", "doctor", "lost gw-1"):
+        done = subprocess.run(["strace", "-f", "-e", "trace=connect", "-o", tmp / "calls", viwtest.BIN / "viwctl", *words.split()],
+                              env=env, text=True, cwd=tmp, timeout=40, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert done.returncode in (0, 1), (words, done.stdout)
+        calls = re.findall(r"connect\(\d+, \{(.*?)\}, \d+\)", (tmp / "calls").read_text())
+        for call in calls:
+            inet = re.search(r'sin_port=htons\((\d+)\), sin_addr=inet_addr\("([\d.]+)"\)', call)
+            local = re.search(r'sun_path=@?"([^"]*)"', call)
+            met.add(f"{inet[2]}:{inet[1]}" if inet else local[1] if local else call)
+    assert {m for m in met if not m.startswith(names)} == known
 
 
 def test_lost_asks_before_it_declares(ctl, chain):
