@@ -7,6 +7,19 @@ die() {
 	exit 1
 }
 
+# args_only USAGE KNOWN… -- ARGUMENT…: refuses an argument that is none of the known ones.
+args_only() {
+	local usage=$1 known=' ' word
+	while shift && [ "$1" != -- ]; do known+="$1 "; done
+	shift
+	for word; do [[ $known == *" $word "* ]] || args_refused "$word" "$usage"; done
+}
+
+args_refused() {
+	printf "viw: '%s' is not understood; usage: ./viw %s\n" "$1" "$2" >&2
+	exit 64
+}
+
 is_root() { [ "$(id -u)" = 0 ]; }
 
 # Runs a command as root: directly, or through sudo.

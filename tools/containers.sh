@@ -46,7 +46,7 @@ images_main() {
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--prebuilt) prebuilt=1 ;;
-		-*) die "images [--prebuilt] [target…]" ;;
+		-*) args_refused "$1" 'images [--prebuilt] [target…]' ;;
 		*) targets+=("$1") ;;
 		esac
 		shift
@@ -157,6 +157,7 @@ demo_down() {
 
 # demo [--once|--down]
 demo_main() {
+	args_only 'demo [--once|--down]' --once --down -- "$@"
 	containers_engine
 	DEMO_LOG=$(mktemp)
 	trap 'rm -f "$DEMO_LOG"' EXIT
@@ -166,10 +167,9 @@ demo_main() {
 		demo_up
 		demo_down
 		;;
-	'')
+	*)
 		demo_up
 		demo_hints
 		;;
-	*) die "demo takes --once, --down or nothing" ;;
 	esac
 }

@@ -50,6 +50,7 @@ docs_metrics() {
 
 # docs_main [--check]
 docs_main() {
+	args_only 'docs [--check]' --check -- "$@"
 	packages_need build
 	DOCS_BIN=${VIW_BIN:-$VIW_ROOT/build/dev/bin}
 	[ -n "${VIW_BIN-}" ] || build_preset dev

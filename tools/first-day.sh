@@ -2,6 +2,7 @@
 # Sourced by ./viw.
 
 first_day_main() {
+	[ "${1-}" = --debs ] && [ -n "${2-}" ] || args_only 'first-day [--debs FOLDER]' -- "$@"
 	packages_need build run test package debian
 	local release work root=${VIW_DEBIAN_DIR:-/var/tmp/viworks-debian}/first-day
 	release=$(. /etc/os-release && echo "$VERSION_CODENAME")

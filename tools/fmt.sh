@@ -8,7 +8,10 @@ fmt_main() {
 		case $word in
 		--check) check=1 ;;
 		--all) all=1 ;;
-		*) base=$word ;;
+		*)
+			base=$(git rev-parse -q --verify --end-of-options "$word^{commit}") ||
+				args_refused "$word" 'fmt [--check] [--all] [base commit]'
+			;;
 		esac
 	done
 	packages_need build fmt

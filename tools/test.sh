@@ -38,7 +38,8 @@ test_main() {
 	while [ $# -gt 0 ]; do
 		case $1 in
 		-k)
-			expression=${2-}
+			[ -n "${2-}" ] || args_refused -k 'test [-k expression] [paths]'
+			expression=$2
 			options+=(-k "$expression")
 			shift
 			;;

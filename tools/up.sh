@@ -424,12 +424,8 @@ up_hints() {
 # ---- the words ----
 
 up_main() {
-	UP_ONCE=
-	case ${1-} in
-	--once) UP_ONCE=1 ;;
-	'') ;;
-	*) die "up takes --once or nothing" ;;
-	esac
+	args_only 'up [--once]' --once -- "$@"
+	UP_ONCE=${1:+1}
 	packages_need build run
 	local began built=''
 	began=$(date +%s%N)
@@ -461,6 +457,7 @@ up_main() {
 }
 
 up_down() {
+	args_only 'down [--wipe]' --wipe -- "$@"
 	local name n=0 pid started
 	for name in "${UP_ALL[@]}"; do up_alive "$name" && n=$((n + 1)); done
 	if up_alive up; then # it ends what it started
