@@ -13,14 +13,16 @@ package_build() {
 	rm -f "$dir"/*-dbgsym_*.deb
 }
 
-# The packages in $1 again in $2 under the next version's number: what an upgrade needs.
+# The packages in $1 again in $2 under the next version's number: what an upgrade needs. $3: a line that its
+# settings have more.
 package_next() {
-	local deb tree
+	local deb tree file
 	mkdir -p "$2"
 	for deb in "$1"/*.deb; do
 		tree=$(mktemp -d)
 		dpkg-deb -R "$deb" "$tree"
 		sed -i 's/^Version: .*/&+next/' "$tree/DEBIAN/control"
+		for file in "$tree"/etc/viworks/*.env; do [ -z "${3-}" ] || [ ! -e "$file" ] || echo "$3" >>"$file"; done
 		dpkg-deb --root-owner-group -b "$tree" "$2/$(basename "${deb/_amd64/+next_amd64}")" >/dev/null
 		rm -rf "$tree"
 	done
@@ -56,8 +58,8 @@ package_in() {
 
 # Install, change conffiles and secrets, upgrade, remove, purge; what must be there at each step.
 package_cycle() {
-	local root=$1 debs=$2 program version
-	package_next "$debs" "$debs/next"
+	local root=$1 debs=$2 program version file
+	package_next "$debs" "$debs/next" '# Of the next version.'
 	as_root mkdir -p "$root/debs"
 	as_root cp -r "$debs"/*.deb "$debs/next" "$root/debs/"
 	say "Install, upgrade with a changed setting, remove, purge"
@@ -65,16 +67,20 @@ package_cycle() {
 	for program in agent-bridge telemetry-writer results-writer gateway-agent host-helper viwctl; do
 		package_in "$root" "$program" --version >/dev/null || die "$program does not start"
 	done
+	for file in bash-completion/completions/viwctl zsh/vendor-completions/_viwctl viworks/sql/0001_roles.sql; do
+		[ -s "$root/usr/share/$file" ] || die "/usr/share/$file is not installed"
+	done
 	package_in "$root" getent passwd viworks-agent viworks-bridge viworks-writer >/dev/null || die "users are missing"
 	echo 'AGENT_BRIDGE_MAX_CONN=7' | as_root tee "$root/etc/viworks/agent-bridge.env" >/dev/null
 	package_in "$root" sh -c 'cd /etc/viworks && stat -c "%a %U %s" agent-bridge.shared-secret agent-bridge.admin-token' |
 		grep -cx '400 root 6[45]' | grep -qx 2 || die "the bridge's secrets are not made, or are open to others"
 	package_in "$root" sh -c 'sha256sum /etc/viworks/agent-bridge.* >/before'
-	package_in "$root" sh -c 'apt-get -qq install -y /debs/next/*.deb' >/dev/null
+	package_in "$root" sh -c 'apt-get -qq -o Dpkg::Options::=--force-confold install -y /debs/next/*.deb' >/dev/null
 	version=$(package_in "$root" dpkg-query -W -f '${Version}\n' 'viworks-*' viwctl | sort -u)
 	[[ $version == *+next ]] || die "not upgraded: $version"
 	package_in "$root" sha256sum --quiet -c /before || die "an upgrade changed a setting or a secret"
 	grep -q MAX_CONN=7 "$root/etc/viworks/agent-bridge.env" || die "an upgrade lost a changed setting"
+	grep -q 'Of the next version' "$root/etc/viworks/results-writer.env" || die "an upgrade kept settings that nobody changed"
 	package_in "$root" apt-get -qq remove -y 'viworks-*' viwctl >/dev/null
 	package_in "$root" sha256sum --quiet -c /before || die "remove took settings or secrets"
 	[ ! -e "$root/usr/bin/agent-bridge" ] || die "remove left a program"
@@ -92,6 +98,7 @@ package_left() {
 }
 
 package_main() {
+	args_only 'package [--check]' --check -- "$@"
 	packages_need build package
 	git diff --quiet HEAD || echo "note: packages hold the last commit, not what is changed since" >&2
 	local work
