@@ -144,12 +144,14 @@ def work(d):
 
 
 def rotate(d):
-    d.say("## A new certificate for the site\n\nThe agent sees the new pair and uses it at its next connection; nothing is restarted.")
+    d.say("## A new certificate for the site\n\nThe agent sees the new pair by itself and connects anew with it; nothing is restarted.")
     d.run("hub", "viwctl enroll site-1 --out site-1-new", expect="fingerprint")
     d.carry("site-1-new", "site-1")
     d.run("site-1", "install -m 0400 -o viworks-agent -g viworks site-1-new/agent.key /etc/viworks/agent.key && "
                     "install -m 0644 site-1-new/agent.crt /etc/viworks/agent.crt && rm -r site-1-new")
-    d.run("site-1", "openssl x509 -in /etc/viworks/agent.crt -noout -fingerprint -sha256 && systemctl restart viworks-gateway-agent")
+    d.run("site-1", "openssl x509 -in /etc/viworks/agent.crt -noout -fingerprint -sha256", expect="Fingerprint")
+    d.wait("site-1", "journalctl -u viworks-gateway-agent -o cat", "dialling anew(.*\n)+.*welcomed")
+    d.run("site-1", "journalctl -u viworks-gateway-agent -o cat -n 4", expect="dialling anew")
     d.wait("site-1", "gateway-agent status", "^link +ready")
     d.run("site-1", "gateway-agent check", lines=20)
     d.run("hub", "viwctl send site-1 ECHO message=new-certificate --wait", expect="new-certificate")
