@@ -70,6 +70,14 @@ struct pg *ctl_pg(struct ctl *c)
 	return c->pg = p;
 }
 
+/* MISCONF: its disk is full, say. It refuses PING and what writes, but can be asked what is wrong.
+ */
+static bool can_be_asked(const struct redis_reply *pong)
+{
+	enum redis_error_class e = redis_error_class(pong);
+	return pong && (e == REDIS_E_NONE || e == REDIS_E_MISCONF);
+}
+
 struct redis_sync *ctl_redis(struct ctl *c)
 {
 	if (c->redis)
@@ -79,10 +87,12 @@ struct redis_sync *ctl_redis(struct ctl *c)
 		ctl_error("out of memory");
 		return NULL;
 	}
+	redis_sync_bear_misconf(r);
 	int error = 0;
 	const struct redis_reply *pong = redis_sync_cmdf(r, &error, "PING");
-	if (!pong || redis_type(pong) == REDIS_ERR) {
-		ctl_error("Redis (VIWCTL_REDIS_URL): %s", redis_sync_error(r));
+	if (!can_be_asked(pong)) {
+		ctl_error("Redis (VIWCTL_REDIS_URL): %s",
+			  pong ? redis_str(pong).p : redis_sync_error(r));
 		redis_sync_free(r);
 		return NULL;
 	}

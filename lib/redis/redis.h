@@ -115,4 +115,7 @@ void redis_sync_set_timeout(struct redis_sync *r, int64_t timeout_ms);
 /* A longer reply fails with -EMSGSIZE and ends the connection, so that what a peer put into Redis
  * does not decide how much memory is used. 0: no limit. */
 void redis_sync_set_reply_max(struct redis_sync *r, size_t bytes);
+/* Connects also to a server that refuses PING and writes for its full disk (MISCONF): for asking it
+ * what is wrong. */
+void redis_sync_bear_misconf(struct redis_sync *r);
 const char *redis_sync_error(const struct redis_sync *r); /* text of the last failure */

@@ -25,6 +25,7 @@ struct redis_sync {
 	struct buf out;
 	struct redis_reader *reader;
 	size_t reply_max; /* 0: no limit */
+	bool bears_misconf;
 	char error[200];
 };
 
@@ -91,6 +92,11 @@ void redis_sync_set_timeout(struct redis_sync *r, int64_t timeout_ms)
 void redis_sync_set_reply_max(struct redis_sync *r, size_t bytes)
 {
 	r->reply_max = bytes;
+}
+
+void redis_sync_bear_misconf(struct redis_sync *r)
+{
+	r->bears_misconf = true;
 }
 
 const char *redis_sync_error(const struct redis_sync *r)
@@ -224,7 +230,8 @@ static int greet(struct redis_sync *r, int64_t deadline)
 		error = write_out(r, deadline);
 	while (error == 0 && due--) {
 		error = read_reply(r, deadline, &reply);
-		if (error == 0 && redis_type(reply) == REDIS_ERR)
+		if (error == 0 && redis_type(reply) == REDIS_ERR &&
+		    !(r->bears_misconf && redis_error_class(reply) == REDIS_E_MISCONF))
 			error = fail(r, -ENOTCONN, "greeting", redis_str(reply).p);
 	}
 	return error;
