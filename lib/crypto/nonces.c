@@ -34,7 +34,11 @@ static struct slot *table_new(size_t slots)
 {
 	void *p = mmap(NULL, slots * sizeof(struct slot), PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	return p == MAP_FAILED ? NULL : p;
+	if (p == MAP_FAILED)
+		return NULL;
+	/* Children have no use for it, and each fork would copy its page tables. */
+	(void)madvise(p, slots * sizeof(struct slot), MADV_DONTFORK);
+	return p;
 }
 
 static void table_free(struct slot *slot, size_t slots)
