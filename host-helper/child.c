@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "builtin.h"
 #include "sandbox.h"
 
@@ -223,13 +224,7 @@ static _Noreturn void run_builtin(const struct job *job, const struct child_fds 
 		dprintf(2, "%s\n%s", x.code, x.msg);
 		_exit(BUILTIN_EXIT_REFUSED);
 	}
-	for (size_t at = 0; at < text.len;) {
-		ssize_t n = write(1, text.data + at, text.len - at);
-		if (n <= 0)
-			_exit(1);
-		at += (size_t)n;
-	}
-	_exit(0);
+	_exit(file_write_all(1, text.data, text.len) < 0);
 }
 
 static _Noreturn void run_script(const struct job *job, const struct child_fds *fds)

@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/crash.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/utf8.h"
 #include "builtin.h"
@@ -414,11 +415,8 @@ static void report(int fd, const struct outcome *o)
 	int r = outcome_encode(o, &payload);
 	if (r == 0)
 		r = record_append(&text, "done", payload.data, payload.len);
-	for (size_t at = 0; r == 0 && at < text.len;) {
-		ssize_t n = write(fd, text.data + at, text.len - at);
-		if (n <= 0)
-			break; /* the helper died; the journal has it */
-		at += (size_t)n;
+	if (r == 0 && file_write_all(fd, text.data, text.len) < 0) {
+		/* The helper died; the journal has it. */
 	}
 	buf_fini(&payload);
 	buf_fini(&text);

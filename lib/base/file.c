@@ -121,14 +121,16 @@ const char *file_secret_remedy(int error)
 	}
 }
 
-static int write_all(int fd, const char *p, size_t n)
+int file_write_all(int fd, const void *bytes, size_t n)
 {
+	const char *p = bytes;
+
 	while (n) {
 		ssize_t put = write(fd, p, n);
 		if (put < 0 && errno == EINTR)
 			continue;
-		if (put < 0)
-			return -errno;
+		if (put <= 0)
+			return put < 0 ? -errno : -EIO;
 		p += put;
 		n -= (size_t)put;
 	}
@@ -164,7 +166,7 @@ int file_write_atomic(const char *path, const void *bytes, size_t n, unsigned mo
 		return -errno;
 	int r = fchmod(fd, mode) < 0 ? -errno : 0; /* whatever the umask */
 	if (r == 0)
-		r = write_all(fd, bytes, n);
+		r = file_write_all(fd, bytes, n);
 	if (r == 0 && fsync(fd) < 0)
 		r = -errno;
 	if (r == 0 && rename(temp, path) < 0)

@@ -17,5 +17,7 @@ int file_read(const char *path, struct buf *out) MUST_CHECK;
 int file_read_secret(const char *path, struct buf *out) MUST_CHECK;
 /* What to do about an error of file_read_secret, in words; static text. */
 const char *file_secret_remedy(int error);
+/* All of it, on from where a short write or a signal left it; for files and blocking pipes. */
+int file_write_all(int fd, const void *bytes, size_t n) MUST_CHECK;
 /* Temporary file in the same folder, fsync, rename, fsync of the folder. mode as open(2). */
 int file_write_atomic(const char *path, const void *bytes, size_t n, unsigned mode) MUST_CHECK;
