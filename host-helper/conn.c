@@ -251,6 +251,15 @@ void conn_tick(struct helper *h)
 	}
 }
 
+void conn_drop_refused(struct helper *h)
+{
+	for (struct conn *c = h->conns, *next; c; c = next) {
+		next = c->next;
+		if (!listen_uid_allowed(h, c->peer.uid))
+			drop(c);
+	}
+}
+
 void conn_close_all(struct helper *h)
 {
 	while (h->conns)

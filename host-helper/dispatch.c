@@ -114,8 +114,8 @@ static const char *check_start(struct helper *h, const struct request *q, const 
 		snprintf(msg, cap, NO_ROOM_MSG);
 		return "internal";
 	}
-	if (h->run_count >= (size_t)h->cfg->max_concurrency ||
-	    run_count_verb(h, v->name) >= (size_t)v->concurrency) {
+	if (run_count(h, NULL) >= (size_t)h->cfg->max_concurrency ||
+	    run_count(h, v->name) >= (size_t)v->concurrency) {
 		snprintf(msg, cap, "too many runs at once; try again later");
 		return "busy";
 	}
@@ -215,7 +215,6 @@ static bool already_known(struct helper *h, const struct request *q, const char 
 		return true;
 	}
 	int r = journal_look(&h->journal, q->correlation_id, &e);
-	bool same = e.intent.digest[0] == 0 || strcmp(e.intent.digest, digest) == 0;
 	if (e.corrupt)
 		LOG_ERROR(FIELDS(.event = "journal_corrupt", .correlation_id = q->correlation_id,
 				 .error = e.corrupt),
@@ -224,7 +223,7 @@ static bool already_known(struct helper *h, const struct request *q, const char 
 		reply_error(h, to, "internal", "the journal cannot be read; nothing was started");
 	else if (e.state == JOURNAL_ABSENT)
 		known = false;
-	else if (!same)
+	else if (!journal_is_of(&e, digest))
 		reply_error(h, to, "digest_mismatch", DIGEST_MISMATCH_MSG);
 	else if (e.state == JOURNAL_RUNNING)
 		r = run_adopt(h, &e, to);

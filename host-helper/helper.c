@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,9 @@ static void check_execs(const struct verbs *verbs, struct verbs_faults *faults)
 		const struct verb *v = verbs_at(verbs, i);
 		if (!v->builtin && trust_check_path(v->exec, TRUST_EXECUTABLE, why, sizeof why) < 0)
 			verbs_fault_add(faults, v->file, "exec", "%s", why);
+		if (!v->builtin && strcmp(v->run_as, "root") != 0 && !getpwnam(v->run_as))
+			verbs_fault_add(faults, v->file, "run_as", "there is no user %s",
+					v->run_as);
 		for (char **c = v->capabilities; c && *c; c++)
 			if (sandbox_capability(*c) < 0)
 				verbs_fault_add(faults, v->file, "capabilities", "%s is none", *c);
@@ -163,13 +167,13 @@ static int open_state(struct helper *h)
 
 static void load_nonce_file(struct helper *h, const char *path)
 {
-	char agent[AGENT_ID_MAX + 1], nonce[UUID_LEN + 1];
+	char line[256], agent[AGENT_ID_MAX + 1], nonce[UUID_LEN + 1];
 	FILE *f = fopen(path, "re");
 	long long until;
 	int64_t now = clock_wall_ms();
 
-	while (f && fscanf(f, "%lld %64s %36s", &until, agent, nonce) == 3)
-		if (until > now &&
+	while (f && fgets(line, sizeof line, f))
+		if (sscanf(line, "%lld %64s %36s", &until, agent, nonce) == 3 && until > now &&
 		    nonces_add(h->nonces, agent, nonce, strlen(nonce), until, now) == -ENOSPC)
 			break;
 	if (f)
@@ -226,6 +230,7 @@ static void reload(struct helper *h)
 		(void)settings_apply_reload(&host_helper_settings_spec, h->cfg, &fresh, NULL);
 		settings_free(&host_helper_settings_spec, &fresh);
 		r = listen_load_uids(h);
+		conn_drop_refused(h);
 	}
 	for (size_t i = 0; i < faults.n; i++)
 		LOG_ERROR(FIELDS(.event = "config_fault", .setting = faults.item[i].setting),
@@ -325,6 +330,7 @@ static int open_all(struct helper *h)
 	if ((r = health_cpu_sample(&h->cpu)) < 0)
 		return r;
 	end_strays(h);
+	run_adopt_all(h);
 	return listen_open(h);
 }
 
@@ -375,9 +381,9 @@ int helper_run(struct host_helper_settings *cfg)
 		program_notify("READY=1");
 		r = loop_run(&h.loop, TICK_MS, on_tick, &h);
 		program_notify("STOPPING=1");
-		LOG_INFO(
-		    FIELDS(.event = "stopped", .has_count = true, .count = (int64_t)h.run_count),
-		    "stopped; runs go on without it");
+		LOG_INFO(FIELDS(.event = "stopped", .has_count = true,
+				.count = (int64_t)run_count(&h, NULL)),
+			 "stopped; runs go on without it");
 	}
 	close_all(&h);
 	return r;

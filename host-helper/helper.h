@@ -44,7 +44,6 @@ struct helper {
 	struct conn *conns;		 /* newest first */
 	size_t conn_count, queued_bytes; /* replies not yet read */
 	struct run *runs;
-	size_t run_count;
 	uint64_t next_conn_id;
 	double rate_tokens;
 	int64_t rate_at_ms;
@@ -66,6 +65,7 @@ struct request {
 /* listen.c */
 int listen_open(struct helper *h) MUST_CHECK;
 int listen_load_uids(struct helper *h) MUST_CHECK;
+bool listen_uid_allowed(const struct helper *h, uid_t uid);
 
 /* conn.c */
 struct conn *conn_find(struct helper *h, uint64_t id);
@@ -79,6 +79,8 @@ void conn_close_after_reply(struct conn *c);
 bool conn_begin(struct conn *c);
 void conn_end(struct conn *c);
 void conn_tick(struct helper *h);
+/* Drops those whose uid is not allowed any more. */
+void conn_drop_refused(struct helper *h);
 void conn_close_all(struct helper *h);
 
 /* request.c: one line as received, without its newline. */
@@ -118,12 +120,15 @@ const char *run_digest(const struct run *r);
 bool run_is_void(const struct run *r);
 /* Answers when it ends. -ENOSPC when too many wait. */
 int run_wait(struct helper *h, struct run *r, const struct reply_to *to) MUST_CHECK;
-size_t run_count_verb(const struct helper *h, const char *verb);
+/* Runs that go on, those of an earlier helper too; verb NULL: all. */
+size_t run_count(const struct helper *h, const char *verb);
 /* Creates the VOID file in a process of its own, then answers. */
 int run_start_void(struct helper *h, const struct reply_to *to) MUST_CHECK;
 /* A run of an earlier helper: waits for its supervisor. */
 int run_adopt(struct helper *h, const struct journal_entry *e,
 	      const struct reply_to *to) MUST_CHECK;
+/* Takes up, at the start, whatever runs an earlier helper left going. */
+void run_adopt_all(struct helper *h);
 /* INTENT, no DONE, no supervisor: makes its processes dead, then answers outcome_unknown. */
 int run_settle(struct helper *h, const struct journal_entry *e,
 	       const struct reply_to *to) MUST_CHECK;

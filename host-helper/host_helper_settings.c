@@ -2,9 +2,11 @@
 #include "host_helper_settings.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "helper_main.h"
 
@@ -33,7 +35,9 @@ static void check_uids(const char *csv, struct settings_faults *faults)
 {
 	for (const char *p = csv; p && *p;) {
 		size_t n = strcspn(p, ",");
-		if (n == 0 || n > 10 || strspn(p, "0123456789") != n) {
+		/* The largest uid is nobody's: (uid_t)-1. */
+		if (n == 0 || n > 10 || strspn(p, "0123456789") < n ||
+		    strtoull(p, NULL, 10) >= UINT32_MAX) {
 			settings_fault_add(
 			    faults, "HOST_HELPER_ALLOWED_UIDS",
 			    "must be numeric uids separated by commas, such as 0,990");
@@ -57,6 +61,17 @@ static void check_manifests(const char *dir, struct settings_faults *faults)
 	verbs_free(verbs);
 }
 
+/* What it says is obeyed as root: it must be root's own, as manifests must. */
+static void check_file(struct settings_faults *faults)
+{
+	const char *named = getenv(host_helper_settings_spec.file_env);
+	const char *path = named && *named ? named : host_helper_settings_spec.default_file;
+	char why[256];
+
+	if (access(path, F_OK) == 0 && trust_check_path(path, TRUST_FILE, why, sizeof why) < 0)
+		settings_fault_add(faults, host_helper_settings_spec.file_env, "%s", why);
+}
+
 static void validate(const void *cfg, struct settings_faults *faults)
 {
 	const struct host_helper_settings *c = cfg;
@@ -77,6 +92,7 @@ static void validate(const void *cfg, struct settings_faults *faults)
 		settings_fault_add(faults, "HOST_HELPER_CONTAINER_PORTS",
 				   "must be first-last within 1 to 65535, such as 8000-9000");
 	check_uids(c->allowed_uids, faults);
+	check_file(faults);
 	if (host_helper_check_manifests && c->verbs_dir && c->verbs_dir[0] == '/')
 		check_manifests(c->verbs_dir, faults);
 }

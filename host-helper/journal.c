@@ -122,20 +122,6 @@ void journal_close(struct journal *j)
 
 /* ---- writing ---- */
 
-static int write_all(int fd, const char *p, size_t n)
-{
-	while (n > 0) {
-		ssize_t w = write(fd, p, n);
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w <= 0)
-			return w < 0 ? -errno : -EIO;
-		p += w;
-		n -= (size_t)w;
-	}
-	return 0;
-}
-
 /* Reserves blocks behind the end of the file; writes NULs where fallocate(2) is not supported. */
 static int reserve(int fd, size_t at, size_t bytes)
 {
@@ -173,7 +159,7 @@ static int publish(const struct journal *j, const char *correlation_id, const st
 	if (r == 0)
 		r = reserve(fd, text->len, reserve_bytes);
 	if (r == 0)
-		r = write_all(fd, text->data, text->len);
+		r = file_write_all(fd, text->data, text->len);
 	if (r == 0 && fsync(fd) < 0)
 		r = -errno;
 	CRASH_POINT("helper.before_intent");
@@ -244,7 +230,7 @@ int journal_begin(const struct journal *j, const struct intent *in, size_t reser
 int journal_void(const struct journal *j, const char *correlation_id, const char *agent_id)
 {
 	struct intent in = {.created_ms = clock_wall_ms()};
-	int fd;
+	int fd = -1;
 
 	snprintf(in.correlation_id, sizeof in.correlation_id, "%s", correlation_id);
 	snprintf(in.agent_id, sizeof in.agent_id, "%s", agent_id);
@@ -262,7 +248,7 @@ static int append_record(int fd, const char *kind, const struct buf *payload)
 	buf_init(&text, MAX_FILE_BYTES);
 	int r = record_append(&text, kind, payload->data, payload->len);
 	if (r == 0)
-		r = write_all(fd, text.data, text.len);
+		r = file_write_all(fd, text.data, text.len);
 	buf_fini(&text);
 	return r;
 }
@@ -328,8 +314,10 @@ static bool plain_object(struct span s)
 	return s.n >= 2 && s.p[0] == '{' && json_validate(s.p, s.n, 4, &fault) == 0;
 }
 
-static const char *read_intent(struct span s, const char *correlation_id, struct intent *ret)
+static const char *read_intent(struct span s, const char *name, struct intent *ret)
 {
+	char own[JOURNAL_NAME_LEN + 1];
+
 	if (!plain_object(s))
 		return "its first record is not an object";
 	get_text(s, "correlation_id", ret->correlation_id, sizeof ret->correlation_id);
@@ -341,13 +329,13 @@ static const char *read_intent(struct span s, const char *correlation_id, struct
 	get_text(s, "boot_id", ret->boot_id, sizeof ret->boot_id);
 	ret->deadline_ms = get_num(s, "deadline_ms");
 	ret->created_ms = get_num(s, "created_ms");
-	return strcmp(ret->correlation_id, correlation_id) == 0 ? NULL
-								: "it belongs to another command";
+	journal_name(ret->correlation_id, own);
+	return strcmp(own, name) == 0 ? NULL : "it belongs to another command";
 }
 
 /* Fills e from the file's bytes; gives what is wrong with them, or NULL. */
-static const char *read_records(struct span rest, const char *correlation_id,
-				struct journal_entry *e, bool *ret_done, bool *ret_void)
+static const char *read_records(struct span rest, const char *name, struct journal_entry *e,
+				bool *ret_done, bool *ret_void)
 {
 	struct record rec;
 	int r = record_next(&rest, &rec);
@@ -357,7 +345,7 @@ static const char *read_records(struct span rest, const char *correlation_id,
 	*ret_void = span_eq(rec.kind, "void");
 	if (!*ret_void && !span_eq(rec.kind, "intent"))
 		return "it does not begin with an intent";
-	const char *bad = read_intent(rec.payload, correlation_id, &e->intent);
+	const char *bad = read_intent(rec.payload, name, &e->intent);
 	/* A record torn by the death of its writer is one that was not written. */
 	while (!bad && record_next(&rest, &rec) == 1) {
 		if (span_eq(rec.kind, "start") && plain_object(rec.payload)) {
@@ -390,15 +378,13 @@ static int read_file(int fd, struct buf *text)
 	}
 }
 
-int journal_look(const struct journal *j, const char *correlation_id, struct journal_entry *ret)
+int journal_look_file(const struct journal *j, const char *name, struct journal_entry *ret)
 {
-	char name[JOURNAL_NAME_LEN + 1];
 	bool done = false, is_void = false;
 	struct buf text;
 
 	*ret = (struct journal_entry){.state = JOURNAL_ABSENT};
 	outcome_init(&ret->outcome, MAX_FILE_BYTES);
-	journal_name(correlation_id, name);
 	int fd = openat(j->dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return errno == ENOENT ? 0 : -errno;
@@ -408,7 +394,7 @@ int journal_look(const struct journal *j, const char *correlation_id, struct jou
 	int r = read_file(fd, &text);
 	struct span bytes = {text.data ? text.data : "", text.len};
 	if (r == 0)
-		ret->corrupt = read_records(bytes, correlation_id, ret, &done, &is_void);
+		ret->corrupt = read_records(bytes, name, ret, &done, &is_void);
 	buf_fini(&text);
 	close(fd);
 	if (ret->corrupt)
@@ -420,6 +406,19 @@ int journal_look(const struct journal *j, const char *correlation_id, struct jou
 	else
 		ret->state = done ? JOURNAL_DONE : JOURNAL_UNKNOWN;
 	return r;
+}
+
+int journal_look(const struct journal *j, const char *correlation_id, struct journal_entry *ret)
+{
+	char name[JOURNAL_NAME_LEN + 1];
+
+	journal_name(correlation_id, name);
+	return journal_look_file(j, name, ret);
+}
+
+bool journal_is_of(const struct journal_entry *e, const char *digest)
+{
+	return e->corrupt || !e->intent.digest[0] || strcmp(e->intent.digest, digest) == 0;
 }
 
 void journal_entry_fini(struct journal_entry *e)

@@ -70,6 +70,12 @@ int journal_void(const struct journal *j, const char *correlation_id,
 /* Reads one; ret is always initialised. -errno on machine failure only. */
 int journal_look(const struct journal *j, const char *correlation_id,
 		 struct journal_entry *ret) MUST_CHECK;
+/* The same by the file's name. */
+int journal_look_file(const struct journal *j, const char *name,
+		      struct journal_entry *ret) MUST_CHECK;
+/* False when the entry is known to be of another verb or other arguments; what cannot be trusted
+ * tells nothing of either. */
+bool journal_is_of(const struct journal_entry *e, const char *digest);
 void journal_entry_fini(struct journal_entry *e);
 /* Unlinks files older than JOURNAL_KEEP_MS that no supervisor holds. Reads the whole folder. */
 int journal_age(const struct journal *j, int64_t now_ms, size_t *ret_removed) MUST_CHECK;

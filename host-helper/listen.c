@@ -16,7 +16,7 @@
 
 #define ACCEPT_A_TURN 64
 
-static bool uid_allowed(const struct helper *h, uid_t uid)
+bool listen_uid_allowed(const struct helper *h, uid_t uid)
 {
 	for (size_t i = 0; i < h->uids; i++)
 		if (h->uid[i] == uid)
@@ -87,7 +87,7 @@ static void on_listener_ready(struct watch *w, uint32_t events UNUSED)
 			return;
 		if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0)
 			close(fd);
-		else if (!uid_allowed(h, peer.uid))
+		else if (!listen_uid_allowed(h, peer.uid))
 			refuse_peer(h, fd, &peer);
 		else
 			conn_accept(h, fd, &peer);
@@ -98,11 +98,14 @@ static void on_listener_ready(struct watch *w, uint32_t events UNUSED)
 static int passed_socket(void)
 {
 	const char *pid = getenv("LISTEN_PID"), *n = getenv("LISTEN_FDS");
-	int type, listening;
-	socklen_t len = sizeof type;
+	int family, type, listening;
+	socklen_t len = sizeof family;
 
 	if (!pid || !n || strtol(pid, NULL, 10) != getpid() || strcmp(n, "1") != 0)
 		return -1;
+	if (getsockopt(3, SOL_SOCKET, SO_DOMAIN, &family, &len) < 0 || family != AF_UNIX)
+		return -1;
+	len = sizeof type;
 	if (getsockopt(3, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM)
 		return -1;
 	len = sizeof listening;

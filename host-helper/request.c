@@ -61,7 +61,8 @@ static struct verdict take_nonce(struct helper *h, const struct request *q)
 		return (struct verdict){"replayed", "nonce: was used before; use a fresh one"};
 	if (r < 0)
 		return (struct verdict){"busy", "too many requests are remembered; try again"};
-	int n = snprintf(line, sizeof line, "%lld %s " SPAN_FMT "\n", (long long)until, q->agent_id,
+	/* The newline comes first: a line cut short on a full disk must not swallow the next. */
+	int n = snprintf(line, sizeof line, "\n%lld %s " SPAN_FMT, (long long)until, q->agent_id,
 			 SPAN_ARG(q->m->nonce));
 	if (write(h->nonce_log, line, (size_t)n) != n)
 		return (struct verdict){"internal",

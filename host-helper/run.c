@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,8 @@
 #define AGE_AFTER_MS	 (10LL * 60 * 1000)
 #define AGE_EVERY_MS	 (3600LL * 1000)
 #define CLOCK_DRIFT_MS	 60000
-#define SMALL_JOBS_MAX	 64 /* beside runs: voids, settlings and the like */
+#define SMALL_JOBS_MAX	 64   /* beside runs: voids, settlings and the like */
+#define OVERDUE_MS	 1000 /* beyond its time limit a supervisor is sent SIGCONT */
 
 static void on_run_free(struct watch *w)
 {
@@ -48,8 +50,6 @@ void run_drop(struct run *r)
 	*r->prev = r->next;
 	if (r->next)
 		r->next->prev = r->prev;
-	if (r->kind == RUN)
-		h->run_count--;
 	if (r->notify >= 0)
 		(void)inotify_rm_watch(h->inotify.fd, r->notify);
 	if (r->watch.fd >= 0)
@@ -77,12 +77,13 @@ bool run_is_void(const struct run *r)
 	return r->kind == VOID;
 }
 
-size_t run_count_verb(const struct helper *h, const char *verb)
+size_t run_count(const struct helper *h, const char *verb)
 {
 	size_t n = 0;
 
 	for (struct run *r = h->runs; r; r = r->next)
-		n += (r->kind == RUN || r->kind == ADOPTED) && strcmp(r->verb, verb) == 0;
+		n +=
+		    (r->kind == RUN || r->kind == ADOPTED) && (!verb || strcmp(r->verb, verb) == 0);
 	return n;
 }
 
@@ -110,7 +111,7 @@ static void answer_all(struct run *r, const struct journal_entry *e)
 /* A journal file that was there before ours could be made may be of other content. */
 static bool is_anothers(const struct run *r, const struct journal_entry *e)
 {
-	return r->kind == RUN && e->intent.digest[0] && strcmp(e->intent.digest, r->digest) != 0;
+	return r->kind == RUN && !journal_is_of(e, r->digest);
 }
 
 /* What the journal says now is the answer; an unknown one is settled first. */
@@ -126,7 +127,7 @@ void run_end_by_journal(struct run *r)
 	} else if (err == 0 && e.state == JOURNAL_RUNNING) {
 		/* Its last process is still letting go of the lock; the tick looks again. */
 		if (r->kind == RUN)
-			r->h->run_count--;
+			r->pid = 0;
 		r->kind = ADOPTED;
 	} else if (err == 0 && e.state == JOURNAL_UNKNOWN && r->kind != SETTLE && !e.corrupt) {
 		r->intent = e.intent;
@@ -269,8 +270,6 @@ struct run *run_new(struct helper *h, enum run_kind kind, const char *correlatio
 	if (r->next)
 		r->next->prev = &r->next;
 	h->runs = r;
-	if (kind == RUN)
-		h->run_count++;
 	return r;
 }
 
@@ -322,6 +321,19 @@ pid_t run_fork_watched(struct run *r, int *ret_report)
 	return pid;
 }
 
+/* A supervisor keeps the run's time limit, unless somebody has stopped it: its own script could. */
+static int64_t overdue_boot_ms(const struct verb *v)
+{
+	return clock_boot_ms() + (v ? v->timeout_s : VERB_TIMEOUT_MAX_S) * 1000 + OVERDUE_MS;
+}
+
+static void hasten(const struct run *r)
+{
+	if (r->pid > 0 && (r->kind == RUN || r->kind == ADOPTED) &&
+	    clock_boot_ms() > r->overdue_boot_ms)
+		(void)kill(r->pid, SIGCONT);
+}
+
 int run_start(struct helper *h, struct job *job, const struct reply_to *to)
 {
 	struct run *r = run_new(h, RUN, job->intent.correlation_id, to);
@@ -333,6 +345,7 @@ int run_start(struct helper *h, struct job *job, const struct reply_to *to)
 		r->intent = job->intent;
 		snprintf(r->digest, sizeof r->digest, "%s", job->intent.digest);
 		snprintf(r->verb, sizeof r->verb, "%s", job->verb->name);
+		r->overdue_boot_ms = overdue_boot_ms(job->verb);
 		pid = run_fork_watched(r, &job->report);
 		if (pid == 0)
 			supervisor_main(job);
@@ -363,7 +376,7 @@ int run_start_void(struct helper *h, const struct reply_to *to)
 static struct run *take_up(struct helper *h, enum run_kind kind, const struct journal_entry *e,
 			   const struct reply_to *to)
 {
-	struct run *r = run_new(h, kind, to->correlation_id, to);
+	struct run *r = run_new(h, kind, e->intent.correlation_id, to);
 
 	if (!r)
 		return NULL;
@@ -386,19 +399,53 @@ int run_settle(struct helper *h, const struct journal_entry *e, const struct rep
 	return 0;
 }
 
-int run_adopt(struct helper *h, const struct journal_entry *e, const struct reply_to *to)
+static struct run *adopt(struct helper *h, const struct journal_entry *e, const struct reply_to *to,
+			 pid_t supervisor)
 {
 	struct run *r = take_up(h, ADOPTED, e, to);
 	char path[4096], name[JOURNAL_NAME_LEN + 1];
 
 	if (!r)
-		return -ENOMEM;
-	journal_name(to->correlation_id, name);
+		return NULL;
+	r->pid = supervisor;
+	r->overdue_boot_ms = overdue_boot_ms(verbs_find(h->verbs, r->verb));
+	journal_name(r->correlation_id, name);
 	snprintf(path, sizeof path, "%s/journal/%s", h->cfg->state_dir, name);
 	/* Closing for writing is the last thing a supervisor does to it, alive or killed. */
 	r->notify = inotify_add_watch(h->inotify.fd, path, IN_CLOSE_WRITE);
+	return r;
+}
+
+int run_adopt(struct helper *h, const struct journal_entry *e, const struct reply_to *to)
+{
+	struct run *r = adopt(h, e, to, 0);
+
+	if (!r)
+		return -ENOMEM;
 	run_end_by_journal(r); /* it may have ended before the watch was set */
 	return 0;
+}
+
+/* The tick finds those that end before their watch is set. */
+static void on_live_run(void *arg, const char *name, pid_t supervisor)
+{
+	struct helper *h = arg;
+	struct journal_entry e;
+
+	bool live = journal_look_file(&h->journal, name, &e) == 0 && e.state == JOURNAL_RUNNING;
+	struct run *r = live ? run_find(h, e.intent.correlation_id) : NULL;
+	if (r)
+		r->pid = 0; /* two may be the supervisor */
+	else if (live && !adopt(h, &e, NULL, supervisor))
+		LOG_ERROR(
+		    FIELDS(.event = "run_not_watched", .correlation_id = e.intent.correlation_id),
+		    "a run of an earlier helper does not count as one");
+	journal_entry_fini(&e);
+}
+
+void run_adopt_all(struct helper *h)
+{
+	tree_each_locked(h->journal.dir, on_live_run, h);
 }
 
 static void on_inotify_ready(struct watch *w, uint32_t events UNUSED)
@@ -485,6 +532,8 @@ void run_tick(struct helper *h)
 		if (r->kind == ADOPTED || (r->kind == SETTLE && r->watch.fd < 0))
 			run_end_by_journal(r);
 	}
+	for (const struct run *r = h->runs; r; r = r->next)
+		hasten(r);
 	run_start_ageing(h);
 	settle_sweep(h);
 	if (h->audit.last.seq != h->audit.synced.seq &&

@@ -17,9 +17,10 @@ struct run {
 	struct intent intent;
 	pid_t child; /* as journal_entry has them */
 	uint64_t child_start;
-	pid_t pid;		/* forked here last, 0: none */
-	unsigned settled;	/* how often it was tried */
-	struct audit_mark mark; /* SYNC: what is synced, and what hello tells of it */
+	pid_t pid;		 /* forked here last, or an adopted run's supervisor; 0: none */
+	int64_t overdue_boot_ms; /* a supervisor that still goes on then is one that was stopped */
+	unsigned settled;	 /* how often it was tried */
+	struct audit_mark mark;	 /* SYNC: what is synced, and what hello tells of it */
 	struct buf checkpoint;
 	int notify; /* inotify watch, -1: none */
 	struct buf report;

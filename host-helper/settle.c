@@ -77,8 +77,6 @@ void settle_start(struct run *r)
 	pid_t orphan[ORPHANS_MAX];
 	int report = -1;
 
-	if (r->kind == RUN)
-		r->h->run_count--;
 	r->kind = SETTLE;
 	if (r->settled++ == 0)
 		LOG_WARN(FIELDS(.event = "outcome_unknown", .correlation_id = r->correlation_id),

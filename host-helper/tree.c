@@ -256,6 +256,70 @@ static bool is_root(const struct tree_remains *r, pid_t pid)
 	return false;
 }
 
+/* ---- locks ---- */
+
+struct lock {
+	pid_t holder;
+	unsigned long long inode;
+};
+
+static int by_inode(const void *a, const void *b)
+{
+	const struct lock *x = a, *y = b;
+
+	return x->inode < y->inode ? -1 : x->inode > y->inode;
+}
+
+/* Exclusive flock(2)s of this machine, as /proc/locks tells, sorted. */
+static struct lock *read_locks(size_t *ret_n)
+{
+	FILE *f = fopen("/proc/locks", "re");
+	struct lock *all = NULL, l;
+	size_t n = 0, cap = 0;
+	char line[256];
+	int pid;
+
+	while (f && fgets(line, sizeof line, f)) {
+		if (sscanf(line, "%*d: FLOCK %*s WRITE %d %*x:%*x:%llu", &pid, &l.inode) != 2)
+			continue;
+		if (n == cap) {
+			cap = cap ? cap * 2 : 64;
+			struct lock *grown = realloc(all, cap * sizeof *grown);
+			if (!grown)
+				break;
+			all = grown;
+		}
+		l.holder = pid;
+		all[n++] = l;
+	}
+	if (f)
+		fclose(f);
+	if (n)
+		qsort(all, n, sizeof *all, by_inode);
+	*ret_n = n;
+	return all;
+}
+
+void tree_each_locked(int dir, void (*each)(void *arg, const char *name, pid_t holder), void *arg)
+{
+	int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+	size_t n;
+	struct lock *all = read_locks(&n);
+
+	for (struct dirent *e; d && n && (e = readdir(d));) {
+		const struct lock want = {.inode = e->d_ino};
+		const struct lock *l = bsearch(&want, all, n, sizeof *all, by_inode);
+		while (l && l > all && l[-1].inode == e->d_ino)
+			l--;
+		for (; l && l < all + n && l->inode == e->d_ino; l++)
+			each(arg, e->d_name, l->holder);
+	}
+	if (d)
+		closedir(d);
+	free(all);
+}
+
 /* ---- strays: in our control group, below no live supervisor ---- */
 
 bool tree_owns_cgroup(void)
@@ -276,34 +340,13 @@ static bool in_cgroup(pid_t pid, const char *own)
 	return read_small(path, text, sizeof text) > 0 && strcmp(text, own) == 0;
 }
 
-static bool is_journal_file(int dir, unsigned long long inode)
+/* Marks a live supervisor: it holds a journal file's lock. */
+static void mark_supervisor(void *arg, const char *name UNUSED, pid_t holder)
 {
-	int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
-	bool found = false;
+	struct procs *all = arg;
 
-	for (struct dirent *e; d && !found && (e = readdir(d));)
-		found = e->d_ino == inode;
-	if (d)
-		closedir(d);
-	return found;
-}
-
-/* Marks the live supervisors: those that hold a journal file's lock, as /proc/locks tells. */
-static void mark_supervisors(struct procs *all, int journal_dir)
-{
-	FILE *f = fopen("/proc/locks", "re");
-	unsigned long long inode;
-	char line[256];
-	int pid;
-
-	while (f && fgets(line, sizeof line, f))
-		if (sscanf(line, "%*d: FLOCK %*s WRITE %d %*x:%*x:%llu", &pid, &inode) == 2 &&
-		    is_journal_file(journal_dir, inode))
-			for (size_t i = 0; i < all->n; i++)
-				all->item[i].marked |= all->item[i].pid == pid;
-	if (f)
-		fclose(f);
+	for (size_t i = 0; i < all->n; i++)
+		all->item[i].marked |= all->item[i].pid == holder;
 }
 
 /* Afterwards the strays are marked, and nothing else. */
@@ -311,7 +354,7 @@ static void mark_strays(struct procs *all, const struct tree_remains *r)
 {
 	char own[4096];
 
-	mark_supervisors(all, r->journal_dir);
+	tree_each_locked(r->journal_dir, mark_supervisor, all);
 	mark_descendants(all, r->helper);
 	bool known = read_small("/proc/self/cgroup", own, sizeof own) > 0;
 	for (size_t i = 0; i < all->n; i++) {

@@ -353,7 +353,7 @@ static void v_network(struct ctx *c, struct verb *v, const char *key, json_t *j)
 
 static void v_timeout(struct ctx *c, struct verb *v, const char *key, json_t *j)
 {
-	v->timeout_s = take_int(c, key, j, 1, 3600);
+	v->timeout_s = take_int(c, key, j, 1, VERB_TIMEOUT_MAX_S);
 }
 
 static void v_output(struct ctx *c, struct verb *v, const char *key, json_t *j)

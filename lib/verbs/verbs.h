@@ -62,6 +62,7 @@ struct verb {
 
 struct verbs;
 #define VERB_MANIFEST_MAX_BYTES 65536
+#define VERB_TIMEOUT_MAX_S	3600
 
 /* Faults name file and key; n of them may be more than one per file. */
 struct verbs_faults {

@@ -477,7 +477,7 @@ def test_untrusted_manifests_are_not_allowed_and_check_config_names_them(start, 
 
 def test_torn_and_foreign_journal_files_are_never_guessed(helper):
     helper.run("greet", {"name": "a"}, cid="c-1")
-    helper.run("greet", {"name": "a"}, cid="c-2")
+    helper.run("greet", {"name": "b"}, cid="c-2")  # another's file, of another digest, tells nothing of this one
     files = {p.name: p for p in helper.journal_files()}
     one, two = (files[hashlib.sha256(c.encode()).hexdigest()] for c in ("c-1", "c-2"))
     whole = one.read_bytes()

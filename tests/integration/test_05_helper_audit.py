@@ -1,9 +1,11 @@
 """Privilege: the audit log: what is recorded, what of it survives, and what nobody can change unseen."""
 import hashlib
 import json
+import os
 import re
 import subprocess
 import threading
+import zlib
 
 import pytest
 
@@ -26,13 +28,18 @@ def verify(start, helper, *args):
 def test_audit_log_names_what_was_changed(start, helper):
     for i in range(5):
         helper.run("greet", {"name": f"u{i}"}, cid=f"c-{i}")
+    helper.run("greet", {"name": "u0"}, cid="c-5")
     code(helper.run("greet", {"name": "-x"}, cid="bad"))
     head = helper.call(op="hello")["data"]["audit"]
     checkpoint = f"{head['seq']}:{head['hash']}"
     helper.stop()
     records = helper.audit()
     request = next(r for r in records if r["event"] == "request" and r["correlation_id"] == "c-3")
-    assert {"agent_id", "verb", "args_hash", "rc", "duration_ms", "stdout_crc32", "stderr_crc32", "peer_uid", "peer_pid", "code"} <= request.keys()
+    told = {"agent_id": "test-agent", "verb": "greet", "op": "run", "rc": 0, "code": "ok", "peer_uid": os.getuid(), "peer_pid": os.getpid(),
+            "stdout_crc32": f"{zlib.crc32(b'[u3]'):08x}", "stderr_crc32": "00000000"}
+    assert {k: request.get(k) for k in told} == told and request["duration_ms"] >= 0
+    hashes = [r["args_hash"] for r in records if r["event"] == "request" and r.get("verb") == "greet" and r["code"] == "ok"]
+    assert len(hashes) == 6 and len(set(hashes)) == 5  # equal arguments can be recognised, whatever the id
     assert next(r for r in records if r.get("correlation_id") == "bad")["code"] == "bad_args"
     rc, out = verify(start, helper)
     assert rc == 0 and "unbroken" in out

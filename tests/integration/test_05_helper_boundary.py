@@ -5,12 +5,13 @@ import os
 import re
 import socket
 import stat
+import time
 import uuid
 
 import pytest
 
-from helperlib import KEY, MARK, Helper, code
-from viwtest import ROOT, helper_request, rfc3339, wait_for
+from helperlib import KEY, MARK, Helper, code, reload
+from viwtest import BIN, ROOT, free_port, helper_request, rfc3339, wait_for
 
 SHIPPED = ROOT / "host-helper" / "verbs.d"
 
@@ -108,6 +109,97 @@ def test_a_bad_connection_disturbs_no_other(helper):
     assert good.recv()["stdout"] == "slow\n" and good.call(op="query")["status"] == "ok"
 
 
+def test_half_a_line_in_the_nonce_file_forgets_no_other(helper):
+    """As a disk leaves it that was full for a moment."""
+    helper.verb("look", "echo fine", effects=False)
+    lines = [helper_request(KEY, verb="look", args={}) for _ in range(3)]
+
+    def ask(line):
+        c = helper.client()
+        c.send_raw(line)
+        return code(c.recv())
+    for line in lines:
+        helper.start()
+        assert ask(line) is None
+        helper.kill()
+        with open(helper.state / "nonces", "a") as f:
+            f.write(f"\n{int(time.time() * 1000) + 60000} site")
+    helper.start()
+    assert [ask(line) for line in lines] == ["replayed"] * 3
+
+
+# ---------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("uids", ["4294967295", "0,4294967296", "99999999999", "0,,1", "root", "-1"])
+def test_uids_that_are_none_are_a_fault(start, root_dir, uids):
+    """2^32 would be root, and 2^32 - 1 whoever has no uid, such as a peer on TCP."""
+    check = start("host-helper", env=Helper(start, root_dir, HOST_HELPER_ALLOWED_UIDS=uids).env, args=["--check-config"])
+    assert check.wait_exit() == 78 and "HOST_HELPER_ALLOWED_UIDS" in check.text
+
+
+@pytest.mark.parametrize("spoil", ["world", "group", "owner", "symlink", "above"])
+def test_a_settings_file_others_may_change_is_refused(start, root_dir, spoil):
+    helper = Helper(start, root_dir)
+    folder = root_dir / "etc"
+    folder.mkdir()
+    path = folder / "host_helper.toml"
+    path.write_text("rate = 100\n")
+    helper.env["HOST_HELPER_CONFIG"] = str(path)
+    assert start("host-helper", env=helper.env, args=["--check-config"]).wait_exit() == 0
+    if spoil == "world":
+        path.chmod(0o646)
+    elif spoil == "group":
+        path.chmod(0o664)
+    elif spoil == "owner":
+        os.chown(path, 65534, 65534)
+    elif spoil == "symlink":
+        path.rename(root_dir / "real.toml")
+        path.symlink_to(root_dir / "real.toml")
+    else:
+        folder.chmod(0o777)
+    for args in (["--check-config"], []):
+        proc = start("host-helper", env=helper.env, args=args)
+        assert proc.wait_exit() == 78 and "HOST_HELPER_CONFIG" in proc.text
+    assert not helper.socket.exists()
+
+
+def test_a_uid_taken_off_the_list_is_turned_away_at_the_reload(helper):
+    path = helper.root / "host_helper.toml"
+    path.write_text('allowed_uids = "0"\n')
+    del helper.env["HOST_HELPER_ALLOWED_UIDS"]
+    helper.start(HOST_HELPER_CONFIG=str(path))
+    c = helper.client()
+    assert c.call(op="hello")["status"] == "ok"
+    path.write_text('allowed_uids = "12345"\n')
+    reload(helper)
+    assert c.recv() is None
+    assert helper.client().recv() is None
+    path.write_text('allowed_uids = "12345,0"\n')
+    reload(helper)
+    assert helper.call(op="hello")["status"] == "ok"
+
+
+def test_a_passed_socket_that_is_none_of_unix_is_not_served(helper, start):
+    port = free_port()
+    args = ["-l", f"127.0.0.1:{port}"] + [f"-E{k}={v}" for k, v in helper.env.items()]
+    proc = start("/usr/bin/systemd-socket-activate", args=[*args, str(BIN / "host-helper")])
+
+    def connects():
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=5)
+        except ConnectionRefusedError:
+            return None
+    peer = wait_for(connects)  # starts the helper, which binds its own
+    wait_for(helper.socket.exists)
+    assert helper.call(op="hello")["status"] == "ok"
+    peer.settimeout(0.5)
+    peer.sendall(helper_request(KEY, op="hello"))
+    with pytest.raises(TimeoutError):
+        peer.recv(1)
+    assert proc.alive
+
+
 # ---------------------------------------------------------------- secrets
 
 
@@ -182,3 +274,14 @@ def test_a_parameter_cannot_take_a_name_the_helper_sets_itself(start, root_dir, 
     helper.verb("v", "echo hi", params={name: {"type": "text", "via": "env"}})
     check = start("host-helper", env=helper.env, args=["--check-config"])
     assert check.wait_exit() == 78 and f"v.json params.{name}: " in check.text, check.text
+
+
+def test_faults_only_this_host_can_know_are_named(start, root_dir):
+    helper = Helper(start, root_dir)
+    helper.verb("ghost", "echo hi", run_as="nosuchuser")
+    helper.verb("caps", "echo hi", capabilities=["CAP_NONSENSE"])
+    helper.verb("gone")
+    check = start("host-helper", env=helper.env, args=["--check-config"])
+    assert check.wait_exit() == 78
+    for text in ("ghost.json run_as: ", "caps.json capabilities: ", "gone.json exec: "):
+        assert text in check.text, check.text

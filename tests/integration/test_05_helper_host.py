@@ -3,15 +3,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import uuid
+from pathlib import Path
 
 import pytest
 
-from helperlib import KEY, code
+from helperlib import KEY, Helper, code
 from realhost import Systemd
-from viwtest import BIN, ROOT, HelperClient, rfc3339, wait_for
+from viwtest import BIN, ROOT, HelperClient, make_tmp, rfc3339, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 UNITS = ROOT / "compose" / "systemd"
@@ -268,6 +270,85 @@ def check_audit(h):
     assert [r["VIW_VERB"] for r in told("VIW_CORRELATION_ID=forged-1")] == [forged]
     assert told("VIW_FORGED=1") == [] and told("MESSAGE=forged") == []
     assert "unbroken" in h.s.run("env", "ASAN_OPTIONS=detect_leaks=0", "host-helper", "audit", "verify").stdout
+
+
+# ---------------------------------------------------------------- a journal that is cut
+
+
+@pytest.fixture
+def journal(root_dir):
+    """A folder with one journal file that a real journald wrote."""
+    folder = root_dir / "journal"
+    folder.mkdir()
+    dir = make_tmp()
+    try:
+        with Systemd(dir) as s:
+            s.run("sh", "-c", "for i in $(seq 50); do echo line $i; done | systemd-cat -t counter")
+            wait_for(lambda: "line 50\n" in s.run("journalctl", "-t", "counter", "-o", "cat", check=False).stdout)
+            s.run("journalctl", "--sync")
+            written = next(Path(f"/proc/{s.init}/root").glob("*/log/journal/*/system.journal"))
+            shutil.copy(written, folder / "system.journal")
+    finally:
+        shutil.rmtree(dir, ignore_errors=True)
+    return folder / "system.journal"
+
+
+def traced(helper, path, inject):
+    """The helper, with something done to every process below it that maps this file."""
+    trace = helper.root / "strace"
+    trace.unlink(missing_ok=True)
+    helper.proc = helper._start("/usr/bin/strace", env=dict(helper.env, ASAN_OPTIONS="detect_leaks=0"), args=[
+        "-f", "-qq", "-o", str(trace), "-P", str(path), "-e", "trace=mmap", "-e", f"inject=mmap:{inject}", str(BIN / "host-helper")])
+    helper.proc.wait_log("ready")
+    return trace
+
+
+def end_traced(helper):
+    kids = subprocess.run(["pgrep", "-P", str(helper.proc.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
+    os.kill(int(kids[0]), signal.SIGTERM)
+    helper.proc.wait_exit(10)
+
+
+def maps(path):
+    for p in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            if str(path) in p.read_text():
+                return p
+        except OSError:
+            pass  # it ended
+    return None
+
+
+@pytest.mark.timeout(90)
+def test_a_journal_file_that_is_cut_while_it_is_read(start, root_dir, journal):
+    """What has mapped it gets SIGBUS: it is read anew, and when that never ends, the verb says so and ends."""
+    if subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("strace cannot trace here")
+    helper = Helper(start, root_dir, HOST_HELPER_JOURNAL_DIR=str(journal.parent)).start()
+    want = helper.run("tail_logs", {"lines": 20})["data"]["lines"]
+    assert len(want) == 20
+    helper.stop()
+    # at every reading
+    trace = traced(helper, journal, "signal=SIGBUS")
+    reply = helper.run("tail_logs", {"lines": 20})
+    assert code(reply) == "internal" and "too quickly" in reply["error"]["msg"], reply
+    assert trace.read_text().count("--- SIGBUS") == 8
+    assert code(helper.run("get_system_health")) is None
+    end_traced(helper)
+    # at the first
+    traced(helper, journal, "signal=SIGBUS:when=1")
+    assert helper.run("tail_logs", {"lines": 20})["data"]["lines"] == want
+    end_traced(helper)
+    # in truth
+    trace = traced(helper, journal, "delay_exit=3000000:when=1")
+    c = helper.client()
+    c.send(verb="tail_logs", args={"lines": 20})
+    wait_for(lambda: maps(journal))
+    os.truncate(journal, 4096)
+    reply = c.recv()
+    assert "--- SIGBUS" in trace.read_text()
+    assert code(reply) is None and reply["data"]["lines"] == [], reply  # what is left of it is no journal file
+    end_traced(helper)
 
 
 # ---------------------------------------------------------------- a real OpenVPN

@@ -1,5 +1,7 @@
 """Privilege: nothing of a run outlives it, and nothing in it may do more than was declared."""
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -115,6 +117,117 @@ def test_children_of_whoever_started_it_are_left_alone(helper):
     time.sleep(1.2)  # two ticks, at which a helper of its own looks for orphans
     assert alive(mine)
     os.kill(mine, signal.SIGKILL)
+
+
+def test_a_script_that_stops_its_supervisor_meets_its_time_limit(helper):
+    helper.verb("stopper", MARK + "kill -STOP $PPID; sleep 60", timeout_s=1)
+    helper.start()
+    assert code(helper.run("stopper", cid="c-1")) == "timeout"
+    assert helper.query("c-1")["data"]["state"] == "done"
+
+
+def test_at_its_time_limit_a_script_hears_term_first(helper):
+    helper.verb("tidy", "trap 'echo tidied; exit 0' TERM; while :; do sleep 0.1; done", timeout_s=1)
+    helper.verb("deaf", "trap '' TERM; while :; do sleep 0.1; done", timeout_s=1)
+    helper.start()
+    tidy, deaf = helper.run("tidy"), helper.run("deaf")
+    assert (code(tidy), tidy["stdout"]) == ("timeout", "tidied\n") and 1000 <= tidy["duration_ms"] < 3000
+    assert code(deaf) == "timeout" and deaf["duration_ms"] >= 3000  # two seconds between TERM and KILL
+
+
+def test_the_largest_reply_stays_below_one_mebibyte(helper):
+    """What escaping makes too long is cut and marked, in the reply alone."""
+    helper.verb("loud", "for fd in 1 2; do head -c 262144 /dev/zero | tr '\\0' '\\001' >&$fd; done", max_output_bytes=262144)
+    helper.start()
+    c = helper.client()
+    c.send(verb="loud", args={}, correlation_id="c-1", deadline=rfc3339(60))
+    line = c.sock.makefile("rb").readline()
+    assert len(line) <= 1 << 20, len(line)
+    reply = json.loads(line[65:])
+    assert reply["rc"] == 0 and reply["truncated"] == {"stdout": True, "stderr": True}
+    assert len(reply["stdout"]) > 30000 and set(reply["stdout"]) == {"\x01"}
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_runs_of_an_earlier_helper_count(helper, how):
+    """Nobody has asked the next helper for them yet, and still a verb's `concurrency` and the limit of all hold."""
+    gate = helper.root / "gate"
+    for name in ("one", "other"):
+        helper.verb(name, MARK + f"while [ ! -e {gate} ]; do sleep 0.05; done; echo ok")
+    helper.start()
+    helper.client().send(verb="one", args={}, correlation_id="c-1", deadline=rfc3339(60))
+    wait_for(lambda: helper.starts("c-1") == 1)
+    getattr(helper, how)()
+    helper.start()
+    assert code(helper.run("one", cid="c-2")) == "busy"
+    getattr(helper, how)()
+    helper.start(HOST_HELPER_MAX_CONCURRENCY="1")
+    assert code(helper.run("other", cid="c-3")) == "busy"
+    assert helper.starts("c-2") == helper.starts("c-3") == 0
+    gate.touch()
+    wait_for(lambda: helper.run("one", cid="c-2").get("stdout") == "ok\n")
+    first = helper.run("one", cid="c-1")
+    assert first["stdout"] == "ok\n" and first["replayed"] is True and helper.starts("c-1") == 1
+
+
+def test_a_stopped_supervisor_of_an_earlier_helper_meets_its_time_limit_too(helper):
+    helper.verb("stopper", MARK + "kill -STOP $PPID; sleep 60", timeout_s=1)
+    helper.start()
+    helper.client().send(verb="stopper", args={}, correlation_id="c-1", deadline=rfc3339(60))
+    wait_for(lambda: helper.starts("c-1") == 1)
+    helper.kill()
+    helper.start()
+    wait_for(lambda: helper.query("c-1")["data"]["state"] == "done", 15)
+    assert code(helper.run("stopper", cid="c-1")) == "timeout"
+
+
+# ---------------------------------------------------------------- what a run may do
+
+
+CLONES = r"""
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*args):
+    r = libc.syscall(*args)
+    if r == 0:
+        os._exit(0)
+    return errno.errorcode[ctypes.get_errno()] if r < 0 else "allowed"
+for flag in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000, 0x10020000):
+    print(call(56, flag | 17, 0, 0, 0, 0))
+print(call(435, 0, 0), call(438, -1, 0, 0))
+"""
+# mount(2) by the 32-bit and the x32 interface: whoever gets an answer was not stopped.
+FOREIGN = r"""
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	long r;
+	(void)argv;
+	if (argc > 1)
+		r = syscall(0x40000000L | 165, 0, 0, 0, 0, 0);
+	else
+		__asm__ volatile("int $0x80" : "=a"(r) : "a"(21), "b"(0), "c"(0), "d"(0), "S"(0), "D"(0) : "memory");
+	return r == -38 ? 38 : 3;
+}
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86-64")
+def test_no_way_around_the_filter_of_system_calls(helper):
+    (helper.scripts / "clones.py").write_text(CLONES)
+    helper.verb("clones", f"exec /usr/bin/python3 {helper.scripts}/clones.py")
+    helper.start()
+    assert helper.run("clones")["stdout"].split() == ["EPERM"] * 8 + ["ENOSYS", "EPERM"]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64" or not shutil.which("cc"), reason="needs a C compiler for x86-64")
+def test_system_calls_of_another_interface_end_the_process(helper):
+    (helper.root / "foreign.c").write_text(FOREIGN)
+    subprocess.run(["cc", "-o", helper.scripts / "foreign", helper.root / "foreign.c"], check=True)
+    helper.verb("foreign", f"{helper.scripts}/foreign; echo $?; {helper.scripts}/foreign x32; echo $?")
+    helper.start()
+    ended = {str(128 + signal.SIGSYS), str(128 + signal.SIGSEGV)}  # SIGSEGV: a kernel without the interface
+    assert set(helper.run("foreign")["stdout"].split()) <= ended
 
 
 # ---------------------------------------------------------------- what a run may write

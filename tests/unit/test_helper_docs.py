@@ -49,6 +49,15 @@ def test_sizes_of_the_privileged_code_are_right():
     assert all_files == set(" ".join(stems for _, _, stems in helper_size.PARTS).split())
 
 
+def test_the_order_of_reading_names_every_privileged_file():
+    section = README.split("| read | lines |")[1].split("\n\n")[0]
+    rows = [(re.findall(r"`(\w+)`", stems), int(n)) for stems, n in re.findall(r"^\| (`[^|]+) \| (\d+) \|", section, re.M)]
+    for stems, n in rows:
+        assert abs(helper_size.count(" ".join(stems)) - n) <= 20, (stems, n)
+    privileged = " ".join(stems for _, _, stems in helper_size.PARTS[:2]).split()
+    assert sorted(sum((stems for stems, _ in rows), [])) == sorted(privileged)
+
+
 def test_lines_linked_from_the_libraries_are_right():
     binary = BIN / "host-helper"
     if not binary.exists():
@@ -71,3 +80,29 @@ def test_the_list_of_attacks_is_the_tests():
     for name in ("attacks", "boundary", "runs", "owner", "audit"):
         tests = files[ROOT / f"tests/integration/test_05_helper_{name}.py"]
         assert tests <= told, (name, tests - told)
+
+
+def calls(word):
+    """Files of the helper in which this function is called."""
+    return {p.name for p in HELPER.glob("*.c") if re.search(rf"^\t.*\b{word}\(", p.read_text(), re.M)}
+
+
+def test_the_seam_between_parser_and_executor_is_where_it_is_said_to_be():
+    """ARCHITECTURE.md, "where it can be cut": peers' bytes are decoded in one file, and one call leads out of it."""
+    assert calls("wire_decode_as") == {"request.c"} and calls("dispatch_request") == {"request.c"}
+    assert calls("line_open") == {"request.c"} and calls("conn_send") == {"reply.c"}
+    request = (HELPER / "request.c").read_text()
+    handle = request[request.index("void request_handle"):]
+    order = [handle.index(word) for word in ("line_open(", "wire_decode_as(", "check_time(", "take_nonce(", "rate_allows(", "dispatch_request(")]
+    assert order == sorted(order), "MAC, then JSON, then time, then nonce"
+
+
+def test_macs_are_compared_in_constant_time():
+    assert "crypto_equal(want, got" in (HELPER / "line.c").read_text() and "memcmp" not in (HELPER / "line.c").read_text()
+    crypto = (ROOT / "lib/crypto/crypto.c").read_text()
+    assert "CRYPTO_memcmp" in re.search(r"^bool crypto_equal.*?^}", crypto, re.M | re.S)[0]
+
+
+def test_the_runbook_says_why_sudo_is_not_used():
+    page = (ROOT / "runbooks/helper-down.md").read_text()
+    assert re.search(r"sudo.*NoNewPrivileges.*run_as", page, re.S)
