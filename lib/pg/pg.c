@@ -431,9 +431,12 @@ enum pg_verdict pg_begin(struct pg *p)
 
 enum pg_verdict pg_commit(struct pg *p)
 {
-	/* A connection lost since BEGIN must not be made anew for the COMMIT alone. */
+	/* A connection lost since BEGIN must not be made anew for the COMMIT alone, and the server
+	 * takes a COMMIT without a transaction, or of a failed one, without an error. */
 	if (!pg_is_connected(p))
 		return PG_RECONNECT;
+	if (PQtransactionStatus(p->conn) != PQTRANS_INTRANS)
+		return pg_fail_conn(p, "no transaction to commit");
 	return pg_script(p, "COMMIT");
 }
 

@@ -148,6 +148,10 @@ static void test_errors_give_a_verdict_and_leave_the_connection_usable(void **st
 	assert_int_equal(pg_exec(p, &bad, 1, param, NULL), PG_BAD_DATA);
 	assert_string_equal(pg_sqlstate(p), "22P02");
 	assert_null(strstr(pg_error(p), "canary"));
+	assert_int_equal(pg_commit(p),
+			 PG_RECONNECT); /* the server would roll back and call it well */
+	assert_int_equal(pg_begin(p), PG_OK);
+	assert_int_equal(pg_exec(p, &bad, 1, param, NULL), PG_BAD_DATA);
 	pg_rollback(p);
 	assert_string_equal(pg_sqlstate(p), "22P02"); /* the reason survives the rollback */
 	assert_int_equal(pg_exec(p, &good, 0, NULL, &rows), PG_OK);
@@ -168,6 +172,8 @@ static void test_a_broken_connection_is_made_anew_with_its_session(void **state 
 
 	assert_int_equal(pg_exec(p, &show, 0, NULL, &rows), PG_OK);
 	assert_true(span_eq(pg_rows_text(rows, 0, 0), "5s"));
+	/* A statement has connected anew since BEGIN: the server would say COMMIT to nothing. */
+	assert_int_equal(pg_commit(p), PG_RECONNECT);
 	pg_rows_free(rows);
 	assert_int_equal(pg_begin(p), PG_OK);
 	assert_int_equal(pg_exec(p, &suicide, 0, NULL, NULL), PG_RECONNECT);
