@@ -57,7 +57,8 @@ enum {
 };
 #define STATUS_TYPES "tllzffffffijj"
 
-/* At most 3,000 samples a minute count (50 a second): a flood ends there. */
+/* At most 3,000 samples a minute count (50 a second): a flood ends there, and costs little from
+ * there on: the cheap condition is first. */
 static const struct pg_stmt upsert_metrics = {
     "metrics",
     "INSERT INTO os_gateway_metrics AS m (agent_id, bucket, samples, cpu_sum, cpu_n, cpu_max, "
@@ -77,7 +78,7 @@ static const struct pg_stmt upsert_metrics = {
     "disk_max = GREATEST(m.disk_max, excluded.disk_max), "
     "load1_sum = m.load1_sum + excluded.load1_sum, load1_n = m.load1_n + excluded.load1_n, "
     "load1_max = GREATEST(m.load1_max, excluded.load1_max), seen = m.seen || excluded.seen "
-    "WHERE NOT (m.seen && excluded.seen) AND cardinality(m.seen) < 3000 "
+    "WHERE cardinality(m.seen) < 3000 AND NOT (m.seen && excluded.seen) "
     "RETURNING agent_id, (extract(epoch FROM bucket) * 1000)::bigint"};
 enum { M_AGENT, M_BUCKET, M_SAMPLES, M_FIGURE, M_SEEN = M_FIGURE + 3 * FIGURES_KEPT };
 #define METRICS_TYPES \
@@ -88,9 +89,10 @@ enum { M_AGENT, M_BUCKET, M_SAMPLES, M_FIGURE, M_SEEN = M_FIGURE + 3 * FIGURES_K
 	"fif"         \
 	"t"
 
-/* The upsert above has locked these rows already. */
+/* The upsert above has locked these rows already. NULL: the minute is full. */
 static const struct pg_stmt read_seen = {
-    "seen", "SELECT m.agent_id, (extract(epoch FROM m.bucket) * 1000)::bigint, m.seen "
+    "seen", "SELECT m.agent_id, (extract(epoch FROM m.bucket) * 1000)::bigint, "
+	    "CASE WHEN cardinality(m.seen) < 3000 THEN m.seen END "
 	    "FROM unnest($1::text[], $2::timestamptz[]) AS u (a, b) "
 	    "JOIN os_gateway_metrics m ON m.agent_id = u.a AND m.bucket = u.b"};
 
@@ -283,6 +285,17 @@ static void frames_put_status(struct frames *f, const struct frame_row *x)
 	columns_text(c, T_METRICS, x->metrics);
 }
 
+/* What a figure adds to the sum of its minute. Agents may send any double; the server refuses a sum
+ * or mean that overflows or underflows one, and a refused row costs a search of the whole batch. */
+static double figure_part(double v)
+{
+	const double most = 1e300, least = 1e-300;
+
+	if (v > most || v < -most)
+		return v < 0 ? -most : most;
+	return v < least && v > -least ? 0 : v;
+}
+
 /* Text "{1,2}" of the group's sample numbers, for a cast: unnest cannot carry arrays of arrays. */
 static struct span group_samples(struct frames *f, const struct frame_group *g)
 {
@@ -314,7 +327,7 @@ static void frames_put_group(struct frames *f, const struct frame_group *g)
 			double v = f->row[i].figure[k];
 			if (isnan(v))
 				continue;
-			sum += v;
+			sum += figure_part(v);
 			max = n == 0 || v > max ? v : max;
 			n++;
 		}
@@ -353,7 +366,7 @@ static void frames_drop_repeats(struct frames *f)
 
 static int frames_fold(struct frames *f)
 {
-	if (f->folded || !f->n)
+	if (f->folded || !f->n || !f->row)
 		return 0;
 	qsort(f->row, f->n, sizeof *f->row, by_order);
 	frames_drop_repeats(f);
@@ -410,26 +423,44 @@ static void frames_mark_applied(struct frames *f, const struct pg_rows *rows)
 	f->wrote_metrics += i;
 }
 
-/* seen: "{1,2,3}" as the server prints it. */
-static bool seen_has(struct span seen, int64_t sample)
+static int by_value(const void *a, const void *b)
 {
-	const char *p = seen.p + 1, *end = seen.p + seen.n;
+	const int64_t *x = a, *y = b;
 
-	while (p < end) {
-		char *after;
-		if (strtoll(p, &after, 10) == sample)
-			return true;
-		p = after + 1;
-	}
-	return false;
+	return (*x > *y) - (*x < *y);
 }
 
-static void group_drop_seen(struct frames *f, struct frame_group *g, struct span seen)
+/* seen: "{1,2,3}" as the server prints it; the numbers come out in order. */
+static int64_t *seen_numbers(struct frames *f, struct span seen, size_t *ret_n)
 {
-	size_t kept = g->from;
+	int64_t *number = arena_alloc(&f->arena, (seen.n / 2 + 1) * sizeof *number);
+	const char *p = seen.p + 1, *end = seen.p + seen.n;
+	char *after;
+	size_t n = 0;
 
-	for (size_t i = g->from; i < g->to; i++)
-		if (!seen_has(seen, f->row[i].sample)) {
+	while (number && p < end) {
+		int64_t v = strtoll(p, &after, 10);
+		if (after == p)
+			break;
+		number[n++] = v;
+		p = after + 1;
+	}
+	if (number)
+		qsort(number, n, sizeof *number, by_value);
+	*ret_n = n;
+	return number;
+}
+
+/* Absent seen: no more samples of this minute count. */
+static int group_drop_seen(struct frames *f, struct frame_group *g, struct span seen)
+{
+	size_t kept = g->from, n = 0;
+	const int64_t *number = seen.p ? seen_numbers(f, seen, &n) : NULL;
+
+	if (seen.p && !number)
+		return -ENOMEM;
+	for (size_t i = g->from; seen.p && i < g->to; i++)
+		if (!bsearch(&f->row[i].sample, number, n, sizeof *number, by_value)) {
 			struct frame_row swap = f->row[kept];
 			f->row[kept++] = f->row[i];
 			f->row[i] = swap;
@@ -437,6 +468,17 @@ static void group_drop_seen(struct frames *f, struct frame_group *g, struct span
 	f->old_metrics += g->to - kept;
 	g->to = kept;
 	g->applied = g->from == g->to;
+	return 0;
+}
+
+/* The group a row is about. Mostly in the order asked: the search goes on where it last ended. */
+static struct frame_group *frames_find_group(struct frames *f, const struct pg_rows *rows, size_t i,
+					     size_t *at)
+{
+	for (size_t tried = 0; tried < f->groups; tried++, *at = (*at + 1) % f->groups)
+		if (!f->group[*at].applied && group_is(f, &f->group[*at], rows, i))
+			return &f->group[*at];
+	return NULL;
 }
 
 /* Some minutes share samples with their rows: read what those have, add the rest. */
@@ -451,13 +493,11 @@ static enum pg_verdict frames_add_unseen(struct frames *f, struct pg *p)
 			columns_int(&f->keys, 1, f->row[f->group[i].from].bucket_ms);
 		}
 	enum pg_verdict v = columns_exec(&f->keys, p, &read_seen, &rows);
-	/* Mostly in the order asked: the search goes on where it last found one. */
-	for (size_t i = 0, at = 0; v == PG_OK && rows && i < pg_rows_len(rows); i++)
-		for (size_t tried = 0; tried < f->groups; tried++, at = (at + 1) % f->groups)
-			if (!f->group[at].applied && group_is(f, &f->group[at], rows, i)) {
-				group_drop_seen(f, &f->group[at], pg_rows_text(rows, i, 2));
-				break;
-			}
+	for (size_t i = 0, at = 0; v == PG_OK && rows && i < pg_rows_len(rows); i++) {
+		struct frame_group *g = frames_find_group(f, rows, i, &at);
+		if (g && group_drop_seen(f, g, pg_rows_text(rows, i, 2)) < 0)
+			v = PG_PAUSE;
+	}
 	pg_rows_free(rows);
 	if (v != PG_OK)
 		return v;

@@ -118,6 +118,46 @@ def test_frames_no_row_can_hold_cost_no_transaction(redis, pg, start):
     assert pg.query("SELECT count(*) AS n FROM os_gateway_status") == [{"n": 200}]
     assert pg.query("SELECT reason, count(*) AS n FROM dead_letters GROUP BY 1") == [{"reason": "bad_frame", "n": 200}]
     assert w.metric("viw_batch_rows_count") < 30
+    # Nor fill the log: thirty lines a minute, the rest is a number.
+    assert w.metric("viw_dead_letters_total", reason="bad_frame") == 200
+    assert 30 <= len(w.proc.find_logs("dead_letter")) <= 60
+
+
+def test_figures_at_the_edges_of_a_double_cost_no_transaction(redis, pg, start):
+    """Sums and means that overflow or underflow are refused by the server, and each would be searched for."""
+    c = redis.client
+    now = viwtest.rfc3339()
+    edges = {"over": [1.7e308, 1.7e308, 1.7e308], "under": [5e-324, 0, 0], "minus": [-1.7e308, -1.7e308, 1]}
+    w = start_writer(start, "telemetry", redis, pg.uri)
+    for i in range(3):
+        for agent, figures in edges.items():
+            add_telemetry(c, agent, ts=now, seq=i, **{k: figures[i] for k in ("cpu_pct", "mem_pct", "disk_pct", "load1")})
+        add_telemetry(c, "gw-1", ts=now, seq=i, cpu_pct=i)
+        wait_drained(c, "telemetry")  # so that minutes are updated, not only made
+    rows = {r["agent_id"]: r for r in pg.query("SELECT * FROM os_gateway_metrics")}
+    assert {a: r["samples"] for a, r in rows.items()} == {"over": 3, "under": 3, "minus": 3, "gw-1": 3}
+    assert rows["over"]["load1_max"] == 1.7e308 and rows["gw-1"]["cpu_avg"] == 1
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+    assert w.metric("viw_batch_rows_count") <= 12
+
+
+def test_a_flood_of_one_agent_ends_at_3000_samples_a_minute(redis, pg, start):
+    c = redis.client
+    now, n = viwtest.rfc3339(), 8000
+    pipe = c.pipeline(transaction=False)
+    for i in range(n):
+        add_telemetry(pipe, "evil", ts=now, seq=i, cpu_pct=50)
+        if i % 100 == 0:
+            add_telemetry(pipe, f"gw-{i:05}", ts=now, seq=1, cpu_pct=1)
+    pipe.execute()
+    w = start_writer(start, "telemetry", redis, pg.uri)
+    wait_drained(c, "telemetry", 30)
+    samples = pg.query("SELECT samples FROM os_gateway_metrics WHERE agent_id = 'evil'")[0]["samples"]
+    assert 3000 <= samples <= 4000
+    # What did not count is said, and the newest figures are there all the same.
+    assert w.metric("viw_frames_skipped_total", reason="seen_or_past_retention") == n - samples
+    assert pg.query("SELECT seq FROM os_gateway_status WHERE agent_id = 'evil'") == [{"seq": n - 1}]
+    assert pg.query("SELECT count(*) AS n FROM os_gateway_metrics") == [{"n": 1 + n // 100}]
 
 
 def test_deep_wide_and_odd_frames_are_stored_or_refused_whole(redis, pg, start):
