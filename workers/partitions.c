@@ -25,6 +25,14 @@ struct partitions {
 	int64_t next_ms, size_at_ms;
 };
 
+void partitions_forget(struct partitions *x)
+{
+	for (size_t i = 0; i < PARTITIONS_TABLES; i++) {
+		x->first[i] = INT64_MAX;
+		x->last[i] = INT64_MIN;
+	}
+}
+
 int partitions_new(const struct partitions_config *c, struct partitions **ret)
 {
 	struct partitions *x = calloc(1, sizeof *x);
@@ -32,10 +40,7 @@ int partitions_new(const struct partitions_config *c, struct partitions **ret)
 	if (!x)
 		return -ENOMEM;
 	x->c = *c;
-	for (size_t i = 0; i < PARTITIONS_TABLES; i++) {
-		x->first[i] = INT64_MAX;
-		x->last[i] = INT64_MIN;
-	}
+	partitions_forget(x);
 	*ret = x;
 	return 0;
 }
@@ -139,8 +144,7 @@ static enum pg_verdict drop_old(struct partitions *x, struct worker *w, enum par
 				 "an old partition could not be dropped; trying again");
 	}
 	/* Days that are gone are made again when a late frame needs one. */
-	x->first[t] = INT64_MAX;
-	x->last[t] = INT64_MIN;
+	partitions_forget(x);
 	return v;
 }
 

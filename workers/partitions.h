@@ -18,5 +18,7 @@ enum partitions_table { PARTITIONS_METRICS, PARTITIONS_EVENTS, PARTITIONS_TABLES
  * days it has not asked for yet. first > last: none. */
 enum pg_verdict partitions_ensure(struct partitions *x, struct pg *p, enum partitions_table t,
 				  int64_t first, int64_t last) MUST_CHECK;
+/* All days are asked for anew. */
+void partitions_forget(struct partitions *x);
 /* Ahead, retention, watermark: hourly, and at once after the start. */
 void partitions_chore(struct partitions *x, struct worker *w, int64_t now_ms);

@@ -27,6 +27,7 @@ struct telemetry_writer {
 	struct lease *lease;
 	struct fleet fleet;
 	struct partitions *partitions;
+	bool days_asked_anew; /* for this range of the batch */
 	char *stream[STREAMS], *consumer;
 };
 
@@ -49,6 +50,7 @@ static void on_clear(void *arg)
 
 	gateways_clear(&t->gateways);
 	frames_clear(&t->frames);
+	t->days_asked_anew = false;
 }
 
 static enum pg_verdict on_prepare(void *arg, struct pg *p)
@@ -67,7 +69,16 @@ static enum pg_verdict on_flush(void *arg, struct pg *p)
 	struct telemetry_writer *t = arg;
 	enum pg_verdict v = gateways_flush(&t->gateways, p);
 
-	return v == PG_OK ? frames_flush(&t->frames, p) : v;
+	if (v == PG_OK)
+		v = frames_flush(&t->frames, p);
+	/* No partition for the row: a day we knew is gone, for the database was restored, failed
+	 * over to a standby that lagged, or somebody dropped it. That is no row's fault. */
+	if (v == PG_BAD_DATA && strcmp(pg_sqlstate(p), "23514") == 0 && !t->days_asked_anew) {
+		t->days_asked_anew = true;
+		partitions_forget(t->partitions);
+		v = PG_RETRY;
+	}
+	return v;
 }
 
 static bool on_committed(void *arg)
