@@ -29,7 +29,9 @@ struct intake {
 	struct redis_sync *control;
 	bool ready;			      /* groups exist */
 	bool fresh;			      /* the batch is of new entries */
-	bool own_pending[INTAKE_STREAMS_MAX]; /* id 0 is still to be read */
+	bool own_pending[INTAKE_STREAMS_MAX]; /* more of our own is still to be read, behind
+						 own_from */
+	char own_from[INTAKE_STREAMS_MAX][48];
 	char claim_cursor_text[INTAKE_STREAMS_MAX][48];
 	int64_t claim_at_ms;
 	unsigned claim_next;
@@ -200,6 +202,7 @@ static int intake_prepare(struct intake *in)
 	}
 	for (unsigned i = 0; i < in->streams; i++) {
 		in->own_pending[i] = true;
+		snprintf(in->own_from[i], sizeof in->own_from[i], "0-0");
 		snprintf(in->claim_cursor_text[i], sizeof in->claim_cursor_text[i], "0-0");
 	}
 	in->ready = true;
@@ -301,8 +304,9 @@ struct read_command {
 	char count[24], block[24];
 };
 
-/* id "0": the consumer's own pending entries, ">": new ones. block_ms 0: do not wait. */
-static void intake_read_command(const struct intake *in, struct span id, int64_t block_ms,
+/* Own: the consumer's own pending entries, once through: what of them stays pending comes again by
+ * XAUTOCLAIM, and must not keep new ones waiting. Else new ones. block_ms 0: do not wait. */
+static void intake_read_command(const struct intake *in, bool own, int64_t block_ms,
 				struct read_command *c)
 {
 	snprintf(c->count, sizeof c->count, "%zu", in->count);
@@ -322,7 +326,7 @@ static void intake_read_command(const struct intake *in, struct span id, int64_t
 	for (size_t i = 0; i < in->streams; i++)
 		c->argv[c->n++] = span_of(in->name[i]);
 	for (size_t i = 0; i < in->streams; i++)
-		c->argv[c->n++] = id;
+		c->argv[c->n++] = own ? span_of(in->own_from[i]) : SPAN(">");
 }
 
 /* Under load the next batch is asked for while this one is written. */
@@ -331,7 +335,7 @@ static void intake_ask_ahead(struct intake *in)
 	struct redis_sync *r = in->reader[!in->at];
 	struct read_command c;
 
-	intake_read_command(in, SPAN(">"), 0, &c);
+	intake_read_command(in, false, 0, &c);
 	redis_sync_set_timeout(r, TIMEOUT_MS);
 	redis_sync_set_reply_max(r, REPLY_MAX);
 	/* A failure shows when it is asked again. */
@@ -360,11 +364,7 @@ static const struct redis_reply *intake_ask(struct intake *in, bool own, int64_t
 		in->ahead = false;
 		return redis_sync_receive(in->reader[in->at], ret_error);
 	}
-	intake_read_command(in, own ? SPAN("0") : SPAN(">"),
-			    own		   ? 0
-			    : block_ms > 0 ? block_ms
-					   : 1,
-			    &c);
+	intake_read_command(in, own, own ? 0 : block_ms > 0 ? block_ms : 1, &c);
 	redis_sync_set_timeout(in->reader[in->at], TIMEOUT_MS + block_ms);
 	redis_sync_set_reply_max(in->reader[in->at], in->count > 1 ? REPLY_MAX : 0);
 	return redis_sync_cmd(in->reader[in->at], ret_error, c.n, c.argv);
@@ -385,6 +385,11 @@ static int intake_read_group(struct intake *in, bool own, int64_t block_ms)
 		return r;
 	for (size_t i = 0; own && i < in->streams; i++)
 		in->own_pending[i] = seen[i];
+	for (size_t i = 0; own && i < in->n; i++) {
+		char *from = in->own_from[in->item[i].stream];
+		if (span_copy(in->item[i].e.id, from, sizeof in->own_from[0]) < 0)
+			return -EBADMSG;
+	}
 	in->fresh = !own;
 	return 0;
 }
