@@ -218,9 +218,8 @@ static const struct pg_stmt standby_stmt = {
 static const struct pg_stmt ending_stmt = {
     "viwctl_ending",
     "select count(*) from os_gateway_status join os_gateways using (agent_id) "
-    "where status <> 'decommissioned' and least((metrics #>> '{cert_days_left,client}')::numeric, "
-    "(metrics #>> '{cert_days_left,trust_bundle}')::numeric, "
-    "(metrics #>> '{cert_days_left,backend}')::numeric) < 30"};
+    "where status <> 'decommissioned' and metrics @? '$.cert_days_left ? (@.client < 30 || "
+    "@.trust_bundle < 30 || @.backend < 30)'"};
 /* A frame from the future: buffering can make one old, never young. */
 static const struct pg_stmt ahead_stmt = {
     "viwctl_ahead", "select count(*) from os_gateway_status where updated_at > now() - interval "

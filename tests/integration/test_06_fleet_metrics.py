@@ -32,6 +32,17 @@ def test_gauges_of_the_fleet(start, redis, pg):
     assert abs(worst - 18 / 24) < 0.01 and abs(mean - (18 + 23) / 48) < 0.01
 
 
+def test_odd_words_of_one_gateway_blind_nobody(start, redis, pg):
+    """An agent may say anything of itself; the others' alarms must not hang on it."""
+    for i, days in enumerate(("soon", [1, "x"], {"client": "soon"}, {"client": {"a": 1}}, {"client": "NaN"}, None, True)):
+        add_gateway(pg, f"gw-odd-{i}", "offline", since="1 hour", helper=["down"], cert_days_left=days)
+    add_gateway(pg, "gw-1", "offline", since="1 hour", cert_days_left={"client": "soon", "backend": 3})
+    add_gateway(pg, "gw-2", "online", since="1 hour", helper="down")
+    w = writers.start_writer(start, "telemetry", redis, pg.uri)
+    wait_for(lambda: w.metric("viw_gateways_certificate_ends") == 1 and w.metric("viw_gateways_helper_down") == 1, 15)
+    assert not w.proc.find_logs("postgres_failed")
+
+
 def test_ended_commands_are_counted_once_by_status(start, redis, pg):
     w = writers.start_writer(start, "results", redis, pg.uri)
     for cid, status in (("c-1", "success"), ("c-2", "error"), ("c-3", "error"), ("c-4", "expired")):

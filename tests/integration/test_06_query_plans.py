@@ -232,4 +232,4 @@ def test_what_the_writers_ask(filled, redis, start):
         assert word in asked, word
     # A dead bridge's gateways are all of its rows; the fleet's figures are of the whole fleet, in a hundredth of the time.
     assert_paged(plans, excused=["FOR UPDATE), off AS", "UPDATE os_gateways SET bridge_id = 'gone'", "LEFT JOIN s ON",
-                                 "'{cert_days_left,client}'", "unnest(array['expected'"])
+                                 "'$.cert_days_left", "unnest(array['expected'"])
