@@ -135,6 +135,22 @@ def test_terminal_rows_cannot_be_changed_by_anybody(redis, pg, start):
             assert e.pgcode == "VW001", e
 
 
+def test_an_id_that_ended_without_an_agent_stays_as_it_ended(redis, pg, start):
+    """Its backend mends the entry and sends the id again, which is no new command and nobody's fault."""
+    start_writer(start, "results", redis, pg.uri)
+    c = redis.client
+    c.xadd("viw.command_results", {"correlation_id": "c-1", "source": "bridge", "state": "rejected"})
+    wait_drained(c, "results")
+    before = command(pg, "c-1")
+    assert before["status"] == "rejected" and before["agent_id"] == ""
+    add_command(c, "c-1", params={"a": 1})
+    wait_drained(c, "results")
+    after = command(pg, "c-1")
+    assert {k: after[k] for k in ("status", "agent_id", "completed_at", "result_entry")} == \
+        {k: before[k] for k in ("status", "agent_id", "completed_at", "result_entry")}
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+
+
 def test_secrets_are_masked_before_storage(redis, pg, start, tmp):
     verbs = tmp / "verbs.d"
     verbs.mkdir()
