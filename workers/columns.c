@@ -79,11 +79,11 @@ enum pg_verdict columns_exec(struct columns *c, struct pg *p, const struct pg_st
 {
 	struct pg_param param[COLUMNS_MAX];
 
-	if (c->rows == 0)
-		return PG_OK;
 	/* A value that does not fit its column is one row's fault; no memory is nobody's. */
 	if (c->err)
 		return c->err == -ERANGE ? PG_BAD_DATA : PG_PAUSE;
+	if (c->rows == 0)
+		return PG_OK;
 	for (size_t i = 0; i < c->n; i++)
 		param[i] = (struct pg_param){.kind = PG_PARAM_ARRAY, .array = c->col[i]};
 	return pg_exec(p, s, c->n, param, ret_rows);

@@ -10,15 +10,19 @@
 #include "base/clock.h"
 #include "base/crash.h"
 #include "base/log.h"
+#include "base/log_limit.h"
 #include "base/program.h"
+#include "dead_notes.h"
 #include "endpoints.h"
 #include "lag.h"
+#include "outage.h"
 #include "worker_metrics.h"
 
 enum {
 	BLOCK_MS = 400, /* longest wait for entries: chores and SIGTERM come between */
 	TIMEOUTS_MAX = 3,
 	SPLIT_MAX = 32, /* halves waiting while a batch is bisected */
+	CHORE_LINES = 6,
 };
 
 /* Points where tests/chaos may kill the process, by the program's short name. */
@@ -40,9 +44,13 @@ struct worker {
 	struct pg *pg;
 	struct lag *lag;
 	struct dead_letters dead;
+	struct dead_notes dead_notes;
+	char dead_reason[32], dead_detail[256]; /* of the row that stands alone */
+	struct log_limit chore_lines;
 	struct backoff pg_backoff, redis_backoff;
 	int signal_fd;
-	bool redis_up, pg_up, pg_told, redis_told;
+	bool redis_up, pg_up;
+	struct outage redis_out, pg_out;
 	int64_t chores_at_ms, forget_at_ms, alive_at_ms;
 	double busy; /* share of time spent in transactions, smoothed */
 	int64_t idle_from_us;
@@ -79,30 +87,36 @@ void worker_count_rows(struct worker *w, const char *table, uint64_t n)
 
 static void worker_set_redis(struct worker *w, bool up)
 {
-	if (up && (!w->redis_up || w->redis_told))
-		LOG_INFO(FIELDS(.event = "redis_up"), "Redis answers");
-	if (!up && !w->redis_told)
-		LOG_WARN(FIELDS(.event = "redis_down", .error = intake_error(w->intake)),
+	if (up && (!w->redis_up || w->redis_out.on))
+		LOG_INFO(FIELDS(.event = "redis_up", .has_duration_ms = w->redis_out.on,
+				.duration_ms = outage_ms(&w->redis_out)),
+			 "Redis answers");
+	if (!up && outage_tells(&w->redis_out, 0))
+		LOG_WARN(FIELDS(.event = "redis_down", .error = intake_error(w->intake),
+				.has_duration_ms = true, .duration_ms = outage_ms(&w->redis_out)),
 			 "Redis is away; trying again");
-	w->redis_told = !up;
 	w->redis_up = up;
 	endpoints_set_redis(w->endpoints, up);
 	metric_set(metrics_get(w->metrics, M_redis_up, NULL, NULL), up);
-	if (up)
+	if (up) {
+		outage_end(&w->redis_out);
 		backoff_reset(&w->redis_backoff);
+	}
 }
 
 static void worker_set_pg(struct worker *w, bool up)
 {
-	if (up && (!w->pg_up || w->pg_told))
-		LOG_INFO(FIELDS(.event = "postgres_up"), "PostgreSQL takes transactions");
-	if (up)
-		w->pg_told = false;
+	if (up && (!w->pg_up || w->pg_out.on))
+		LOG_INFO(FIELDS(.event = "postgres_up", .has_duration_ms = w->pg_out.on,
+				.duration_ms = outage_ms(&w->pg_out)),
+			 "PostgreSQL takes transactions");
 	w->pg_up = up;
 	endpoints_set_pg(w->endpoints, up);
 	metric_set(metrics_get(w->metrics, M_pg_up, NULL, NULL), up);
-	if (up)
+	if (up) {
+		outage_end(&w->pg_out);
 		backoff_reset(&w->pg_backoff);
+	}
 }
 
 /* For systemd's watchdog: also while a server is away, for waiting is what it should do then. */
@@ -141,20 +155,46 @@ static void worker_pause(struct worker *w, int64_t ms)
 		(void)poll(&fd, 1, (int)ms);
 }
 
-void worker_pg_failed(struct worker *w, const char *what, enum pg_verdict v)
+static void worker_tell_pg(struct worker *w, const char *what, enum pg_verdict v, int64_t away_ms)
+{
+	LOG_WARN(FIELDS(.event = v == PG_PAUSE ? "postgres_refuses" : "postgres_failed",
+			.error = pg_error(w->pg), .detail = what, .has_duration_ms = away_ms > 0,
+			.duration_ms = away_ms),
+		 v == PG_PAUSE ? "PostgreSQL refuses; somebody must look; trying again"
+			       : "PostgreSQL failed; trying again");
+}
+
+static void worker_count_retry(struct worker *w, enum pg_verdict v)
 {
 	metric_add(metrics_get(w->metrics, M_retries, pg_verdict_word(v), NULL), 1);
-	bool away = v == PG_RECONNECT || v == PG_PAUSE;
-	/* Every retry of an outage would be a line: one tells it, one its end. */
-	if (!away || !w->pg_told)
-		LOG_WARN(FIELDS(.event = v == PG_PAUSE ? "postgres_refuses" : "postgres_failed",
-				.error = pg_error(w->pg), .detail = what),
-			 v == PG_PAUSE ? "PostgreSQL refuses; somebody must look; trying again"
-				       : "PostgreSQL failed; trying again");
-	if (away) {
-		w->pg_told = true;
-		worker_set_pg(w, false);
-	}
+}
+
+/* No batch can be stored now. */
+static void worker_pg_away(struct worker *w, const char *what, enum pg_verdict v)
+{
+	if (outage_tells(&w->pg_out, (int)v))
+		worker_tell_pg(w, what, v, outage_ms(&w->pg_out));
+	worker_set_pg(w, false);
+}
+
+static void worker_batch_failed(struct worker *w, enum pg_verdict v)
+{
+	worker_count_retry(w, v);
+	if (v == PG_RECONNECT || v == PG_PAUSE)
+		worker_pg_away(w, "batch", v);
+	else
+		worker_tell_pg(w, "batch", v, 0);
+}
+
+void worker_pg_failed(struct worker *w, const char *what, enum pg_verdict v)
+{
+	worker_count_retry(w, v);
+	/* What a chore is refused (a missing grant) says nothing of batches, which may well pass.
+	 */
+	if (v == PG_RECONNECT)
+		worker_pg_away(w, what, v);
+	else if (log_limit_pass(&w->chore_lines, CHORE_LINES) >= 0)
+		worker_tell_pg(w, what, v, 0);
 }
 
 /* ---- one range of a batch, as one transaction ---- */
@@ -179,14 +219,14 @@ static void worker_dead_letter(struct worker *w, const struct intake_entry *x, c
 	if (r == -ENOBUFS) /* over the cap of a payload: the reason alone is kept */
 		r = dead_letters_add_raw(&w->dead, span_of(stream), x->e.id, span_of(reason),
 					 SPAN("(entry too large to keep)"), true, (struct span){0});
-	if (r < 0)
+	if (r == 0)
+		r = dead_notes_add(&w->dead_notes, x, reason, detail);
+	if (r < 0) {
+		w->dead.c.err = r; /* nothing of this range is committed, nor acknowledged */
 		LOG_ERROR(
 		    FIELDS(.event = "dead_letter_failed", .stream = stream, .error = strerror(-r)),
 		    "cannot keep a dead letter");
-	metric_add(metrics_get(w->metrics, M_dead, reason, NULL), 1);
-	LOG_WARN(
-	    FIELDS(.event = "dead_letter", .stream = stream, .error = reason, .detail = detail),
-	    "an entry cannot be stored; it is kept in dead_letters");
+	}
 }
 
 static void worker_stage(struct worker *w, const struct intake_batch *b, struct range r,
@@ -194,6 +234,7 @@ static void worker_stage(struct worker *w, const struct intake_batch *b, struct 
 {
 	w->ops->clear(w->arg);
 	dead_letters_clear(&w->dead);
+	dead_notes_clear(&w->dead_notes);
 	for (size_t i = r.from; i < r.to; i++) {
 		const struct intake_entry *x = &b->item[i];
 		if (!x->e.fields)
@@ -201,7 +242,7 @@ static void worker_stage(struct worker *w, const struct intake_batch *b, struct 
 		const char *reason =
 		    alone_reason ? alone_reason : w->ops->stage(w->arg, x->stream, &x->e);
 		if (reason)
-			worker_dead_letter(w, x, reason, alone_reason ? pg_error(w->pg) : NULL);
+			worker_dead_letter(w, x, reason, alone_reason ? w->dead_detail : NULL);
 	}
 }
 
@@ -233,7 +274,7 @@ static int worker_write(struct worker *w, struct range r, bool *ret_bad)
 		enum pg_verdict v = worker_transaction(w);
 		*ret_bad = v == PG_BAD_DATA;
 		if (v == PG_OK) {
-			if (!w->pg_up || w->pg_told)
+			if (!w->pg_up || w->pg_out.on)
 				worker_set_pg(w, true);
 			metric_observe(metrics_get(w->metrics, M_batch_seconds, NULL, NULL),
 				       (double)(clock_boot_us() - from_us) / 1e6);
@@ -243,7 +284,7 @@ static int worker_write(struct worker *w, struct range r, bool *ret_bad)
 		}
 		if (v == PG_BAD_DATA)
 			return 0;
-		worker_pg_failed(w, "batch", v);
+		worker_batch_failed(w, v);
 		/* Too much work for one statement's time: halves may pass. */
 		if (strcmp(pg_sqlstate(w->pg), "57014") == 0 && ++timeouts >= TIMEOUTS_MAX &&
 		    r.to - r.from > 1) {
@@ -269,6 +310,7 @@ static void worker_committed(struct worker *w, const struct intake_batch *b, str
 
 	bool told = w->ops->committed(w->arg);
 	worker_count_rows(w, "dead_letters", w->dead.c.rows);
+	dead_notes_tell(&w->dead_notes, w->intake, w->metrics);
 	for (size_t i = 0; i < done.n; i++)
 		stored[done.item[i].stream]++;
 	for (unsigned s = 0; s < intake_streams(w->intake); s++)
@@ -308,10 +350,11 @@ static int worker_process(struct worker *w, const struct intake_batch *b)
 			continue;
 		}
 		if (bad) {
-			char reason[32];
-			snprintf(reason, sizeof reason, "sqlstate_%s", pg_sqlstate(w->pg));
-			worker_stage(w, b, r,
-				     pg_sqlstate(w->pg)[0] ? reason : "value_out_of_range");
+			const char *state = pg_sqlstate(w->pg);
+			snprintf(w->dead_reason, sizeof w->dead_reason, "%s%s",
+				 state[0] ? "sqlstate_" : "value_out_of_range", state);
+			snprintf(w->dead_detail, sizeof w->dead_detail, "%s", pg_error(w->pg));
+			worker_stage(w, b, r, w->dead_reason);
 			error = worker_write(w, r, &bad);
 			if (error < 0)
 				return error;
@@ -378,10 +421,11 @@ static void worker_chores(struct worker *w)
 	/* An idle worker must notice an outage too, and its end. */
 	enum pg_verdict v = pg_connect(w->pg);
 	if (v != PG_OK) {
-		worker_pg_failed(w, "connect", v);
+		worker_count_retry(w, v);
+		worker_pg_away(w, "connect", v);
 		return;
 	}
-	if (!w->pg_up || w->pg_told)
+	if (!w->pg_up || w->pg_out.on)
 		worker_set_pg(w, true);
 	w->ops->chores(w->arg, w);
 }
@@ -400,7 +444,7 @@ static int worker_turn(struct worker *w)
 		worker_pause(w, backoff_next_ms(&w->redis_backoff));
 		return 0;
 	}
-	if (!w->redis_up || w->redis_told)
+	if (!w->redis_up || w->redis_out.on)
 		worker_set_redis(w, true);
 	if (b.n) {
 		CRASH_POINT("worker.after_read");
@@ -514,5 +558,6 @@ void worker_free(struct worker *w)
 	intake_free(w->intake);
 	dead_letters_fini(&w->dead);
 	metrics_free(w->metrics);
+	dead_notes_fini(&w->dead_notes);
 	free(w);
 }

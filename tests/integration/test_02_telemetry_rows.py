@@ -182,5 +182,10 @@ def test_one_bad_entry_never_blocks_its_neighbours(redis, pg, start):
     assert dead[bad_json]["reason"] == "bad_frame" and dead[other]["reason"] == "agent_mismatch"
     assert dead[latin1]["reason"] == "sqlstate_22021" and len(dead) == 4
     assert b"\xff" in bytes(dead[latin1]["payload"])
-    assert w.metric("viw_dead_letters_total", reason="sqlstate_22021") == 1
+    # Counted and told once each, however often the batch was halved, with who and which.
+    told = {x["msg"].split()[1]: x for x in w.proc.find_logs("dead_letter")}
+    assert set(told) == set(dead) and len(w.proc.find_logs("dead_letter")) == 4
+    assert told[bad_json]["agent_id"] == "gw-bad" and "22021" in told[latin1]["detail"]
+    for reason in ("bad_frame", "agent_mismatch", "bad_agent_id", "sqlstate_22021"):
+        assert w.metric("viw_dead_letters_total", reason=reason) == 1, reason
     wait_for(lambda: w.metric("viw_rows_written_total", table="dead_letters") == 4)

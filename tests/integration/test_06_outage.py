@@ -135,3 +135,6 @@ def test_an_hour_without_postgres_loses_nothing(world):
     for w in (t, r):
         lines = [json.loads(line) for line in w.proc.text.splitlines()]
         assert len(lines) < 40 and sum(x["event"] == "postgres_up" for x in lines) >= 2
+        # Whoever looks at any part of the hour sees it, and for how long it has lasted.
+        away = [x.get("duration_ms", 0) for x in lines if x["event"] == "postgres_failed"]
+        assert 5 < len(away) < 20 and max(away) > 3000_000, away

@@ -116,6 +116,80 @@ def test_a_missing_right_pauses_and_blames_no_row(redis, pg, start):
     assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
 
 
+def test_refused_after_an_outage_is_told_as_such(redis, own_pg, start):
+    """Away and then refusing are two things to do for whoever is called."""
+    server = own_pg.server
+    own_pg.query("CREATE ROLE login_results LOGIN IN ROLE viw_results_writer")
+    own_pg.query("REVOKE INSERT ON agent_commands FROM viw_results_writer")
+    w = start_writer(start, "results", redis, own_pg.uri_as("login_results"))
+    own_pg._conn.close()
+    server.stop()
+    add_command(redis.client, "c-1")
+    w.proc.wait_log("postgres_failed")
+    server.start()
+    w.proc.wait_log("postgres_refuses", timeout=15)
+    own_pg.query("GRANT INSERT ON agent_commands TO viw_results_writer")
+    own_pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-1'", timeout=15)
+    wait_for(lambda: w.proc.find_logs("postgres_up")[-1].get("duration_ms", 0) > 0, 5, "how long it was away")
+
+
+def test_what_a_chore_is_refused_stops_no_batch(redis, pg, start):
+    """A missing grant of a chore is a warning and a number; the writer stays ready, for it stores."""
+    pg.query("DO $$ BEGIN CREATE ROLE login_results LOGIN IN ROLE viw_results_writer; "
+             "EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    pg.query("REVOKE SELECT ON agent_lost_declarations FROM viw_results_writer")
+    w = start_writer(start, "results", redis, pg.uri_as("login_results"))
+    wait_for(lambda: w.get("/_readyz")[0] == 200)
+    ready, until = [], viwtest.time.monotonic() + 20
+    while viwtest.time.monotonic() < until:
+        ready.append(w.get("/_readyz")[0])
+        if w.metric("viw_pg_retries_total", verdict="pause") and until > viwtest.time.monotonic() + 1.5:
+            until = viwtest.time.monotonic() + 1.5
+        viwtest.time.sleep(0.05)
+    assert w.metric("viw_pg_retries_total", verdict="pause") and set(ready) == {200}
+    assert [x["detail"] for x in w.proc.find_logs("postgres_refuses")] == ["requeue"]
+    add_command(redis.client, "c-1")
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-1'")
+
+
+def test_an_entry_that_cannot_even_be_a_dead_letter_blocks_nobody(redis, pg, start):
+    """It stays pending, in the way of nothing, and is tried again every few seconds."""
+    c = redis.client
+    pg.query("ALTER TABLE dead_letters ADD CONSTRAINT wrong CHECK (stream <> 'viw.telemetry')")
+    c.xgroup_create("viw.telemetry", "telemetry-writer", "0", mkstream=True)
+    c.xadd("viw.telemetry", {**writers.origin("gw-bad"), "frame": "{"})
+    c.xreadgroup("telemetry-writer", "w", {"viw.telemetry": ">"})  # its own, from before it was killed
+    add_telemetry(c, "gw-1", cpu_pct=1)
+    w = start_writer(start, "telemetry", redis, pg.uri, CONSUMER="w")
+    pg.wait_row("SELECT 1 FROM os_gateway_status WHERE agent_id = 'gw-1'")
+    add_telemetry(c, "gw-2", cpu_pct=1)
+    pg.wait_row("SELECT 1 FROM os_gateway_status WHERE agent_id = 'gw-2'")
+    assert len(w.proc.find_logs("dead_letter_failed")) < 10
+    assert c.xpending("viw.telemetry", "telemetry-writer")["pending"] == 1
+    pg.query("ALTER TABLE dead_letters DROP CONSTRAINT wrong")
+    pg.wait_row("SELECT 1 FROM dead_letters WHERE reason = 'bad_frame'", timeout=10)
+    wait_drained(c, "telemetry")
+
+
+def test_days_that_vanished_are_made_again(redis, pg, start):
+    """The database was restored, or failed over to a standby that lagged: days the writer had made are not there."""
+    c = redis.client
+    w = start_writer(start, "telemetry", redis, pg.uri)
+    add_telemetry(c, "gw-1", seq=1, cpu_pct=1)
+    writers.add_event(c, "gw-1", "connected")
+    wait_drained(c, "telemetry")
+    wait_for(lambda: w.metric("viw_partition_days_ahead", table="agent_events"), 10, "its first chores are over")
+    for day in pg.query("SELECT child FROM viw_partition_days"):
+        pg.query(f"DROP TABLE viw_partitions.{day['child']}")
+    add_telemetry(c, "gw-2", seq=1, cpu_pct=1)
+    wait_drained(c, "telemetry")
+    writers.add_event(c, "gw-2", "connected")
+    wait_drained(c, "telemetry")
+    assert pg.query("SELECT agent_id FROM os_gateway_metrics") == [{"agent_id": "gw-2"}]
+    assert pg.query("SELECT agent_id FROM agent_events") == [{"agent_id": "gw-2"}]
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
+
+
 def test_several_workers_share_the_load_exactly(redis, pg, start):
     """Frames of the same agents and minutes through three workers at once: every sample counts once."""
     c = redis.client
@@ -132,6 +206,8 @@ def test_several_workers_share_the_load_exactly(redis, pg, start):
                     "FROM os_gateway_metrics")
     assert rows == [{"n": 6000, "agents": 40, "total": float(sum(i % 100 for i in range(6000))), "m": 99.0}]
     assert pg.query("SELECT count(*) AS n FROM os_gateway_status WHERE seq >= 5960") == [{"n": 40}]
+    # All lock in one order: nobody waits for somebody who waits.
+    assert not [x for w in ws for x in w.proc.find_logs("postgres_failed") if x["error"].startswith("40P01")]
     stored = [w.metric("viw_entries_stored_total", stream="viw.telemetry") or 0 for w in ws]
     assert sum(stored) >= 6000
     assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
