@@ -134,15 +134,10 @@ static enum pg_verdict drop_old(struct partitions *x, struct worker *w, enum par
 	}
 	pg_rows_free(rows);
 	/* The role must not outlive this, whatever happened. */
-	if (pg_is_connected(p)) {
-		char why[200];
-		snprintf(why, sizeof why, "%s", pg_error(p));
-		if (pg_script(p, "RESET ROLE; SET lock_timeout = '5s'") != PG_OK)
-			pg_disconnect(p);
-		else if (v != PG_OK)
-			LOG_WARN(FIELDS(.event = "retention_failed", .error = why),
-				 "an old partition could not be dropped; trying again");
-	}
+	pg_tidy(p, "RESET ROLE; SET lock_timeout = '5s'");
+	if (v != PG_OK && pg_is_connected(p))
+		LOG_WARN(FIELDS(.event = "retention_failed", .error = pg_error(p)),
+			 "an old partition could not be dropped; trying again");
 	/* Days that are gone are made again when a late frame needs one. */
 	partitions_forget(x);
 	return v;

@@ -34,7 +34,7 @@ struct requeue {
 };
 
 static const struct pg_stmt try_lock = {"requeue_lock", "SELECT pg_try_advisory_lock(7760631, 2)"};
-static const struct pg_stmt unlock = {"requeue_unlock", "SELECT pg_advisory_unlock(7760631, 2)"};
+static const char unlock[] = "SELECT pg_advisory_unlock(7760631, 2)";
 
 /* ---- making ---- */
 
@@ -389,8 +389,7 @@ static enum pg_verdict requeue_alone(struct requeue *q, struct worker *w,
 		return v;
 	v = does(q, w);
 	/* A lost connection has given the lock back already. */
-	if (pg_is_connected(worker_pg(w)) && pg_exec(worker_pg(w), &unlock, 0, NULL, NULL) != PG_OK)
-		pg_disconnect(worker_pg(w));
+	pg_tidy(worker_pg(w), unlock);
 	return v;
 }
 

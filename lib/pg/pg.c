@@ -440,19 +440,24 @@ enum pg_verdict pg_commit(struct pg *p)
 	return pg_script(p, "COMMIT");
 }
 
-void pg_rollback(struct pg *p)
+void pg_tidy(struct pg *p, const char *sql)
 {
 	char state[sizeof p->sqlstate], error[sizeof p->error];
 
-	if (!pg_is_connected(p) || PQtransactionStatus(p->conn) == PQTRANS_IDLE)
+	if (!pg_is_connected(p))
 		return;
-	/* The reason for the rollback stays what pg_error tells. */
 	memcpy(state, p->sqlstate, sizeof state);
 	memcpy(error, p->error, sizeof error);
-	if (pg_script(p, "ROLLBACK") != PG_OK)
+	if (pg_script(p, sql) != PG_OK)
 		pg_disconnect(p);
 	memcpy(p->sqlstate, state, sizeof state);
 	memcpy(p->error, error, sizeof error);
+}
+
+void pg_rollback(struct pg *p)
+{
+	if (pg_is_connected(p) && PQtransactionStatus(p->conn) != PQTRANS_IDLE)
+		pg_tidy(p, "ROLLBACK");
 }
 
 /* ---- rows ---- */

@@ -83,6 +83,9 @@ enum pg_verdict pg_commit(struct pg *p) MUST_CHECK; /* PG_RECONNECT: it may have
 void pg_rollback(struct pg *p);
 /* Plain SQL without parameters, several statements allowed (migrations). */
 enum pg_verdict pg_script(struct pg *p, const char *sql) MUST_CHECK;
+/* The same after something else, whose error pg_error goes on to tell. Where it fails the
+ * connection is given up, and with it whatever was to be undone. */
+void pg_tidy(struct pg *p, const char *sql);
 
 size_t pg_rows_len(const struct pg_rows *r);
 struct span pg_rows_text(const struct pg_rows *r, size_t row, size_t col); /* p NULL: SQL NULL */

@@ -147,7 +147,8 @@ def test_what_a_chore_is_refused_stops_no_batch(redis, pg, start):
             until = viwtest.time.monotonic() + 1.5
         viwtest.time.sleep(0.05)
     assert w.metric("viw_pg_retries_total", verdict="pause") and set(ready) == {200}
-    assert [x["detail"] for x in w.proc.find_logs("postgres_refuses")] == ["requeue"]
+    assert [(x["detail"], x["error"][:5]) for x in w.proc.find_logs("postgres_refuses")] == [("requeue", "42501")]
+    assert len(w.proc.find_logs("postgres_up")) == 1
     add_command(redis.client, "c-1")
     pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-1'")
 
