@@ -366,14 +366,16 @@ static void frames_drop_repeats(struct frames *f)
 
 static int frames_fold(struct frames *f)
 {
-	if (f->folded || !f->n || !f->row)
+	struct frame_row *row = f->row;
+
+	if (f->folded || !f->n || !row)
 		return 0;
-	qsort(f->row, f->n, sizeof *f->row, by_order);
+	qsort(row, f->n, sizeof *row, by_order);
 	frames_drop_repeats(f);
 	const struct frame_row *newest = NULL;
 	size_t from = 0;
 	for (size_t i = 0; i < f->n; i++) {
-		const struct frame_row *x = &f->row[i], *next = i + 1 < f->n ? x + 1 : NULL;
+		const struct frame_row *x = &row[i], *next = i + 1 < f->n ? x + 1 : NULL;
 		bool agent_ends = !next || span_order(next->o.agent_id, x->o.agent_id) != 0;
 		if (!newest || row_is_newer(x, newest))
 			newest = x;
