@@ -1,5 +1,6 @@
 """Identity from TLS (contract 1.1): native, with openssl and python's ssl as clients, and behind a
 real nginx that terminates mTLS."""
+import http.client
 import json
 import os
 import shutil
@@ -69,6 +70,17 @@ def test_hmac_and_certificate_are_both_needed(bridge, pki):
     assert b.refused(b.headers("gw-1", secret="wrong"), ssl=pki.client_context(*cert))[:2] == (401, "bad_auth")
     b2 = mtls(bridge, pki, secret=None)
     assert connect(b2, pki, "gw-1", cert).welcome
+
+
+def test_an_upgrade_to_something_else_is_refused_like_the_rest(bridge, pki):
+    b = mtls(bridge, pki)
+    conn = http.client.HTTPSConnection("localhost", b.port, timeout=10, context=pki.client_context(*pki.agent("gw-1")))
+    conn.request("GET", "/agent/ws", headers={**b.headers("gw-1"), "Upgrade": "foo", "Connection": "Upgrade"})
+    answer = conn.getresponse()
+    assert answer.status == 400 and json.loads(answer.read())["error"]["code"] == "bad_upgrade"
+    conn.close()
+    assert b.proc.wait_log("handshake_refused", error="bad_upgrade")["agent_id"] == "gw-1"
+    assert b.metric("viw_handshake_refused_total", code="bad_upgrade") == 1
 
 
 def test_revoked_fingerprint_in_redis(bridge, pki):
