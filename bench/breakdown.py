@@ -1,4 +1,4 @@
-"""Where the bridge's time goes, by perf(1): shares of its CPU under paced and fast TELEMETRY."""
+"""Where the bridge's time goes, by perf(1): shares of its CPU under paced and fast TELEMETRY, and under handshakes."""
 import re
 import shutil
 import subprocess
@@ -10,12 +10,17 @@ from harness import Bench, BenchError
 PARTS = (
     ("kernel: epoll, waking and being woken", r"epoll|ep_|sock_poll|tcp_poll|schedule|finish_task_switch|hrtimer|eventpoll|fdget|wake"),
     ("kernel: TCP and copying in and out", r"tcp_|ip_|skb|sock|copy_|inet|recv|send|unix_|net|alloc|kmem|slab|memcg|page|folio|release"),
+    ("log lines", r"^log_|escape|^put_(str|text|number|fields)$|write_line"),
+    ("accept, judge, claim, sessions", r"handshake|^check_|judge|nonces|hash_pair|ratelimit|netaddr|identity|opening|^http_|^head_"
+                                       r"|upgrade|header|accept|^look$|ident_|crypto|hmac|sha256|^dispatch|^map_|sessions_|on_open"
+                                       r"|on_claim|on_established|holding|denied|connected|hello|welcome|greet"),
     ("JSON: validate and decode", r"^json_|^wire_|member|on_member|clock_parse|string|number|utf8|name_is_new"),
     ("XADD: build, send, count replies", r"store_|telemetry|put_|redis|resp|commit_|ring_pop|ring_push|flush|hiredis|sds"),
     ("session, last frames, counters", r"frames_|on_ws|take|ring_|session|metric|on_receive|named_agent|append|frame_get"),
 )
 LIBRARIES = (("kernel", "kernel: the rest (entry, locks, interrupts)"), ("libwebsockets", "libwebsockets"),
-             ("libuv", "libuv"), ("hiredis", "XADD: build, send, count replies"), ("libc", "libc: memcpy, malloc, strlen"),
+             ("libuv", "libuv"), ("hiredis", "XADD: build, send, count replies"), ("libcrypto", "OpenSSL: HMAC, SHA-256"),
+             ("libc", "libc: memcpy, malloc, strlen"),
              ("vdso", "libc: memcpy, malloc, strlen"), ("agent-bridge", "agent-bridge: the rest"))
 
 
@@ -43,17 +48,29 @@ def shares(data):
 def profile(o):
     if not shutil.which("perf"):
         raise BenchError("perf is missing (Debian package linux-perf)")
-    for what, conns, rate, frames in (("200 connections, fast", 200, 0, 400000), ("5,000 connections, 10,000/s", 5000, 10000, 60000)):
+    for what, mode, conns, rate, frames in (("200 connections, fast", "fanin", 200, 0, 400000),
+                                            ("5,000 connections, 10,000/s", "fanin", 5000, 10000, 60000),
+                                            ("HMAC handshakes", "hold", 15000, 0, 0)):
         with Bench() as b:
             b.redis()
             server = b.bridge()
-            load = b.load("bridge", "fanin", conns, "--frames", int(frames * o.scale), "--rate", rate)
-            load.event("ready", 60)
+            options = ("--concurrency", 128) if mode == "hold" else ("--frames", int(frames * o.scale), "--rate", rate)
             data = b.dir / "perf.data"
-            perf = b.start("perf", ["perf", "record", "-q", "-e", "cpu-clock", "-F", "4999", "-o", data, "-p", server.pid])
-            time.sleep(0.5)
-            load.say("go")
-            load.event("done", 60)
+
+            def record():
+                p = b.start("perf", ["perf", "record", "-q", "-e", "cpu-clock", "-F", "4999", "-o", data, "-p", server.pid])
+                time.sleep(0.5)
+                return p
+            if mode == "hold":
+                perf = record()
+                load = b.load("bridge", mode, int(conns * o.scale), *options)
+                load.event("ready", 90)
+            else:
+                load = b.load("bridge", mode, conns, *options)
+                load.event("ready", 60)
+                perf = record()
+                load.say("go")
+                load.event("done", 60)
             time.sleep(0.3)
             perf.stop(2)
             load.quit()

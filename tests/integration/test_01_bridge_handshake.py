@@ -263,6 +263,9 @@ def test_what_libwebsockets_refuses_by_itself_is_answered_as_the_rest(shared_bri
     for path, to in (("/metrics", "foo"), ("/metrics", "websocket"), ("/nope", "h2c")):
         status, error, _ = body_of(raw(shared_bridge.port, upgrade({"Upgrade": to}, path=path)))
         assert (status, error["code"]) == (404, "not_found"), (path, to)
+    for line in ("GET foo HTTP/1.1", "BREW / HTTP/1.1"):
+        status, error, _ = body_of(raw(shared_bridge.port, f"{line}\r\nHost: x\r\n\r\n"))
+        assert 400 <= status < 500 and error["code"] and error["msg"], line
 
 
 def test_upgrade_to_something_else_after_keep_alive(bridge):
