@@ -87,7 +87,7 @@ void ring_add(struct rings *all, struct ring *r, const char *bytes, size_t n)
 	memcpy(f->bytes, bytes, n);
 	f->n = (uint32_t)n;
 	append(all, r, f);
-	while (all->bytes > all->max_bytes) {
+	while (all->oldest && all->bytes > all->max_bytes) {
 		free(take_oldest(all, all->oldest->owner));
 		all->evicted++;
 	}
