@@ -229,7 +229,7 @@ def test_quick_start():
         run(once)
         run(files)
         log = open(dir / "out", "w+")
-        up = subprocess.Popen([ROOT / "viw", "up"], env=viw.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        up = subprocess.Popen(["env", "--default-signal=INT", ROOT / "viw", "up"], env=viw.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         wait_for(lambda: "Ctrl-C ends" in (dir / "out").read_text() or up.poll() is not None, 60, "up stays")
         out = run(send)
         assert re.search(r"greet-1 *\| done *\| *0 \| hello ann, from ", out), out

@@ -129,15 +129,16 @@ def test_a_replica_is_not_taken_for_the_primary(doctor, chain, tmp):
 
 
 @pytest.mark.skipif(not LIBFAKETIME.exists(), reason="needs libfaketime")
-def test_a_redis_whose_clock_is_off_is_seen(doctor, tmp):
-    (tmp / "ahead").mkdir()
-    # libc before redis-server's jemalloc, which asks for the time before libfaketime can answer.
-    ahead = viwtest.RedisServer(tmp / "ahead", env={"LD_PRELOAD": f"{LIBFAKETIME} libc.so.6", "FAKETIME": "+1h"})
-    try:
-        row = doctor(VIWCTL_REDIS_URL=ahead.start().url)["redis clock"]
+def test_clocks_that_differ_from_the_stores_are_seen(doctor, monkeypatch):
+    """Only viwctl's own clock can be moved on Debian 13, whose redis-server ends under libfaketime."""
+    plain = viwtest.plain_build()
+    if plain is None:
+        pytest.skip("no build without AddressSanitizer, which libfaketime waits for for ever: ./viw build release")
+    monkeypatch.setattr(viwtest, "BIN", plain)
+    rows = doctor(LD_PRELOAD=str(LIBFAKETIME), FAKETIME="-1h", FAKETIME_DONT_FAKE_MONOTONIC="1")
+    for check in ("redis clock", "postgresql clock"):
+        row = rows[check]
         assert row["grade"] == "warn" and "chrony" in row["remedy"] and re.match(r"\+3[56]\d{5} ms", row["seen"]), row
-    finally:
-        ahead.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")

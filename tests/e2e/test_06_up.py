@@ -64,7 +64,8 @@ def test_once_runs_two_commands_and_leaves_nothing_behind(viw):
 
 def test_second_terminal_and_interrupt(viw):
     log = open(viw.up_dir.parent / "out", "w+")
-    up = subprocess.Popen([viwtest.ROOT / "viw", "up"], env=viw.env, stdout=log, stderr=subprocess.STDOUT,
+    # A shell's background job ignores SIGINT, and so would all that it starts.
+    up = subprocess.Popen(["env", "--default-signal=INT", viwtest.ROOT / "viw", "up"], env=viw.env, stdout=log, stderr=subprocess.STDOUT,
                           start_new_session=True)
 
     def text():
@@ -102,6 +103,7 @@ def test_second_terminal_and_interrupt(viw):
     finally:
         if up.poll() is None:
             up.kill()
+            viw("down")  # what it started
 
 
 def test_it_says_why_when_a_program_cannot_start(viw):

@@ -202,7 +202,7 @@ def check_logs_while_rotating(h):
         nonlocal cursor
         data = h.ok("tail_logs", {"unit": "counter", "lines": 1000, **({"since_cursor": cursor} if cursor else {})})
         assert data["gap"] is False
-        cursor = data["next_cursor"]
+        cursor = data.get("next_cursor", cursor)  # none before the first line
         got.extend(int(l["message"].split()[1]) for l in data["lines"] if l["message"].startswith("line "))
         return got and got[-1] == 300
     try:

@@ -242,6 +242,7 @@ class Podman:
         """Any program, seeing this podman. host_net: with the machine's network, for fetching packages."""
         net = ["-n"] * (self.own_net and not host_net)
         return ["nsenter", "-t", str(self.shell.pid), "-m", *net, "-r", f"-w{Path.cwd()}", "--", "env",
+                "PODMAN_IGNORE_CGROUPSV1_WARNING=1",  # podman 5 says it on every call, among the answers
                 f"CONTAINERS_CONF={self.dir}/containers.conf", f"CONTAINERS_STORAGE_CONF={self.dir}/storage.conf",
                 *map(str, argv)]
 
