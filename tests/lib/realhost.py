@@ -43,6 +43,7 @@ mount --rbind /sys "$R/sys"
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs "$R/run"
 mount -t tmpfs tmpfs "$R/tmp"
 mkdir -p "$R$B"; mount --bind "$B" "$R$B"
+[ "${2:-/}" != / ] || [ -e "$R$4" ] || { mkdir -p "$R$4"; mount --bind "$4" "$R$4"; }   # a tree in /tmp
 mount -t tmpfs -o mode=755 tmpfs "$R/dev"
 for d in null zero full random urandom tty; do : > "$R/dev/$d"; mount --bind "/dev/$d" "$R/dev/$d"; done
 mkdir "$R/dev/pts" "$R/dev/shm"
@@ -123,7 +124,8 @@ class Systemd:
         self.shell = subprocess.Popen(
             [*(["nsenter", "-t", self.beside.init, "-n"] if self.beside else []),
              "unshare", "-m", "-p", *([] if self.beside else ["-n"]), "-u", "-i", "-C", "--fork", "--kill-child",
-             "--propagation", "private", "bash", script, self.dir, self.root, self.name], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+             "--propagation", "private", "bash", script, self.dir, self.root, self.name,
+             Path(__file__).resolve().parents[2]], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
             preexec_fn=enter_groups, start_new_session=True)
         deadline = time.monotonic() + 20
         while True:
@@ -195,7 +197,7 @@ B=$1
 if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi   # crun refuses hybrid cgroups
 mkdir -p /run/containers /var/lib/containers /run/libpod
 mount --bind "$B/lib" /var/lib/containers
-mount -t tmpfs tmpfs /run/containers; mount -t tmpfs tmpfs /run/libpod
+for d in /run/containers /run/libpod /dev/shm; do mount -t tmpfs tmpfs $d; done   # its locks are in /dev/shm
 if [ "$2" = net ]; then
 	mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; mount --make-shared /run/netns
 	ip link set lo up
