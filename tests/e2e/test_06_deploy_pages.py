@@ -110,7 +110,7 @@ class TestMachine:
         def targets():
             return {t["labels"]["job"]: (t["health"], t["lastError"]) for t in ask("targets").get("activeTargets", [])}
         programs = ("agent-bridge", "telemetry-writer", "results-writer")
-        wait_for(lambda: targets() == {p: ("up", "") for p in programs}, 30, f"all are scraped: {targets()}", every=0.5)
+        wait_for(lambda: targets() == {p: ("up", "") for p in programs}, 60, f"all are scraped: {targets()}", every=0.5)
         rules = [r for g in ask("rules")["groups"] for r in g["rules"]]
         assert {r["name"] for r in rules if r["type"] == "alerting"} == set(
             re.findall(r"alert: (\w+)", (ROOT / "compose" / "prometheus" / "alerts.yml").read_text()))
