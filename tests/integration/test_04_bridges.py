@@ -65,7 +65,9 @@ def test_what_another_consumer_has_read_and_left_is_routed(two, redis):
     two[0].proc.thaw()
     deadline = time.monotonic() + 12
     while redis.client.xlen("viw.mbox.a2") < 3 and time.monotonic() < deadline:
-        finish(agent, redis.xadd_command("a1", "ECHO"))
+        cid = redis.xadd_command("a1", "ECHO")
+        assert agent.expect("COMMAND")["correlation_id"] == cid
+        finish(agent, cid)
     assert [f["cid"] for _, f in redis.client.xrange("viw.mbox.a2")] == left
     wait_for(lambda: redis.client.xpending("viw.commands", "agent-bridge")["pending"] == 0, 5)
 
