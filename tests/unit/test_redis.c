@@ -380,7 +380,7 @@ static void test_killed_server_nulls_then_reconnects(void **state)
 
 static void test_stopped_server_times_out_the_oldest(void **state)
 {
-	struct redis_limits limits = {.timeout_ms = 200};
+	struct redis_limits limits = {.timeout_ms = 1000};
 	struct client c = {0};
 	int64_t began;
 
@@ -395,8 +395,8 @@ static void test_stopped_server_times_out_the_oldest(void **state)
 	assert_int_equal(redis_cmdf(c.r, on_reply, &c, "PING"), 0);
 	run(&c, 0, 1, 0);
 	assert_int_equal(c.nulls, 2);
-	assert_true(clock_boot_ms() - began >= 200);
-	assert_true(clock_boot_ms() - began < 2000);
+	assert_true(clock_boot_ms() - began >= 1000);
+	assert_true(clock_boot_ms() - began < 5000);
 	assert_string_equal(c.why, "no answer in time");
 	kill(server, SIGCONT);
 	run(&c, 2, 0, 0);
