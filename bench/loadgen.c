@@ -150,8 +150,20 @@ void load_on_down(struct load *l, struct load_conn *c, enum load_state was, unsi
 
 /* ---- the loop ---- */
 
+static uint64_t started;
+
+/* Churn with --rate: so many connections a second. */
+static bool may_start(void)
+{
+	if (load.o.mode == LOAD_CHURN && load.o.rate &&
+	    started >= (clock_boot_us() - began_us) * load.o.rate / 1000000u)
+		return false;
+	return load.pending < load.o.concurrency;
+}
+
 static void start(struct load_conn *c)
 {
+	started++;
 	c->due_ms = 0;
 	if (load_conn_start(&load, c) < 0)
 		load_on_down(&load, c, LOAD_IDLE, 0);
@@ -159,7 +171,7 @@ static void start(struct load_conn *c)
 
 static void connect_more(void)
 {
-	while (load.next < load.o.conns && load.pending < load.o.concurrency)
+	while (load.next < load.o.conns && may_start())
 		start(&load.conn[load.next++]);
 }
 
@@ -170,7 +182,7 @@ static void reconnect_due(void)
 	if (now < next_look)
 		return;
 	next_look = now + 20;
-	for (unsigned i = 0; i < load.next && load.pending < load.o.concurrency; i++)
+	for (unsigned i = 0; i < load.next && may_start(); i++)
 		if (load.conn[i].due_ms && load.conn[i].due_ms <= now)
 			start(&load.conn[i]);
 }
@@ -301,7 +313,7 @@ static const struct {
     {"sources", OPT_NUMBER, &number_sources, "source addresses 127.0.1.x (8)"},
     {"concurrency", OPT_NUMBER, &number_concurrency, "handshakes at once (200)"},
     {"frames", OPT_NUMBER, &number_frames, "fanin: frames in all"},
-    {"rate", OPT_NUMBER, &number_rate, "fanin: frames a second in all (0: as fast as taken)"},
+    {"rate", OPT_NUMBER, &number_rate, "fanin: frames, churn: connections a second in all (0: as fast as taken)"},
     {"seconds", OPT_NUMBER, &number_seconds, "churn, paced fanin: how long"},
     {"bytes", OPT_NUMBER, &number_bytes, "size of a TELEMETRY frame (400)"},
     {"window", OPT_NUMBER, &number_window, "mqtt: unacknowledged frames a connection (20)"},

@@ -206,7 +206,7 @@ def churn(o):
         b.redis()
         server = b.bridge()
         seconds = int(o.minutes * 60)
-        load = b.load("bridge", "churn", 1000, "--seconds", seconds, "--concurrency", 200)
+        load = b.load("bridge", "churn", 1000, "--seconds", seconds, "--concurrency", 200, "--rate", o.churn_rate)
         samples, end = [], time.monotonic() + seconds
         while time.monotonic() < end - 1:
             time.sleep(max(1, seconds / 200))
