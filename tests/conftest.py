@@ -29,6 +29,23 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# A whole run has three lanes (tools/test.sh): first and second side by side; last alone, since it loads the
+# machine or measures it. Both of a pair that need one thing of this machine, as a fixed port, go in one lane.
+LANES = (("last", ("chaos/", "integration/test_06_bench.py")), ("second", ("e2e/", "integration/test_06_")), ("first", ("",)))
+
+
+def lane_of(path):
+    inside = Path(path).relative_to(Path(__file__).parent).as_posix()
+    return next(lane for lane, begin in LANES if inside.startswith(begin))
+
+
+def pytest_collection_modifyitems(config, items):
+    lane = os.environ.get("VIW_TEST_LANE")
+    if lane:
+        config.hook.pytest_deselected(items=[item for item in items if lane_of(item.path) != lane])
+        items[:] = [item for item in items if lane_of(item.path) == lane]
+
+
 def pytest_collection_finish(session):
     """In a whole run the minutes of test_07_bridge_time.py pass beside the other tests."""
     if any("test_07_bridge_time" in item.nodeid for item in session.items) and not session.config.option.collectonly:

@@ -1,5 +1,6 @@
 """The harness itself: its servers are real and private, and it notices what it must notice."""
 import os
+import re
 import subprocess
 
 import pytest
@@ -75,3 +76,13 @@ def test_both_kinds_of_test_report_are_counted(tmp):
               "echo $TEST_PASSED $TEST_FAILED")
     done = subprocess.run(["bash", "-c", script], cwd=viwtest.ROOT, text=True, stdout=subprocess.PIPE, check=True)
     assert done.stdout.split() == [str(2 + 8), str(2 + 2 + 1)]
+
+
+def test_every_lane_is_run_and_counted(request):
+    """What conftest.py divides, tools/test.sh puts together again."""
+    conftest = next(p for p in request.config.pluginmanager.get_plugins() if hasattr(p, "LANES"))
+    lanes = {lane for lane, _ in conftest.LANES}
+    assert {conftest.lane_of(path) for path in (viwtest.ROOT / "tests").rglob("test_*.py")} == lanes
+    shell = (viwtest.ROOT / "tools" / "test.sh").read_text()
+    assert set(re.findall(r"test_pytest ([a-z]+) ", shell)) == lanes
+    assert set(re.search(r"for lane in ([\w ]+);", shell)[1].split()) == lanes
