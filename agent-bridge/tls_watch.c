@@ -59,10 +59,10 @@ int tls_watch_open(struct loop *l, const char *const *paths, size_t n, void (*ch
 		   void *arg, struct tls_watch **ret)
 {
 	struct tls_watch *w = calloc(1, sizeof(*w));
-	int r = w ? 0 : -ENOMEM;
+	int r = 0;
 
-	if (r < 0)
-		return r;
+	if (!w)
+		return -ENOMEM;
 	w->changed = changed;
 	w->arg = arg;
 	for (size_t i = 0; r == 0 && i < n && w->n < FILES_MAX; i++) {

@@ -111,7 +111,7 @@ static void print_table(const struct col *col, size_t cols, const struct pg_rows
 	for (size_t i = 0; i < cols; i++) {
 		char heading[CELL_WIDTH_MAX + 1];
 		size_t n = 0;
-		for (; col[i].name[n] && n < CELL_WIDTH_MAX; n++)
+		for (; n < CELL_WIDTH_MAX && col[i].name[n]; n++)
 			heading[n] = (char)toupper((unsigned char)col[i].name[n]);
 		heading[n] = '\0';
 		print_cell(&col[i], span_of(heading), width[i], i + 1 == cols);

@@ -40,7 +40,7 @@ static struct span text_or_cut(struct span s, size_t max)
 		s.n = max;
 	if (s.p)
 		s.n = utf8_valid_prefix(s.p, s.n);
-	for (size_t i = 0; i < s.n; i++)
+	for (size_t i = 0; s.p && i < s.n; i++)
 		if (s.p[i] == '\0')
 			s.n = i;
 	return s;

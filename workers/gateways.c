@@ -182,7 +182,7 @@ void gateways_clear(struct gateways *g)
 
 static struct fact *gateways_fact(struct gateways *g, enum fact_kind kind, const struct origin *o)
 {
-	if (g->n == g->cap) {
+	if (!g->fact || g->n == g->cap) {
 		size_t cap = g->cap ? g->cap * 2 : 64;
 		struct fact *larger = realloc(g->fact, cap * sizeof *larger);
 		if (!larger)
