@@ -563,6 +563,23 @@ def test_after_a_loss_the_ledger_is_asked_before_the_first_offer(db, lua, site):
     assert offer() == (0, ["x6", "x5"])
 
 
+@pytest.mark.parametrize("key, ahead_ms", [("viw.verify", 0), ("viw.doubt", 300_000)])
+def test_the_ledger_is_asked_once_also_when_the_clock_was_set_back_since_the_loss(db, lua, site, key, ahead_ms):
+    site.route(site.entry("x1"))
+    db.set(key, now_ms(db) + 3_600_000 + ahead_ms)
+
+    def offer():
+        out = lua.offer("a1", site.owner, "J", 4, 0, "b1", "c1", site.epoch, NOW, 0)
+        return out[3], [out[i + 1] for i in range(4, len(out), 10)]
+    assert [offer() for _ in range(3)] == [(1, [])] * 3
+    [(entry, fields)] = db.xrange("viw.command_events")
+    assert fields["event"] == "offering"
+    db.xgroup_create("viw.command_events", "results-writer", "0")
+    db.xreadgroup("results-writer", "w", {"viw.command_events": ">"})
+    db.xack("viw.command_events", "results-writer", entry)
+    assert offer() == (0, ["x1"])
+
+
 def test_what_the_router_ends_is_counted_as_well(db, lua, site):
     """A Redis that forgot only this is noticed too."""
     site.route(site.entry("x1"), site.entry("x1", kind="cancel"), site.entry("x2", ttl_ms=-1),

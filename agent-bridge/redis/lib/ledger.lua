@@ -23,14 +23,16 @@ local function ledger_has_passed(event)
   return false
 end
 
--- Asks at the first call; true once an answer is in that was given after `since`.
+-- Asks at the first call after each loss (`since` names it); true once the answer is in. No clock is compared with
+-- another: Redis' may have been set back since.
 local function ledger_agrees(since, cid, agent, bridge, received_at)
   local marker = key('cid.' .. cid)
-  local asked = redis.call('HGET', marker, 'asked')
-  if asked and tonumber(asked:match('^%d+')) > since then
-    return ledger_has_passed(asked)
+  local event, about = (redis.call('HGET', marker, 'asked') or ''):match('^(%S+) (%S+)$')
+  if about == int(since) then
+    return ledger_has_passed(event)
   end
-  redis.call('HSET', marker, 'asked', redis.call('XADD', key('command_events'), '*', 'correlation_id', cid,
-    'agent_id', agent, 'event', 'offering', 'bridge_id', bridge, 'received_at', received_at))
+  event = redis.call('XADD', key('command_events'), '*', 'correlation_id', cid, 'agent_id', agent,
+    'event', 'offering', 'bridge_id', bridge, 'received_at', received_at)
+  redis.call('HSET', marker, 'asked', event .. ' ' .. int(since))
   return false
 end
