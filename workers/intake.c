@@ -156,11 +156,6 @@ static int intake_fail(struct intake *in, struct redis_sync *r, int error)
 	return error ? error : -EIO;
 }
 
-void intake_abandon(struct intake *in)
-{
-	(void)intake_fail(in, in->control, -EIO);
-}
-
 /* An error reply: NOGROUP makes the groups anew, anything else is told and tried again. */
 static int intake_refused(struct intake *in, const struct redis_reply *reply)
 {

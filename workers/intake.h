@@ -43,8 +43,6 @@ void intake_free(struct intake *in);
 /* Waits at most block_ms for entries; 0 (n may be 0), or -errno when Redis is away or refuses:
  * intake_error says why, calling again tries again. */
 int intake_read(struct intake *in, int64_t block_ms, struct intake_batch *ret) MUST_CHECK;
-/* Nothing of what was read last is acknowledged; it is read again. */
-void intake_abandon(struct intake *in);
 /* After the commit. A failure is healed by reading the entries again. */
 int intake_ack(struct intake *in, const struct intake_batch *b) MUST_CHECK;
 /* Entries of a batch that takes long stay ours. 1: asked Redis; 0: did so less than a second ago.

@@ -234,19 +234,34 @@ static enum pg_verdict requeue_lost(const struct requeue *q, struct worker *w)
 	}
 }
 
+/* False at the first that Redis does not take: each of the others might wait as long in vain. */
+static bool tell(struct worker *w, struct span id, size_t n, const struct span *argv)
+{
+	struct redis_sync *control = intake_control(worker_intake(w));
+	int error;
+	const struct redis_reply *r = redis_sync_cmd(control, &error, n, argv);
+
+	if (r && redis_type(r) != REDIS_ERR)
+		return true;
+	LOG_WARN(FIELDS(.event = "redis_not_told", .correlation_id = id.p,
+			.error = r ? redis_str(r).p : redis_sync_error(control)),
+		 "Redis cannot be told what it has forgotten of a command; trying again");
+	return false;
+}
+
 bool requeue_refused(struct requeue *q, struct worker *w, const struct pg_rows *ids)
 {
 	int64_t soon_ms = clock_boot_ms() + AFTER_REFUSED_MS;
 	bool told = true;
 
-	for (size_t i = 0; ids && i < pg_rows_len(ids); i++) {
+	for (size_t i = 0; told && ids && i < pg_rows_len(ids); i++) {
 		struct span id = pg_rows_text(ids, i, 0);
 		struct span argv[] = {SPAN("EVAL"), span_of(script_reopen), SPAN("0"),
 				      span_of(q->prefix), id};
 
 		LOG_WARN(FIELDS(.event = "command_forgotten", .correlation_id = id.p),
 			 "Redis ended a command as never offered, but it was: its agent is asked");
-		told = ask(w, ARRAY_LEN(argv), argv) && told;
+		told = tell(w, id, ARRAY_LEN(argv), argv);
 		if (q->next_ms > soon_ms)
 			q->next_ms = soon_ms;
 	}
@@ -257,7 +272,7 @@ bool requeue_over(const struct requeue *q, struct worker *w, const struct pg_row
 {
 	bool told = true;
 
-	for (size_t i = 0; rows && i < pg_rows_len(rows); i++) {
+	for (size_t i = 0; told && rows && i < pg_rows_len(rows); i++) {
 		struct span id = pg_rows_text(rows, i, 0);
 		struct span argv[] = {
 		    SPAN("EVAL"), span_of(script_close),    SPAN("0"), span_of(q->prefix),
@@ -265,7 +280,7 @@ bool requeue_over(const struct requeue *q, struct worker *w, const struct pg_row
 
 		LOG_WARN(FIELDS(.event = "command_over", .correlation_id = id.p),
 			 "Redis had forgotten that a command has ended; it is not offered again");
-		told = ask(w, ARRAY_LEN(argv), argv) && told;
+		told = tell(w, id, ARRAY_LEN(argv), argv);
 	}
 	return told;
 }

@@ -133,8 +133,8 @@ static bool on_committed(void *arg)
 		metric_add(
 		    metrics_get(worker_metrics_of(t->worker), M_dead, "refused_by_bridge", NULL),
 		    t->refused.c.rows);
-	bool told = requeue_refused(t->requeue, t->worker, t->commands.refused);
-	return requeue_over(t->requeue, t->worker, t->commands.over) && told;
+	return requeue_refused(t->requeue, t->worker, t->commands.refused) &&
+	       requeue_over(t->requeue, t->worker, t->commands.over);
 }
 
 /* ---- retention ---- */

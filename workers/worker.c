@@ -320,10 +320,9 @@ static void worker_committed(struct worker *w, const struct intake_batch *b, str
 				   stored[s]);
 	CRASH_POINT("worker.before_ack");
 	WORKER_CRASH(w, "before_ack");
-	/* Not acknowledged is read again, which changes nothing. */
-	if (!told)
-		intake_abandon(w->intake);
-	if (!told || intake_ack(w->intake, &done) < 0)
+	/* Not acknowledged is read again, which changes nothing: at once where Redis is away, else
+	 * by XAUTOCLAIM, which keeps no new ones waiting. */
+	if (told && intake_ack(w->intake, &done) < 0)
 		worker_set_redis(w, false);
 	WORKER_CRASH(w, "after_ack");
 	CRASH_POINT("worker.after_ack");

@@ -172,6 +172,30 @@ def test_an_entry_that_cannot_even_be_a_dead_letter_blocks_nobody(redis, pg, sta
     wait_drained(c, "telemetry")
 
 
+def test_what_redis_cannot_be_told_blocks_nobody(redis, pg, start):
+    """A bridge is about to offer what has ended, and Redis refuses to hear of it: not acknowledged, so not offered."""
+    c = redis.client
+    for cid in ("c-1", "c-2"):
+        add_result(c, cid, rc=0)
+    w = start_writer(start, "results", redis, pg.uri)
+    pg.wait_row("SELECT 1 FROM agent_commands WHERE status = 'done' HAVING count(*) = 2")
+    wait_drained(c, "results")
+    c.set("viw.deadlines", "no set")
+    for cid in ("c-1", "c-2"):
+        writers.add_command_event(c, cid, "offering")
+    told = w.proc.wait_log("redis_not_told", timeout=10)
+    assert "WRONGTYPE" in told["error"]
+    for cid in ("c-3", "c-4"):
+        add_command(c, cid)
+        pg.wait_row(f"SELECT 1 FROM agent_commands WHERE correlation_id = '{cid}'")
+    assert c.xpending("viw.command_events", "results-writer")["pending"] == 2
+    w.proc.wait_log("redis_not_told", count=2, timeout=10)
+    assert len(w.proc.find_logs("redis_not_told")) < 6
+    c.delete("viw.deadlines")
+    wait_drained(c, "results")
+    assert [c.hget(f"viw.cid.{cid}", "state") for cid in ("c-1", "c-2")] == ["lost", "lost"]
+
+
 def test_days_that_vanished_are_made_again(redis, pg, start):
     """The database was restored, or failed over to a standby that lagged: days the writer had made are not there."""
     c = redis.client
