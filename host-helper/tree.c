@@ -300,6 +300,16 @@ static struct lock *read_locks(size_t *ret_n)
 	return all;
 }
 
+/* Supervisors are root's; the number of a journal file can be had on another device by anybody.
+ * Not by who owns its folder in /proc: that is root for all that cannot be dumped. */
+static bool is_of_another_user(pid_t pid)
+{
+	char path[40], text[4096];
+
+	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+	return read_small(path, text, sizeof text) > 0 && !strstr(text, "\nUid:\t0\t");
+}
+
 void tree_each_locked(int dir, void (*each)(void *arg, const char *name, pid_t holder), void *arg)
 {
 	int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -313,7 +323,8 @@ void tree_each_locked(int dir, void (*each)(void *arg, const char *name, pid_t h
 		while (l && l > all && l[-1].inode == e->d_ino)
 			l--;
 		for (; l && l < all + n && l->inode == e->d_ino; l++)
-			each(arg, e->d_name, l->holder);
+			if (!is_of_another_user(l->holder))
+				each(arg, e->d_name, l->holder);
 	}
 	if (d)
 		closedir(d);

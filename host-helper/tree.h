@@ -35,7 +35,7 @@ bool tree_kill_remains(const struct tree_remains *r);
 /* True when systemd started this very process as a service: then its control group holds nothing
  * but the helper, its supervisors and their runs. */
 bool tree_owns_cgroup(void);
-/* Calls each for every file of the folder that somebody holds locked by flock(2); also for whoever
+/* Calls each for every file of the folder that root holds locked by flock(2); also for a root who
  * has locked a file of the same inode number on another device. */
 void tree_each_locked(int dir, void (*each)(void *arg, const char *name, pid_t holder), void *arg);
 /* The children of this process, at most cap. */

@@ -1,7 +1,8 @@
-/* The journal of host-helper on a real folder: dedupe, liveness, torn files, ageing; and output
- * cleaning. */
+/* The journal of host-helper on a real folder: dedupe, liveness, torn files, ageing, who holds a
+ * file; and output cleaning. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include "base/clock.h"
 #include "journal.h"
 #include "supervisor.h"
+#include "tree.h"
 #include "unit.h"
 
 static char dir[64];
@@ -330,6 +332,58 @@ static void test_record_sizes_never_lie(void **state)
 	assert_int_equal(record_next(&rest, &rec), 0);
 }
 
+static void on_locked(void *arg, const char *name, pid_t holder)
+{
+	pid_t *ret = arg;
+	char own[JOURNAL_NAME_LEN + 1];
+
+	journal_name("c-1", own);
+	assert_string_equal(name, own);
+	*ret = holder;
+}
+
+/* Whether a child with this uid is named as holder of c-1 when it has its lock. */
+static bool is_named(uid_t uid)
+{
+	char path[256], name[JOURNAL_NAME_LEN + 1], byte;
+	int ready[2], status;
+	pid_t seen = 0;
+
+	journal_name("c-1", name);
+	snprintf(path, sizeof path, "%s/journal/%s", dir, name);
+	assert_ok(pipe2(ready, O_CLOEXEC));
+	pid_t child = fork();
+	if (child == 0) {
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (setresuid(uid, uid, uid) == 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
+		    write(ready[1], "y", 1) == 1)
+			pause();
+		_exit(1);
+	}
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	tree_each_locked(j.dir, on_locked, &seen);
+	assert_ok(kill(child, SIGKILL));
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(seen == 0 || seen == child);
+	return seen == child;
+}
+
+/* A file of the same inode number on another device is all it takes to look like one. */
+static void test_only_root_passes_for_a_supervisor(void **state)
+{
+	int fd;
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	begin("c-1", &fd);
+	close(fd);
+	assert_true(is_named(0));
+	assert_false(is_named(65534));
+}
+
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -343,6 +397,7 @@ int main(void)
 	    CASE(test_ageing_spares_the_young_and_the_running),
 	    CASE(test_id_is_kept_and_new_on_another_machine),
 	    CASE(test_temporary_files_are_swept),
+	    CASE(test_only_root_passes_for_a_supervisor),
 	    cmocka_unit_test(test_clean_output),
 	    cmocka_unit_test(test_record_sizes_never_lie),
 	};
