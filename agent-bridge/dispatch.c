@@ -489,17 +489,22 @@ static void on_ledger(void *arg)
 {
 	struct dispatch *d = arg;
 	int64_t next_ms = d->ledger_ms * 2 < LEDGER_MAX_MS ? d->ledger_ms * 2 : LEDGER_MAX_MS;
+	bool waits = false;
 
+	for (struct holding *s = d->first, *next; s; s = next) {
+		next = s->next;
+		if (s->ledger_waits) {
+			waits = true;
+			dispatch_want_offer(d, s, false);
+		}
+	}
+	if (!waits) /* they have all gone meanwhile */
+		next_ms = LEDGER_FIRST_MS;
 	if (next_ms == LEDGER_MAX_MS && d->ledger_ms < LEDGER_MAX_MS)
 		LOG_WARN(FIELDS(.event = "ledger_waits"),
 			 "Redis has lost data; commands wait until results-writer has looked them "
 			 "up");
 	d->ledger_ms = next_ms;
-	for (struct holding *s = d->first, *next; s; s = next) {
-		next = s->next;
-		if (s->ledger_waits)
-			dispatch_want_offer(d, s, false);
-	}
 }
 
 void dispatch_ledger_waits(struct dispatch *d, uint64_t sid, bool waits)

@@ -279,3 +279,16 @@ def test_after_a_loss_commands_wait_for_results_writer_and_not_for_ever(redis, p
     send_result(agent, "c-long", rc=0)
     pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-long' AND status = 'done'")
     assert leftovers(redis) == []
+
+
+@pytest.mark.timeout(60)
+def test_waiting_for_results_writer_is_told_anew_after_its_agent_went(redis, start, connect):
+    """Or the next command after a loss would be looked at a second late, and nobody told why."""
+    b = Bridge(start, redis, connect)
+    redis.client.set("viw.doubt", 300_000)
+    for n in (1, 2):
+        agent = b.agent(f"gw-{n}", journal_id="j1")
+        redis.xadd_command(f"gw-{n}", "ECHO", f"c-{n}", ttl_s="60")
+        b.proc.wait_log("ledger_waits", count=n)
+        agent.close()
+        time.sleep(2)  # within one: the look that finds nobody
