@@ -15,24 +15,28 @@
 	"correlation_id, agent_id, command, status, rc, stdout_redacted, stderr_redacted, " \
 	"started_at, finished_at, duration_ms, truncated, error_code, error_msg, "          \
 	"issued_by_admin_id, source, entry_id"
-#define RESULT_VALUES                                                                             \
-	"SELECT u.id, c.agent_id, COALESCE(u.command, c.command), u.status, u.rc, u.out, u.err, " \
-	"u.started, u.finished, u.duration, u.truncated, u.code, u.msg, "                         \
-	"COALESCE(u.issuer, c.issued_by_admin_id), u.source, u.entry "                            \
-	"FROM u JOIN agent_commands c ON c.correlation_id = u.id "
+#define RESULT_VALUES                                                                       \
+	"SELECT id, agent_id, command, status, rc, out, err, started, finished, duration, " \
+	"truncated, code, msg, issuer, source, entry FROM u "
 #define WON(state) ", (SELECT count(*) FROM won WHERE status = '" state "')"
 const struct pg_stmt commands_insert_results = {
     "results",
-    "WITH u AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], "
+    /* LATERAL: by the index, whatever the planner thinks of the table. One that grew from nothing
+     * since it was last analyzed was read whole for each batch. */
+    "WITH u AS MATERIALIZED (SELECT u.id, c.agent_id, COALESCE(u.command, c.command) AS command, "
+    "u.status, u.rc, u.out, u.err, u.started, u.finished, u.duration, u.truncated, u.code, u.msg, "
+    "COALESCE(u.issuer, c.issued_by_admin_id) AS issuer, u.source, u.entry, c.result_entry "
+    "FROM unnest($1::text[], $2::text[], $3::text[], "
     "$4::integer[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::bigint[], "
     "$10::jsonb[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[]) AS u (id, "
     "command, status, rc, out, err, started, finished, duration, truncated, code, msg, issuer, "
-    "source, entry)), "
+    "source, entry) CROSS JOIN LATERAL (SELECT * FROM agent_commands "
+    "WHERE correlation_id = u.id OFFSET 0) c), "
     "won AS (INSERT INTO agent_command_results (" RESULT_COLUMNS ") " RESULT_VALUES
-    "WHERE c.result_entry = u.entry ORDER BY u.id COLLATE \"C\" "
+    "WHERE result_entry = entry ORDER BY id COLLATE \"C\" "
     "ON CONFLICT (correlation_id) DO NOTHING RETURNING status), "
     "late AS (INSERT INTO agent_command_late_results (" RESULT_COLUMNS ") " RESULT_VALUES
-    "WHERE c.result_entry <> u.entry ORDER BY u.entry "
+    "WHERE result_entry <> entry ORDER BY entry "
     "ON CONFLICT (entry_id) DO NOTHING RETURNING 1) "
     "SELECT (SELECT count(*) FROM won), (SELECT count(*) FROM late)"
     /* In the order of commands_state. */

@@ -89,6 +89,22 @@ def test_a_batch_is_one_transaction_and_grows_with_what_waits(redis, pg, start):
     assert 4 <= batches <= 10
 
 
+def test_no_batch_reads_a_young_table_whole(redis, pg, start):
+    """The planner still takes it for empty: nobody has analyzed it."""
+    c = redis.client
+    w = start_writer(start, "results", redis, pg.uri, BATCH_MAX="50")
+
+    def read():
+        return pg.query("SELECT COALESCE(seq_tup_read, 0) AS n FROM pg_stat_user_tables WHERE relname = 'agent_commands'")[0]["n"]
+    for i in range(2000):
+        add_command(c, f"c-{i:04}")
+        add_result(c, f"c-{i:04}", rc=0)
+    wait_drained(c, "results")
+    w.proc.stop()
+    wait_for(lambda: pg.query("SELECT n_tup_ins AS n FROM pg_stat_user_tables WHERE relname = 'agent_command_results'")[0]["n"] == 2000)
+    assert read() < 2000
+
+
 def test_frames_of_one_agent_are_folded_into_one_row_a_batch(redis, pg, start):
     c = redis.client
     pipe = c.pipeline(transaction=False)
