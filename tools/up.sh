@@ -82,7 +82,7 @@ up_end() {
 UP_ALL=(gateway-agent agent-bridge telemetry-writer results-writer host-helper redis postgres)
 
 up_stop() {
-	local name
+	local IFS=$' \t\n' name # an interrupt may come while a `read` has another one
 	for name in "${UP_ALL[@]}"; do up_end "$name"; done
 }
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 import viwtest
@@ -104,6 +105,17 @@ def test_second_terminal_and_interrupt(viw):
         if up.poll() is None:
             up.kill()
             viw("down")  # what it started
+
+
+def test_what_was_started_ends_at_once_whatever_was_being_read(tmp):
+    """An interrupt that came inside `IFS=… read` left its IFS to what stops the programs: they were not recognized."""
+    (tmp / "pid").mkdir()
+    script = r"""source tools/common.sh; source tools/up.sh; UP_DIR=$1; sleep 60 & p=$!
+        echo "$p $(up_start_time $p)" >$UP_DIR/pid/redis; IFS=$'\t'; up_stop; ! kill -0 $p 2>/dev/null"""
+    began = time.monotonic()
+    done = subprocess.run(["bash", "-c", script, "bash", tmp], cwd=viwtest.ROOT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0 and time.monotonic() - began < 8, done.stdout
 
 
 def test_it_says_why_when_a_program_cannot_start(viw):
