@@ -230,9 +230,13 @@ def check_strays(h):
     pgrep = lambda *args: h.s.run("pgrep", *args, check=False).stdout.split()
     wait_for(lambda: len(pgrep("-u", "nobody", "sleep")) == 2, 10)
     supervisor = next(p for p in pgrep("-x", "viw-run") if pgrep("-P", p, "-u", "nobody"))
-    main = h.s.run("systemctl", "show", "viworks-host-helper.service", "-p", "MainPID", "--value").stdout.strip()
+
+    def main_pid():
+        return h.s.run("systemctl", "show", "viworks-host-helper.service", "-p", "MainPID", "--value").stdout.strip()
+    main = main_pid()
     h.s.run("kill", "-9", main, supervisor)
     assert len(pgrep("-u", "nobody", "sleep")) >= 1  # they live on, children of PID 1
+    wait_for(lambda: main_pid() != main, 10)  # who connects before systemd has noticed is turned away (FlushPending=yes)
     assert code(h.run("stray", cid="stray-1")) == "outcome_unknown"  # socket activation started the next helper
     assert pgrep("-u", "nobody", "sleep") == []
     kept = h.run("keeper", cid="keep-1")
