@@ -47,7 +47,7 @@ class Chain:
             "HOST_HELPER_VERBS_DIR": root_dir / "verbs.d", "HOST_HELPER_STATE_DIR": root_dir / "state",
             "HOST_HELPER_ALLOWED_UIDS": user.pw_uid,
             "HOST_HELPER_SOCKET_GROUP": grp.getgrgid(user.pw_gid).gr_name, **env})
-        viwtest.wait_for(self.socket.exists, what="the helper's socket")
+        self.helper.wait_log("ready")  # the socket is there before it listens
         return self
 
     def start_agent(self, agent_id, user="nobody", **env):
