@@ -12,6 +12,7 @@
 -- @include lib/keys.lua
 -- @include lib/finish.lua
 -- @include lib/doubt.lua
+-- @include lib/groups.lua
 -- @include lib/ledger.lua
 local _, agent, mine, journal, window, again, bridge, conn, epoch, received_at, seen = unpack(ARGV)
 window = tonumber(window)

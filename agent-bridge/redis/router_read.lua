@@ -5,6 +5,7 @@
 -- What another consumer of the group has read (an earlier version, a person with redis-cli) and not acknowledged
 -- is nobody's: with '0' the router takes it over. Only one name is used, so nobody is robbed.
 -- @include lib/keys.lua
+-- @include lib/groups.lua
 local _, lease, from, count = unpack(ARGV)
 if redis.call('GET', key('lease.router')) ~= lease then
   return 'FENCED'
@@ -25,14 +26,4 @@ if got and got[1] then
   return {#entries > 0 and entries[#entries][1] or '0-0', entries}
 end
 -- Nothing new: from where to wait.
-local last = '0-0'
-for _, raw in ipairs(redis.call('XINFO', 'GROUPS', key('commands'))) do
-  local g = {}
-  for i = 1, #raw, 2 do
-    g[raw[i]] = raw[i + 1]
-  end
-  if g.name == 'agent-bridge' then
-    last = g['last-delivered-id']
-  end
-end
-return {last, {}}
+return {groups_of(key('commands'))['agent-bridge']['last-delivered-id'], {}}

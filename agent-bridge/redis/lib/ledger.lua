@@ -4,23 +4,10 @@
 local LEDGER = 'results-writer'
 
 local function ledger_has_passed(event)
-  local function parts(id)
-    local ms, n = id:match('^(%d+)-(%d+)$')
-    return tonumber(ms), tonumber(n)
-  end
-  for _, raw in ipairs(redis.pcall('XINFO', 'GROUPS', key('command_events'))) do
-    local g = {}
-    for i = 1, #raw, 2 do
-      g[raw[i]] = raw[i + 1]
-    end
-    if g.name == LEDGER then
-      local ms, n = parts(event)
-      local at_ms, at_n = parts(g['last-delivered-id'])
-      return (at_ms > ms or at_ms == ms and at_n >= n)
-        and #redis.call('XPENDING', key('command_events'), LEDGER, event, event, 1) == 0
-    end
-  end
-  return false
+  local events = key('command_events')
+  local g = redis.call('EXISTS', events) == 1 and groups_of(events)[LEDGER]
+  return g and not id_before(g['last-delivered-id'], event)
+    and #redis.call('XPENDING', events, LEDGER, event, event, 1) == 0
 end
 
 -- Asks at the first call after each loss (`since` names it); true once the answer is in. No clock is compared with
