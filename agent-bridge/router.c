@@ -63,7 +63,7 @@ struct router {
 	size_t allowed_n;
 
 	bool leader, lease_asked;
-	bool back; /* Redis was away: its next script is told so */
+	bool back, back_told; /* Redis may have forgotten: the next lease says so; this one did */
 	char token[24], lease[160];
 	enum step step;
 	bool pending; /* entries read and not yet routed come first */
@@ -223,15 +223,11 @@ static void lead(struct router *r)
 	loop_timer_start(r->trim, TRIM_BUSY_MS, 0);
 }
 
-static void lease_answered(struct router *r, const struct redis_reply *reply)
+static void take_lease(struct router *r, const struct redis_reply *reply)
 {
 	struct span token = redis_str(redis_at(reply, 0)), word = redis_str(redis_at(reply, 1));
 	int64_t held_ms = redis_int(redis_at(reply, 2));
 
-	r->lease_asked = false;
-	if (redis_type(reply) != REDIS_ARR)
-		return; /* every step is fenced: nothing to undo */
-	r->back = false;
 	store_note_offers(r->store, redis_at(reply, 3), redis_at(reply, 4));
 	if (token.n && span_eq(word, "kept"))
 		return;
@@ -249,6 +245,24 @@ static void lease_answered(struct router *r, const struct redis_reply *reply)
 		loop_timer_start(r->tick, held_ms + 10, LEASE_EVERY_MS);
 }
 
+static void lease_answered(struct router *r, const struct redis_reply *reply)
+{
+	r->lease_asked = false;
+	if (redis_type(reply) != REDIS_ARR)
+		return; /* every step is fenced: nothing to undo */
+	if (r->back_told)
+		r->back = false;
+	take_lease(r, reply);
+	if (r->back) /* it was asked before */
+		loop_timer_start(r->tick, 0, LEASE_EVERY_MS);
+}
+
+/* Nothing is routed or ended before Redis was told what it may have forgotten. */
+static bool must_tell(const struct router *r)
+{
+	return r->back || store_may_have_forgotten(r->store);
+}
+
 static void on_tick(void *arg)
 {
 	struct router *r = arg;
@@ -264,6 +278,7 @@ static void on_tick(void *arg)
 		return;
 	(void)snprintf(ttl, sizeof(ttl), "%d", LEASE_MS);
 	argv[3] = span_of(ttl);
+	r->back_told = r->back;
 	r->lease_asked = eval(r, SCRIPT_router_lease, lease_answered, ARRAY_LEN(argv), argv) == 0;
 }
 
@@ -495,7 +510,7 @@ static void read_next(struct router *r)
 	(void)snprintf(count, sizeof(count), "%d", BATCH);
 	argv[3] = span_of(count);
 	r->step = READING;
-	if (eval(r, SCRIPT_router_read, read_answered, ARRAY_LEN(argv), argv) < 0)
+	if (must_tell(r) || eval(r, SCRIPT_router_read, read_answered, ARRAY_LEN(argv), argv) < 0)
 		pause_then_read(r);
 }
 
@@ -549,7 +564,8 @@ static void on_expire_timer(void *arg)
 	(void)snprintf(count, sizeof(count), "%d", EXPIRE_BATCH);
 	argv[5] = span_of(count);
 	CRASH_POINT("router.before_expire");
-	r->expiring = eval(r, SCRIPT_expire, expire_answered, ARRAY_LEN(argv), argv) == 0;
+	r->expiring =
+	    !must_tell(r) && eval(r, SCRIPT_expire, expire_answered, ARRAY_LEN(argv), argv) == 0;
 	if (!r->expiring)
 		expire_in(r, 1000);
 }
@@ -620,7 +636,8 @@ static void on_store_up(void *arg)
 {
 	struct router *r = arg;
 
-	r->back = !span_eq(store_offers(r->store), "-1"); /* else it has never been there */
+	if (store_may_have_forgotten(r->store))
+		r->back = !span_eq(store_offers(r->store), "-1"); /* else it has never been there */
 	on_tick(r);
 }
 

@@ -57,6 +57,7 @@ struct store {
 
 	bool up, impaired, pressed, first_up_done;
 	bool readonly; /* impaired by it: a failover may have moved the writable server */
+	bool forgets;  /* since it was up last */
 	int64_t up_since_ms;
 	char reason[192];
 	struct loop_timer *probe, *lease, *drain;
@@ -104,6 +105,11 @@ struct redis *store_redis(struct store *s)
 bool store_is_up(const struct store *s)
 {
 	return s->up && !s->impaired;
+}
+
+bool store_may_have_forgotten(const struct store *s)
+{
+	return s->forgets;
 }
 
 const char *store_down_reason(const struct store *s)
@@ -168,6 +174,7 @@ static void tell_up(struct store *s)
 	for (struct store_part *p = s->parts; p; p = p->next)
 		if (p->on_up)
 			p->on_up(p->arg);
+	s->forgets = false;
 	if (s->socket && s->socket->on_up)
 		s->socket->on_up(s->arg);
 }
@@ -192,6 +199,7 @@ void store_note_passing(struct store *s, enum redis_error_class c)
 	    [REDIS_E_BUSY] = "Redis is busy with a script (BUSY)",
 	};
 
+	s->forgets = s->forgets || c == REDIS_E_READONLY;
 	if (!redis_error_is_passing(c) || s->impaired)
 		return;
 	s->impaired = true;
@@ -597,6 +605,7 @@ static void on_redis_down(void *arg, const char *why)
 	struct store *s = arg;
 
 	s->up = false;
+	s->forgets = true;
 	if (!s->readonly) {
 		s->impaired = false;
 		loop_timer_stop(s->probe);

@@ -72,6 +72,9 @@ void store_dead_letter(struct store *s, const char *stream, struct span entry_id
 /* How many offers this bridge has made, as it was told last, in text: what Redis must not forget.
  */
 struct span store_offers(const struct store *s);
+/* Since the parts were told that it is up, the server was lost or a replica (not OOM, MISCONF,
+ * BUSY): until they have been told so again, after on_up. */
+bool store_may_have_forgotten(const struct store *s);
 /* An answer of lib/doubt.lua: the number, and 1 when Redis has forgotten some. */
 void store_note_offers(struct store *s, const struct redis_reply *offers,
 		       const struct redis_reply *lost);
