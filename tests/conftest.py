@@ -13,6 +13,7 @@ bridge     bridge(max_conn=3, …) -> bridgetest.Bridge on the test's redis
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def pytest_configure():
 
 # A whole run has three lanes (tools/test.sh): first and second side by side; last alone, since it loads the
 # machine or measures it. Both of a pair that need one thing of this machine, as a fixed port, go in one lane.
+# What in the first two was too late (too late only: a wrong value is a failure at once) is noted in the file
+# VIW_TEST_LATE; such tests, if few, are run once more alone.
+LATE = (viwtest.TooLate, TimeoutError, ConnectionError, subprocess.TimeoutExpired)
 LANES = (("last", ("chaos/", "integration/test_06_bench.py")), ("second", ("e2e/", "integration/test_06_")), ("first", ("",)))
 
 
@@ -80,6 +84,10 @@ def pytest_runtest_teardown(item):
 def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
+    note = os.environ.get("VIW_TEST_LATE")
+    if report.failed and note:
+        with open(note, "a") as f:
+            f.write(f"{'late' if isinstance(call.excinfo.value, LATE) else 'wrong'} {item.nodeid}\n")
     if report.failed and call.when != "teardown":
         starter = getattr(item, "funcargs", {}).get("start")
         for proc in getattr(starter, "procs", []):

@@ -34,9 +34,10 @@ test_clang_build() {
 
 # test_pytest LANE paths…: with the options of test_main; an empty LANE holds all tests.
 test_pytest() {
-	local lane=$1
+	local lane=$1 late=''
 	shift
-	as_root env PYTHONDONTWRITEBYTECODE=1 VIW_BIN="${VIW_BIN:-$VIW_ROOT/build/dev/bin}" VIW_TEST_LANE="$lane" /usr/bin/python3 -m pytest \
+	case $lane in first | second) late=$report/late ;; esac
+	as_root env VIW_TEST_LATE="$late" PYTHONDONTWRITEBYTECODE=1 VIW_BIN="${VIW_BIN:-$VIW_ROOT/build/dev/bin}" VIW_TEST_LANE="$lane" /usr/bin/python3 -m pytest \
 		-c tests/pytest.ini --rootdir "$VIW_ROOT" --junit-xml="$report/${lane:-all}.xml" "${options[@]}" "$@" || true
 }
 
@@ -51,11 +52,33 @@ test_lanes() {
 	cat "$report/second.log"
 	test_pytest last "$@"
 	for lane in first second last; do test_count "$report/$lane.xml"; done
+	test_late
+}
+
+# A few tests of the first two lanes whose only fault was that something came too late run once more, alone; what
+# passes then is named above the verdict. Any other failure, and any in the last lane, stays what it is.
+test_late() {
+	local late=() failed=$TEST_FAILED passed=$TEST_PASSED
+	[ -s "$report/late" ] && mapfile -t late < <(sort -u "$report/late")
+	[ ${#late[@]} -gt 0 ] && [ ${#late[@]} -le 3 ] && [ ${#late[@]} = "$failed" ] || return 0
+	! grep -q '^wrong ' "$report/late" || return 0
+	late=("${late[@]#late }")
+	say "Too late beside other tests, now alone"
+	printf '  %s\n' "${late[@]}"
+	test_pytest '' "${late[@]}"
+	TEST_FAILED=0 TEST_PASSED=0
+	test_count "$report/all.xml"
+	if [ $TEST_FAILED = 0 ] && [ $TEST_PASSED = ${#late[@]} ]; then
+		say "Passed only alone: a race or a bound to be mended"
+		printf '  %s\n' "${late[@]}"
+		failed=0 passed=$((passed + TEST_PASSED))
+	fi
+	TEST_FAILED=$failed TEST_PASSED=$passed
 }
 
 # test_main [-k expression] [paths…]: paths choose pytest files, -k also chooses C unit tests.
 test_main() {
-	local word expression='' paths=() options=() whole=no
+	local expression='' paths=() options=() whole=no
 	while [ $# -gt 0 ]; do
 		case $1 in
 		-k)

@@ -41,8 +41,12 @@ def plain_build():
 # ---------------------------------------------------------------- waiting
 
 
+class TooLate(AssertionError):
+    """Something did not come in its time; a whole run may ask that test again (../conftest.py)."""
+
+
 def wait_for(cond, timeout=10.0, what=None, every=0.02):
-    """Calls cond until it returns something true, and returns that. AssertionError at the deadline."""
+    """Calls cond until it returns something true, and returns that. TooLate at the deadline."""
     deadline = time.monotonic() + timeout
     while True:
         value = cond()
@@ -50,7 +54,7 @@ def wait_for(cond, timeout=10.0, what=None, every=0.02):
             return value
         if time.monotonic() > deadline:
             text = what or getattr(cond, "__name__", "condition")
-            raise AssertionError(f"not within {timeout} s: {text} (last value: {value!r})")
+            raise TooLate(f"not within {timeout} s: {text} (last value: {value!r})")
         time.sleep(every)
 
 
@@ -185,7 +189,7 @@ class Proc:
         try:
             return self.popen.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} still runs after {timeout} s:\n{self.tail()}") from None
+            raise TooLate(f"{self.name} still runs after {timeout} s:\n{self.tail()}") from None
 
     def signal(self, signum):
         if self.alive:
@@ -548,11 +552,11 @@ class WsClient:
         self._ws_loop.run(self.ws.send(data))
 
     def recv(self, timeout=5.0):
-        """The next frame as a dict. ConnectionClosed when closed, AssertionError at the deadline."""
+        """The next frame as a dict. ConnectionClosed when closed, TooLate at the deadline."""
         try:
             return json.loads(self._ws_loop.run(asyncio.wait_for(self.ws.recv(), timeout), timeout + 5))
         except (asyncio.TimeoutError, TimeoutError):
-            raise AssertionError(f"no frame within {timeout} s") from None
+            raise TooLate(f"no frame within {timeout} s") from None
 
     def expect(self, type, timeout=5.0, **fields):
         """Reads frames until one of this type with these fields came; returns it."""
@@ -561,12 +565,12 @@ class WsClient:
         while time.monotonic() < deadline:
             try:
                 frame = self.recv(max(0.01, deadline - time.monotonic()))
-            except AssertionError:
+            except TooLate:
                 break
             if frame.get("type") == type and all(frame.get(k) == v for k, v in fields.items()):
                 return frame
             seen.append(frame)
-        raise AssertionError(f"no {type} {fields} within {timeout} s; saw {seen}")
+        raise TooLate(f"no {type} {fields} within {timeout} s; saw {seen}")
 
     def hello(self, agent_id, **fields):
         """HELLO_ACK, HELLO, WELCOME; returns (hello_ack, welcome)."""
