@@ -15,7 +15,7 @@
 static char frame[1024];
 static size_t frame_n;
 static struct wire_decoder *decoder;
-static struct nonces *nonces;
+static struct nonces *nonces, *full;
 
 static void make_frame(size_t bytes)
 {
@@ -65,6 +65,33 @@ static void nonce(void)
 		abort();
 }
 
+/* A full store of a million where one entry ends whenever one is added, as after ten minutes of
+ * 1,667 handshakes a second; timestamps are in no order. */
+#define FULL	  1000000
+#define WINDOW_MS 600000
+
+static int add_full(int64_t i, int64_t until_ms, int64_t now_ms)
+{
+	char text[24];
+	int n = snprintf(text, sizeof text, "f%lld", (long long)i);
+	return nonces_add(full, "bench-00001", text, (size_t)n, until_ms, now_ms);
+}
+
+static void fill(void)
+{
+	for (int64_t i = 0; i < FULL; i++)
+		if (add_full(i, 1 + (i * 7919 % FULL + 1) * WINDOW_MS / FULL, 0) < 0)
+			abort();
+}
+
+static void nonce_full(void)
+{
+	static int64_t i;
+	int64_t now_ms = 2 + (i + 1) * WINDOW_MS / FULL;
+	if (add_full(FULL + i++, now_ms + WINDOW_MS, now_ms) < 0)
+		abort();
+}
+
 static void time_text(void)
 {
 	char out[CLOCK_RFC3339_LEN + 1];
@@ -85,14 +112,17 @@ int main(void)
 {
 	make_frame(400);
 	if (wire_decoder_new(WIRE_MAX_FRAME_BYTES_DEFAULT, &decoder) < 0 ||
-	    nonces_new(10000000, &nonces) < 0)
+	    nonces_new(10000000, &nonces) < 0 || nonces_new(FULL, &full) < 0)
 		return 1;
 	measure("json_validate, 400 bytes", validate);
 	measure("wire_decode TELEMETRY", decode);
 	measure("crypto_handshake_mac", mac);
 	measure("nonces_add", nonce);
+	fill();
+	measure("nonces_add, full store", nonce_full);
 	measure("clock_format_rfc3339", time_text);
 	wire_decoder_free(decoder);
 	nonces_free(nonces);
+	nonces_free(full);
 	return 0;
 }

@@ -1,7 +1,14 @@
 /*
- * See nonces.h. Open addressing with linear probing; expired entries go when the table is rebuilt,
- * so there are no tombstones. A slot with until_ms 0 is free. Hashes are keyed, so peers cannot aim
- * at one chain.
+ * See nonces.h. Entries live in one array and are named by their number + 1 (0: none). Each hangs
+ * in two lists: a chain of the hash table, and the slot of a wheel that says when it ends. Hashes
+ * are keyed, so peers cannot aim at one chain.
+ *
+ * The wheel is a hierarchical timing wheel (Varghese and Lauck 1987): level L has 64 slots of 64^L
+ * ms. An entry is on the level of the highest digit, base 64, in which its end differs from
+ * reached_ms; when that slot is reached it moves down, at most LEVELS times (a window of ten
+ * minutes: four). So an entry costs the same however many there are, and the ones that have ended
+ * are found at once. What is due is taken a few entries an add: only a full store must find one
+ * before it refuses.
  */
 #include "crypto/nonces.h"
 
@@ -14,37 +21,54 @@
 #include "base/ident.h"
 #include "crypto/crypto.h"
 
-#define FIRST_SLOTS 64
+#define FIRST_ENTRIES 64
+#define ENTRIES_MAX   ((size_t)1 << 31)
+#define DIGIT_BITS    6
+#define DIGITS	      ((size_t)1 << DIGIT_BITS)
+#define LEVELS	      11 /* of 64 bits */
+#define MOVES_PER_ADD 16 /* more than an entry needs in its life: what is due does not pile up */
 
-struct slot {
+struct entry {
 	uint8_t hash[16];
-	int64_t until_ms;
+	int64_t until_ms; /* 0: freed */
+	uint32_t chain;	  /* next in the hash table's chain, or of the freed ones */
+	uint32_t wheel;	  /* next in the wheel's slot */
 };
 
 struct nonces {
-	size_t capacity, count, slots; /* slots: power of two, or 0 */
-	struct slot *slot;
-	int64_t earliest_ms; /* no entry ends before this */
+	size_t capacity, count;
+	struct entry *entry;
+	size_t room, used; /* entries there is memory for; the first `used` were used before */
+	uint32_t freed;
+	uint32_t *chain; /* heads */
+	size_t chains;	 /* power of two, at least room; or 0 */
+	uint32_t slot[LEVELS][DIGITS];
+	uint64_t occupied[LEVELS]; /* a bit each slot */
+	uint32_t due;		   /* of the slot that was reached, not yet moved down */
+	int64_t reached_ms;	   /* no slot before this holds anything */
+	uint64_t moves;
 	uint8_t key[32];
 };
 
-/* Tables are tens of MiB and come and go: straight from the kernel, so that a freed one leaves no
- * hole in the heap. */
-static struct slot *table_new(size_t slots)
+/* ---- memory: tens of MiB, straight from the kernel, so that it leaves no hole in the heap ---- */
+
+static void *pages_resize(void *old, size_t old_bytes, size_t bytes)
 {
-	void *p = mmap(NULL, slots * sizeof(struct slot), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *p =
+	    old ? mremap(old, old_bytes, bytes, MREMAP_MAYMOVE)
+		: mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
 	if (p == MAP_FAILED)
 		return NULL;
 	/* Children have no use for it, and each fork would copy its page tables. */
-	(void)madvise(p, slots * sizeof(struct slot), MADV_DONTFORK);
+	(void)madvise(p, bytes, MADV_DONTFORK);
 	return p;
 }
 
-static void table_free(struct slot *slot, size_t slots)
+static void pages_free(void *p, size_t bytes)
 {
-	if (slot)
-		(void)munmap(slot, slots * sizeof(struct slot));
+	if (p)
+		(void)munmap(p, bytes);
 }
 
 int nonces_new(size_t capacity, struct nonces **ret)
@@ -52,8 +76,7 @@ int nonces_new(size_t capacity, struct nonces **ret)
 	struct nonces *s = calloc(1, sizeof *s);
 	if (!s)
 		return -ENOMEM;
-	s->capacity = capacity;
-	s->earliest_ms = INT64_MAX;
+	s->capacity = capacity < ENTRIES_MAX ? capacity : ENTRIES_MAX;
 	for (size_t i = 0; i < sizeof s->key; i += 8) {
 		uint64_t r = ident_random_u64();
 		memcpy(s->key + i, &r, 8);
@@ -67,7 +90,8 @@ void nonces_free(struct nonces *s)
 	if (!s)
 		return;
 	crypto_wipe(s->key, sizeof s->key);
-	table_free(s->slot, s->slots);
+	pages_free(s->entry, s->room * sizeof *s->entry);
+	pages_free(s->chain, s->chains * sizeof *s->chain);
 	free(s);
 }
 
@@ -76,69 +100,164 @@ size_t nonces_count(const struct nonces *s)
 	return s->count;
 }
 
-static size_t home_of(const struct nonces *s, const uint8_t *hash)
+uint64_t nonces_moves(const struct nonces *s)
+{
+	return s->moves;
+}
+
+/* ---- hash table ---- */
+
+static uint32_t *chain_of(const struct nonces *s, const uint8_t *hash)
 {
 	uint64_t h;
 	memcpy(&h, hash, sizeof h);
-	return (size_t)h & (s->slots - 1);
+	return &s->chain[h & (s->chains - 1)];
 }
 
-/* The slot that holds hash, or the free one where it would go. */
-static struct slot *find(const struct nonces *s, const uint8_t *hash)
+static struct entry *find(const struct nonces *s, const uint8_t *hash)
 {
-	size_t i = home_of(s, hash);
-	while (s->slot[i].until_ms && memcmp(s->slot[i].hash, hash, sizeof s->slot[i].hash) != 0)
-		i = (i + 1) & (s->slots - 1);
-	return &s->slot[i];
+	if (!s->chains)
+		return NULL;
+	for (uint32_t at = *chain_of(s, hash); at; at = s->entry[at - 1].chain)
+		if (memcmp(s->entry[at - 1].hash, hash, sizeof s->entry->hash) == 0)
+			return &s->entry[at - 1];
+	return NULL;
 }
 
-/* Puts every entry that lasts beyond now into a table of `slots`. */
-static int rebuild(struct nonces *s, size_t slots, int64_t now_ms)
+static void chain_add(struct nonces *s, uint32_t at)
 {
-	struct slot *old = s->slot;
-	size_t old_slots = s->slots;
-	struct slot *fresh = table_new(slots);
-	if (!fresh)
+	uint32_t *head = chain_of(s, s->entry[at - 1].hash);
+	s->entry[at - 1].chain = *head;
+	*head = at;
+}
+
+/* Twice as many entries; every one is in use. */
+static int grow(struct nonces *s)
+{
+	size_t room = s->room ? s->room * 2 : FIRST_ENTRIES, chains = room;
+	if (room > s->capacity)
+		room = s->capacity;
+	uint32_t *chain = pages_resize(NULL, 0, chains * sizeof *chain);
+	struct entry *entry =
+	    chain ? pages_resize(s->entry, s->room * sizeof *entry, room * sizeof *entry) : NULL;
+	if (!entry) {
+		pages_free(chain, chains * sizeof *chain);
 		return -ENOMEM;
-	s->slot = fresh;
-	s->slots = slots;
-	s->count = 0;
-	s->earliest_ms = INT64_MAX;
-	for (size_t i = 0; i < old_slots; i++) {
-		if (old[i].until_ms <= now_ms)
-			continue;
-		*find(s, old[i].hash) = old[i];
-		s->count++;
-		if (old[i].until_ms < s->earliest_ms)
-			s->earliest_ms = old[i].until_ms;
 	}
-	table_free(old, old_slots);
+	pages_free(s->chain, s->chains * sizeof *s->chain);
+	s->entry = entry;
+	s->room = room;
+	s->chain = chain;
+	s->chains = chains;
+	for (size_t i = 0; i < s->used; i++)
+		chain_add(s, (uint32_t)i + 1);
 	return 0;
 }
 
-/* Makes sure that one more entry fits: at most 3/4 of the slots are used. */
+static void forget(struct nonces *s, uint32_t at)
+{
+	struct entry *e = &s->entry[at - 1];
+	uint32_t *link = chain_of(s, e->hash);
+	while (*link != at)
+		link = &s->entry[*link - 1].chain;
+	*link = e->chain;
+	e->until_ms = 0;
+	e->chain = s->freed;
+	s->freed = at;
+	s->count--;
+}
+
+/* ---- wheel ---- */
+
+static unsigned digit(int64_t ms, unsigned level)
+{
+	return (unsigned)((uint64_t)ms >> (level * DIGIT_BITS)) & (DIGITS - 1);
+}
+
+static void wheel_add(struct nonces *s, uint32_t at)
+{
+	/* The clock went back: not before the wheel's own time. */
+	int64_t end =
+	    s->entry[at - 1].until_ms > s->reached_ms ? s->entry[at - 1].until_ms : s->reached_ms;
+	uint64_t differ = (uint64_t)end ^ (uint64_t)s->reached_ms;
+	unsigned level = differ ? (63 - (unsigned)__builtin_clzll(differ)) / DIGIT_BITS : 0;
+	unsigned n = digit(end, level);
+	s->entry[at - 1].wheel = s->slot[level][n];
+	s->slot[level][n] = at;
+	s->occupied[level] |= (uint64_t)1 << n;
+}
+
+/* When a slot that holds something begins. */
+static int64_t begins_ms(const struct nonces *s, unsigned level, unsigned n)
+{
+	uint64_t span = level + 1 < LEVELS ? (uint64_t)1 << ((level + 1) * DIGIT_BITS) : 0;
+	uint64_t above = span ? (uint64_t)s->reached_ms / span * span : 0;
+	return (int64_t)(above + ((uint64_t)n << (level * DIGIT_BITS)));
+}
+
+/* Takes the next slot if it begins no later than now. Any slot of a level is before all of the
+ * level above: those share that level's digit with reached_ms. */
+static bool wheel_turn(struct nonces *s, int64_t now_ms)
+{
+	unsigned level = 0, n;
+	while (level < LEVELS && !s->occupied[level])
+		level++;
+	n = level < LEVELS ? (unsigned)__builtin_ctzll(s->occupied[level]) : 0;
+	if (level == LEVELS || begins_ms(s, level, n) > now_ms) {
+		if (now_ms > s->reached_ms)
+			s->reached_ms = now_ms;
+		return false;
+	}
+	s->reached_ms = begins_ms(s, level, n);
+	s->due = s->slot[level][n];
+	s->slot[level][n] = 0;
+	s->occupied[level] &= ~((uint64_t)1 << n);
+	return true;
+}
+
+/* Moves one entry down, or forgets it. false: nothing more is due. */
+static bool move_one(struct nonces *s, int64_t now_ms)
+{
+	if (!s->due && !wheel_turn(s, now_ms))
+		return false;
+	uint32_t at = s->due;
+	s->due = s->entry[at - 1].wheel;
+	s->moves++;
+	if (s->entry[at - 1].until_ms <= now_ms)
+		forget(s, at);
+	else
+		wheel_add(s, at);
+	return true;
+}
+
+/* The clock went back, and what the wheel took for the past is to come: all of it anew. */
+static void wheel_rewind(struct nonces *s, int64_t now_ms)
+{
+	memset(s->slot, 0, sizeof s->slot);
+	memset(s->occupied, 0, sizeof s->occupied);
+	s->due = 0;
+	s->reached_ms = now_ms;
+	for (size_t i = 0; i < s->used; i++) {
+		if (s->entry[i].until_ms > now_ms)
+			wheel_add(s, (uint32_t)i + 1);
+		else if (s->entry[i].until_ms)
+			forget(s, (uint32_t)i + 1);
+	}
+}
+
+/* ---- add ---- */
+
 static int make_room(struct nonces *s, int64_t now_ms)
 {
-	bool full = s->count >= s->capacity;
-	bool dense = s->slots == 0 || (s->count + 1) * 4 > s->slots * 3;
-	if (!full && !dense)
-		return 0;
-	size_t slots = s->slots ? s->slots : FIRST_SLOTS;
-	/* Expired entries go first. earliest_ms keeps a full store from being rebuilt per attempt.
-	 */
-	if (s->count && now_ms >= s->earliest_ms) {
-		int r = rebuild(s, slots, now_ms);
-		if (r < 0)
-			return r;
-	}
+	for (int i = 0; i < MOVES_PER_ADD && move_one(s, now_ms); i++)
+		;
+	while (s->count >= s->capacity && move_one(s, now_ms))
+		;
+	if (s->count >= s->capacity && now_ms < s->reached_ms)
+		wheel_rewind(s, now_ms);
 	if (s->count >= s->capacity)
 		return -ENOSPC;
-	while ((s->count + 1) * 2 > slots)
-		slots *= 2;
-	/* grown at 3/4, to at most half full: rebuilding is paid for by the adds between */
-	if (s->slots == 0 || (s->count + 1) * 4 > s->slots * 3)
-		return rebuild(s, slots, now_ms);
-	return 0;
+	return s->freed || s->used < s->room ? 0 : grow(s);
 }
 
 /* SHA-256 over key, owner with its NUL, nonce: the NUL keeps the two apart. The key only has to be
@@ -171,25 +290,24 @@ int nonces_add(struct nonces *s, const char *owner, const char *nonce, size_t no
 	if (until_ms < 1)
 		until_ms = 1;
 	hash_pair(s, owner, nonce, nonce_n, hash);
-	if (s->slots) {
-		struct slot *seen = find(s, hash);
-		if (seen->until_ms > now_ms)
-			return -EEXIST;
-		if (seen->until_ms) { /* its time is over: used anew */
-			seen->until_ms = until_ms;
-			if (until_ms < s->earliest_ms)
-				s->earliest_ms = until_ms;
-			return 0;
-		}
+	struct entry *seen = find(s, hash);
+	if (seen && seen->until_ms > now_ms)
+		return -EEXIST;
+	if (seen) { /* its time is over: used anew, and moved when its old slot is reached */
+		seen->until_ms = until_ms;
+		return 0;
 	}
 	int r = make_room(s, now_ms);
 	if (r < 0)
 		return r;
-	struct slot *free_slot = find(s, hash);
-	memcpy(free_slot->hash, hash, sizeof free_slot->hash);
-	free_slot->until_ms = until_ms;
+	uint32_t at = s->freed ? s->freed : (uint32_t)++s->used;
+	struct entry *e = &s->entry[at - 1];
+	if (s->freed)
+		s->freed = e->chain;
+	memcpy(e->hash, hash, sizeof e->hash);
+	e->until_ms = until_ms;
+	chain_add(s, at);
+	wheel_add(s, at);
 	s->count++;
-	if (until_ms < s->earliest_ms)
-		s->earliest_ms = until_ms;
 	return 0;
 }
