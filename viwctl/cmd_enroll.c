@@ -265,30 +265,48 @@ static int issue(struct ctl *c, const struct enroll_options *o, struct ca_issued
 	return code;
 }
 
+/* Makes the folder, and in it NAME.crt and, unless a request was given, NAME.key. */
+static int issue_into(struct ctl *c, const struct enroll_options *o, const char *dir,
+		      const char *name, struct ca_issued *ret)
+{
+	char file[32];
+	if (mkdir(dir, 0700) < 0 && errno != EEXIST) {
+		ctl_error("--out %s: %s", dir, strerror(errno));
+		return CTL_SYSTEM;
+	}
+	int code = issue(c, o, ret);
+	if (code != CTL_OK)
+		return code;
+	snprintf(file, sizeof file, "%s.crt", name);
+	code = put(dir, file, ret->cert_pem.data, ret->cert_pem.len, 0644);
+	snprintf(file, sizeof file, "%s.key", name);
+	if (code == CTL_OK && ret->key_pem.len > 0)
+		code = put(dir, file, ret->key_pem.data, ret->key_pem.len, 0400);
+	if (code != CTL_OK)
+		ca_issued_fini(ret);
+	return code;
+}
+
 /* The bridge's own certificate: server.crt and server.key. */
 static int enroll_server(struct ctl *c, const struct enroll_options *o)
 {
 	char until[CLOCK_RFC3339_LEN + 1];
 	const char *dir = o->out ? o->out : ".";
 	struct ca_issued i;
-	int code = issue(c, o, &i);
+	int code = issue_into(c, o, dir, "server", &i);
 	if (code != CTL_OK)
 		return code;
-	code = put(dir, "server.crt", i.cert_pem.data, i.cert_pem.len, 0644);
-	if (code == CTL_OK && i.key_pem.len > 0)
-		code = put(dir, "server.key", i.key_pem.data, i.key_pem.len, 0400);
 	clock_format_rfc3339(i.not_after_ms, until);
-	if (code == CTL_OK)
-		printf(
-		    c->json
-			? "{\"server\":\"%s\",\"dir\":\"%s\",\"not_after\":\"%s\"}\n"
-			: "server       %s\nfiles        %s/server.crt, server.key\n"
-			  "valid until  %s\n"
-			  "next         AGENT_BRIDGE_TLS_CERT and _TLS_KEY; the key belongs to the "
-			  "bridge's user, mode 0400\n",
-		    o->agent_id, dir, until);
+	if (c->json)
+		printf("{\"server\":\"%s\",\"dir\":\"%s\",\"not_after\":\"%s\"}\n", o->agent_id,
+		       dir, until);
+	else
+		printf("server       %s\nfiles        %s/server.crt%s\nvalid until  %s\n"
+		       "next         AGENT_BRIDGE_TLS_CERT and _TLS_KEY; the key belongs to the "
+		       "bridge's user, mode 0400\n",
+		       o->agent_id, dir, o->csr ? "" : ", server.key", until);
 	ca_issued_fini(&i);
-	return code;
+	return CTL_OK;
 }
 
 /* Without --trust the bridge's certificate is one of --server: the same CA. */
@@ -300,21 +318,13 @@ static int enroll(struct ctl *c, const struct enroll_options *given)
 	snprintf(own_ca, sizeof own_ca, "%s/ca.crt", c->cfg.ca_dir);
 	if (!given->trust)
 		with_trust.trust = own_ca;
-	char dir[4096], until[CLOCK_RFC3339_LEN + 1];
+	const char *dir = o->out ? o->out : o->agent_id;
+	char until[CLOCK_RFC3339_LEN + 1];
 	struct ca_issued i;
-	snprintf(dir, sizeof dir, "%s", o->out ? o->out : o->agent_id);
-	if (mkdir(dir, 0700) < 0 && errno != EEXIST) {
-		ctl_error("--out %s: %s", dir, strerror(errno));
-		return CTL_SYSTEM;
-	}
-	int code = issue(c, o, &i);
+	int code = issue_into(c, o, dir, "agent", &i);
 	if (code != CTL_OK)
 		return code;
-	code = put(dir, "agent.crt", i.cert_pem.data, i.cert_pem.len, 0644);
-	if (code == CTL_OK && i.key_pem.len > 0)
-		code = put(dir, "agent.key", i.key_pem.data, i.key_pem.len, 0400);
-	if (code == CTL_OK)
-		code = put_helper_secret(dir);
+	code = put_helper_secret(dir);
 	if (code == CTL_OK && o->shared_secret)
 		code = copy(dir, "shared.secret", o->shared_secret, true, 0400);
 	if (code == CTL_OK && o->trust)

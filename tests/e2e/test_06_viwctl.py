@@ -285,7 +285,7 @@ def test_enroll_makes_the_bridges_certificate(ctl, tmp):
     assert ctl("enroll", "--init-ca").returncode == 0
     for name, option in (("gateway.example.net", "-verify_hostname"), ("192.0.2.7", "-verify_ip"), ("2001:db8::7", "-verify_ip")):
         done = ctl("enroll", "--server", name, "--out", tmp)
-        assert done.returncode == 0 and name in done.stdout, done.stderr
+        assert done.returncode == 0 and name in done.stdout and "server.key" in done.stdout, done.stderr
         assert openssl("verify", "-purpose", "sslserver", option, name, "-CAfile", tmp / "ca" / "ca.crt",
                        tmp / "server.crt").returncode == 0
         assert openssl("verify", "-purpose", "sslclient", "-CAfile", tmp / "ca" / "ca.crt", tmp / "server.crt").returncode != 0
@@ -308,6 +308,12 @@ def test_enroll_from_a_request_keeps_the_key_where_it_was_made(ctl, tmp):
     assert not (tmp / "gw-2" / "agent.key").exists()
     text = openssl("x509", "-in", tmp / "gw-2" / "agent.crt", "-noout", "-text").stdout
     assert re.search("CN ?= ?gw-2", text) and "somebody-else" not in text
+    bridge = tmp / "tls"
+    done = ctl("enroll", "--server", "gateway.example.net", "--csr", csr, "--out", bridge)
+    assert done.returncode == 0 and "server.crt" in done.stdout and "server.key" not in done.stdout, done.stdout + done.stderr
+    assert [p.name for p in bridge.iterdir()] == ["server.crt"], "and the folder is made, as that of an agent is"
+    assert openssl("verify", "-purpose", "sslserver", "-verify_hostname", "gateway.example.net", "-CAfile", tmp / "ca" / "ca.crt",
+                   bridge / "server.crt").returncode == 0
     csr.write_text(csr.read_text().replace("MII", "MIJ", 1))
     done = ctl("enroll", "gw-2", "--csr", csr)
     assert done.returncode == 1 and "PKCS#10" in done.stderr
