@@ -48,6 +48,7 @@ test|strace|holds system calls back, or makes them fail, in tests
 test|libfaketime|moves the clocks of programs in a test
 test|dbus|bus of systemd, in the tests of units
 test|docker-compose|checks the compose files, beside podman-compose
+test|kubectl@13|renders the Kubernetes manifests
 test|git|lists the sources for the source checks
 containers|podman|builds and runs images
 containers|podman-compose|brings up compose files
