@@ -114,6 +114,14 @@ static void on_judge(void *arg, const struct handshake_request *q, struct handsh
 		 "%s", v->msg);
 }
 
+static void on_bad_head(void *arg, const char *ip, const char *code, const char *why)
+{
+	struct bridge *b = arg;
+
+	metric_add(metrics_get(b->metrics, M_handshake_refused, code, NULL), 1);
+	LOG_WARN(FIELDS(.event = "handshake_refused", .ip = ip, .error = code), "%s", why);
+}
+
 static void on_tls_refused(void *arg, const char *ip, const char *why)
 {
 	struct bridge *b = arg;
@@ -196,6 +204,7 @@ static void on_close(void *arg, struct session *s)
 static const struct ws_server_ops ws_ops = {
     .judge = on_judge,
     .on_open = on_open,
+    .on_bad_head = on_bad_head,
     .on_tls_refused = on_tls_refused,
     .on_evicted = on_evicted,
     .on_frame = on_frame,

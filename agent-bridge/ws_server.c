@@ -521,6 +521,13 @@ static struct http_lws_tls tls_of(const struct ws_server_config *cfg, char *msg,
 				     .msg_cap = msg_cap};
 }
 
+static void on_bad_head(void *arg, const char *ip, const char *code, const char *why)
+{
+	struct ws_server *w = arg;
+
+	w->cfg.ops->on_bad_head(w->cfg.arg, ip, code, why);
+}
+
 static void on_tls_refused(void *arg, const char *ip, const char *why)
 {
 	struct ws_server *w = arg;
@@ -551,6 +558,7 @@ int ws_server_open(struct loop *l, const struct ws_server_config *cfg, struct ws
 	    .once = handshake_header_name,
 	    .arg = w,
 	    .tls = cfg->tls_cert ? &tls : NULL,
+	    .on_bad_head = on_bad_head,
 	    .on_tls_refused = on_tls_refused,
 	    .on_evicted = on_evicted,
 	};

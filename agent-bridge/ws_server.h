@@ -21,6 +21,8 @@ struct ws_server_ops {
 	void (*on_sent)(void *arg, const struct session_frame *q);
 	/* The send queue has room again after dispatch was refused. */
 	void (*on_room)(void *arg, struct session *s);
+	/* The head of a request could not be read and was refused. */
+	void (*on_bad_head)(void *arg, const char *ip, const char *code, const char *why);
 	/* A TLS handshake was refused. */
 	void (*on_tls_refused)(void *arg, const char *ip, const char *why);
 	/* Every slot was taken; ip lost n sockets that had not said what they want. */

@@ -21,6 +21,7 @@ static const struct {
     {414, "URI Too Long"},
     {426, "Upgrade Required"},
     {429, "Too Many Requests"},
+    {431, "Request Header Fields Too Large"},
     {500, "Internal Server Error"},
     {503, "Service Unavailable"},
 };
@@ -57,37 +58,43 @@ int http_error_body(struct buf *out, const char *code, const char *msg)
 	return jsonw_finish(&w);
 }
 
-int http_lws_refuse(struct lws *wsi, int status, const char *code, const char *msg,
-		    int retry_after_s)
+int http_refusal(struct buf *out, int status, const char *code, const char *msg, int retry_after_s)
 {
 	char extra[64] = "";
-	struct buf body, out;
-	char *at;
+	struct buf body;
 	int r;
 
 	buf_init(&body, 1024);
-	buf_init(&out, 4096);
 	if (retry_after_s > 0)
 		snprintf(extra, sizeof(extra), "Retry-After: %d\r\n", retry_after_s);
 	else if (status == 426)
 		snprintf(extra, sizeof(extra), "Upgrade: websocket\r\n");
 	r = http_error_body(&body, code, msg);
 	if (r == 0)
-		r = buf_reserve(&out, LWS_PRE, &at);
+		r = http_head_append(out, status, "application/json", body.len, true, extra);
+	if (r == 0)
+		r = buf_append(out, body.data, body.len);
+	buf_fini(&body);
+	return r;
+}
+
+int http_lws_refuse(struct lws *wsi, int status, const char *code, const char *msg,
+		    int retry_after_s)
+{
+	struct buf out;
+	char *at;
+	int r;
+
+	buf_init(&out, 4096);
+	r = buf_reserve(&out, LWS_PRE, &at);
 	if (r == 0) {
 		buf_commit(&out, LWS_PRE);
-		r = http_head_append(&out, status, "application/json", body.len, true, extra);
+		r = http_refusal(&out, status, code, msg, retry_after_s);
 	}
 	if (r == 0)
-		r = buf_append(&out, body.data, body.len);
-	if (r == 0)
-		r = lws_write(wsi, (unsigned char *)out.data + LWS_PRE, out.len - LWS_PRE,
-			      LWS_WRITE_HTTP) < 0
-			? -EIO
-			: 0;
-	buf_fini(&body);
+		(void)!lws_write(wsi, (unsigned char *)out.data + LWS_PRE, out.len - LWS_PRE,
+				 LWS_WRITE_HTTP);
 	buf_fini(&out);
 	/* Close: there is no body left to read, so nothing is lost; lws flushes a partial first. */
-	(void)r;
 	return -1;
 }

@@ -11,6 +11,10 @@ int http_head_append(struct buf *out, int status, const char *content_type, size
 		     const char *extra) MUST_CHECK;
 /* {"error":{"code":…,"msg":…}} */
 int http_error_body(struct buf *out, const char *code, const char *msg) MUST_CHECK;
+/* Appends a whole answer with that body, after which the connection closes. retry_after_s: 0 for
+ * none. */
+int http_refusal(struct buf *out, int status, const char *code, const char *msg,
+		 int retry_after_s) MUST_CHECK;
 
 /* true when path fits the pattern; ":x" parts go to q->param. */
 bool http_route_match(const char *pattern, const char *path, char param[2][HTTP_PARAM_MAX]);

@@ -10,9 +10,11 @@
 
 #include "base/log.h"
 #include "http/http_accept.h"
+#include "http/http_head.h"
 
 #define ACCEPT_PAUSE_MS 100
 #define DESTROY_STEP_MS 20
+#define HTTP_HEAD_EXTRA 1024 /* lws keeps 8 bytes beside each header it does not know */
 
 const struct http_table *http_lws_table(const struct http_lws *h)
 {
@@ -90,6 +92,17 @@ static int on_confirm_upgrade(struct http_lws *h, struct lws *wsi)
 	return http_lws_refuse(wsi, 404, "not_found", "nothing is upgraded on this path", 0);
 }
 
+static void tell_bad_head(struct http_lws *h, struct lws *wsi, const char *why)
+{
+	char ip[NETADDR_TEXT_MAX] = "";
+	struct netaddr peer;
+
+	if (http_lws_peer(wsi, &peer))
+		netaddr_format_ip(&peer, ip);
+	if (h->cfg.on_bad_head)
+		h->cfg.on_bad_head(h->cfg.arg, ip, "bad_request", why);
+}
+
 /* In front of libwebsockets' own, which it calls for what it refuses without asking (an Upgrade it
  * does not know, for one) and which answers HTTP/1.0 and HTML: a program's symbols win. Not 0:
  * it hangs up. */
@@ -98,10 +111,12 @@ int lws_return_http_status(struct lws *wsi, unsigned int code, const char *html_
 	struct http_lws *h = http_lws_of(wsi);
 
 	h->repeated = http_opening_over(h, wsi);
-	if (lws_hdr_total_length(wsi, WSI_TOKEN_UPGRADE) > 0)
+	if (lws_hdr_total_length(wsi, WSI_TOKEN_UPGRADE) > 0) {
 		(void)on_confirm_upgrade(h, wsi);
-	else
-		(void)http_lws_refuse(wsi, (int)code, "refused", http_reason((int)code), 0);
+	} else {
+		(void)http_lws_refuse(wsi, (int)code, "bad_request", http_reason((int)code), 0);
+		tell_bad_head(h, wsi, http_reason((int)code));
+	}
 	return -1;
 }
 
@@ -198,7 +213,7 @@ static int context_open(struct http_lws *h)
 		       LWS_SERVER_OPTION_DISABLE_OS_CA_CERTS,
 	    .fd_limit_per_thread = h->cfg.many ? 0 : (unsigned)h->cfg.max_conns + 32,
 	    .max_http_header_pool = 0,
-	    .max_http_header_data = 8192,
+	    .max_http_header_data = HTTP_HEAD_MAX + HTTP_HEAD_EXTRA,
 	    .timeout_secs = 20,
 	    .timeout_secs_ah_idle = 60,
 	    .keepalive_timeout = 30,

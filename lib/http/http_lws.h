@@ -42,6 +42,8 @@ struct http_lws_config {
 	const char *const *ws_paths;
 	void *arg;
 	const struct http_lws_tls *tls; /* NULL: plain */
+	/* The head of a first request cannot be read and was refused. May be NULL. */
+	void (*on_bad_head)(void *arg, const char *ip, const char *code, const char *why);
 	/* A TLS handshake was refused (by its certificate, or none). May be NULL. */
 	void (*on_tls_refused)(void *arg, const char *ip, const char *why);
 	/* max_conns was reached, and ip, who had most sockets without a request, loses n. May be

@@ -2,10 +2,12 @@
  * Sockets from accept until their first request is there. States of one: waiting (we only peek, lws
  * does not know it) → adopted (lws reads it: TLS handshake and head) → over. A plain socket waits
  * for its whole head, a TLS socket for its first byte, so that who says nothing costs no more than
- * this.
+ * this. A head that cannot be read is refused in either state; the socket is then read to its end
+ * for a moment, so that the answer arrives.
  *
  * Why heads are looked at here: lws gives the first of repeated headers and cannot tell that there
- * were more. Plain heads are peeked at; decrypted ones pass by in SSL_read below.
+ * were more, and hangs up on what it cannot read. Plain heads are peeked at; decrypted ones pass by
+ * in SSL_read below.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -21,8 +23,8 @@
  * older than two ticks wait for their client and do not count, so that silent ones stop nobody. */
 #define HANDSHAKES_MAX 200
 #define TICK_MS	       1000
-#define HEAD_MAX       8192 /* of which lws has to make do with too */
 #define WAIT_MS	       20000
+#define LINGER_S       2 /* after a refusal */
 /* Nobody with less than this many openings loses one; nobody loses more than that in one turn. */
 #define FAIR_SHARE 8
 #define EVICT_MAX  64
@@ -37,7 +39,7 @@ struct opening {
 	size_t had;	  /* bytes seen when we peeked */
 	int fd;
 	unsigned tick, repeated;
-	bool drop;
+	bool drop, refused;
 	size_t head_n; /* TLS: decrypted so far */
 	char *head;
 };
@@ -161,14 +163,51 @@ unsigned http_opening_over(struct http_lws *h, struct lws *wsi)
 	return repeated;
 }
 
-/* ---- decrypted heads ---- */
+/* ---- heads ---- */
 
-static void head_append(struct opening *o, const char *bytes, size_t n)
+static void peer_ip(const struct opening *o, char ip[NETADDR_TEXT_MAX])
 {
-	size_t room = HEAD_MAX - o->head_n, head;
+	struct netaddr peer = {.len = sizeof(peer.ss)};
+
+	ip[0] = '\0';
+	if (getpeername(o->fd, (struct sockaddr *)&peer.ss, &peer.len) == 0)
+		netaddr_format_ip(&peer, ip);
+}
+
+/* Answers a head that cannot be read, if it is one. ssl: NULL on a plain socket. */
+static bool head_refused(struct opening *o, SSL *ssl, const char *head, size_t n)
+{
+	const struct http_lws_config *cfg = &o->server->cfg;
+	int status;
+	const char *why = http_head_fault(head, n, &status);
+	const char *code = status == 431 ? "head_too_large" : "bad_request";
+	char ip[NETADDR_TEXT_MAX];
+	struct buf out;
+
+	if (!why)
+		return false;
+	o->refused = true;
+	buf_init(&out, 1024);
+	/* A few bytes into an empty socket; if they do not fit, the peer is not worth more. */
+	if (http_refusal(&out, status, code, why, 0) == 0) {
+		if (ssl)
+			(void)SSL_write(ssl, out.data, (int)out.len);
+		else
+			(void)!send(o->fd, out.data, out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	}
+	buf_fini(&out);
+	peer_ip(o, ip);
+	if (cfg->on_bad_head)
+		cfg->on_bad_head(cfg->arg, ip, code, why);
+	return true;
+}
+
+static void head_append(struct opening *o, SSL *ssl, const char *bytes, size_t n)
+{
+	size_t room = HTTP_HEAD_MAX - o->head_n, head;
 
 	if (!o->head)
-		o->head = malloc(HEAD_MAX);
+		o->head = malloc(HTTP_HEAD_MAX);
 	if (!o->head)
 		return; /* lws will hardly get through either */
 	if (n > room)
@@ -176,7 +215,9 @@ static void head_append(struct opening *o, const char *bytes, size_t n)
 	memcpy(o->head + o->head_n, bytes, n);
 	o->head_n += n;
 	head = http_head_length(o->head, o->head_n);
-	if (head)
+	if (head_refused(o, ssl, o->head, head ? head : o->head_n))
+		lws_set_timeout(o->wsi, PENDING_TIMEOUT_KILLED_BY_PARENT, LINGER_S);
+	else if (head)
 		o->repeated = http_head_repeated(o->head, head, o->server->cfg.once);
 }
 
@@ -193,8 +234,11 @@ int SSL_read(SSL *ssl, void *buf, int num)
 	int n = openssl_read(ssl, buf, num), index = ssl_index;
 	struct opening *o = n > 0 && index >= 0 ? SSL_get_ex_data(ssl, index) : NULL;
 
-	if (o)
-		head_append(o, buf, (size_t)n);
+	if (o && !o->refused)
+		head_append(o, ssl, buf, (size_t)n);
+	/* lws gets to see no more of it, until the end */
+	while (o && o->refused && n > 0)
+		n = openssl_read(ssl, buf, num);
 	return n;
 }
 
@@ -224,14 +268,36 @@ static void waiting_end(struct opening *o, bool drop)
 	loop_poll_close(TAKE(o->poll), on_waiting_closed, o);
 }
 
-/* 1: enough is there, or can never be; 0: more has to come; -1: the peer is gone. */
+/* After a refusal: reads what still comes. -1: that was all. */
+static int read_off(struct opening *o)
+{
+	char bytes[HTTP_HEAD_MAX];
+	ssize_t n = recv(o->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+
+	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)) ? 0 : -1;
+}
+
+static int refused_begin(struct http_lws *h, struct opening *o)
+{
+	int one = 1;
+
+	o->until_ms = loop_now_ms(h->loop) + LINGER_S * 1000;
+	(void)setsockopt(o->fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof(one));
+	(void)shutdown(o->fd, SHUT_WR);
+	return read_off(o);
+}
+
+/* 1: enough is there; 0: more has to come; -1: the peer is gone. */
 static int look(struct http_lws *h, struct opening *o)
 {
-	char bytes[HEAD_MAX];
-	ssize_t n = recv(o->fd, bytes, h->tls ? 1 : sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
+	char bytes[HTTP_HEAD_MAX];
+	ssize_t n;
 	size_t head;
 	int low;
 
+	if (o->refused)
+		return read_off(o);
+	n = recv(o->fd, bytes, h->tls ? 1 : sizeof(bytes), MSG_PEEK | MSG_DONTWAIT);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -1;
 	if ((size_t)n == o->had)
@@ -240,12 +306,15 @@ static int look(struct http_lws *h, struct opening *o)
 	if (h->tls)
 		return 1;
 	head = http_head_length(bytes, o->had);
-	if (head == 0 && o->had < sizeof(bytes)) {
+	if (head_refused(o, NULL, bytes, head ? head : o->had))
+		return refused_begin(h, o);
+	if (head == 0) {
 		low = (int)o->had + 1; /* wake when there is more than this */
 		(void)setsockopt(o->fd, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof(low));
 		return 0;
 	}
-	o->repeated = http_head_repeated(bytes, head, h->cfg.once);
+	if (h->cfg.once)
+		o->repeated = http_head_repeated(bytes, head, h->cfg.once);
 	return 1;
 }
 
@@ -280,7 +349,8 @@ static void wait_for_more(struct http_lws *h, struct opening *o)
 		opening_free(o);
 		return;
 	}
-	o->until_ms = loop_now_ms(h->loop) + WAIT_MS;
+	if (!o->refused)
+		o->until_ms = loop_now_ms(h->loop) + WAIT_MS;
 	http_accept_count(h, 1);
 	if (loop_poll_set(o->poll, LOOP_READ) < 0)
 		waiting_end(o, true);
@@ -302,7 +372,7 @@ void http_opening_take(struct http_lws *h, int fd, const struct netaddr *peer)
 	o->peer = netaddr_peer_key(peer);
 	o->had = SIZE_MAX;
 	link_last(h, o);
-	if (h->cfg.once)
+	if (!h->tls || h->cfg.once)
 		r = look(h, o);
 	if (r > 0) {
 		adopt(h, o);
@@ -360,11 +430,9 @@ static void evict(struct opening *o)
 
 static void tell_evicted(struct http_lws *h, const struct opening *o, size_t n)
 {
-	struct netaddr peer = {.len = sizeof(peer.ss)};
-	char ip[NETADDR_TEXT_MAX] = "";
+	char ip[NETADDR_TEXT_MAX];
 
-	if (getpeername(o->fd, (struct sockaddr *)&peer.ss, &peer.len) == 0)
-		netaddr_format_ip(&peer, ip);
+	peer_ip(o, ip);
 	if (h->cfg.on_evicted)
 		h->cfg.on_evicted(h->cfg.arg, ip, n);
 }

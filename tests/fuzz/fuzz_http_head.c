@@ -1,5 +1,6 @@
 /* Request heads before libwebsockets sees them: lengths stay inside, a prefix never has a longer
- * head than the whole, and a header put in twice is always told. */
+ * head than the whole, what is wrong with a prefix is wrong with the whole, a head without a fault
+ * has no NUL, and a header put in twice is always told. */
 #include <string.h>
 
 #include "fuzz.h"
@@ -11,7 +12,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	static const char twice[] = "X-Nonce: a\r\nx-nonce:b\r\n";
 	char *text = malloc(n + sizeof twice); /* no NUL behind it */
 	size_t length, prefix;
-	const char *line;
+	const char *line, *fault, *early;
+	int status, early_status;
 
 	if (!text)
 		abort();
@@ -19,9 +21,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 		memcpy(text, data, n);
 	length = http_head_length(text, n);
 	FUZZ_CHECK(length <= n);
+	fault = http_head_fault(text, length ? length : n, &status);
+	FUZZ_CHECK(fault || !length || !memchr(text, 0, length));
 	for (size_t cut = 0; cut < n && cut < 64; cut++) {
 		prefix = http_head_length(text, n - cut);
 		FUZZ_CHECK(prefix == 0 || prefix == length);
+		early = prefix ? fault : http_head_fault(text, n - cut, &early_status);
+		FUZZ_CHECK(!early || early == fault);
 	}
 	(void)http_head_repeated(text, n, names);
 	line = n ? memmem(text, n, "\r\n", 2) : NULL;

@@ -268,6 +268,69 @@ def test_what_libwebsockets_refuses_by_itself_is_answered_as_the_rest(shared_bri
         assert 400 <= status < 500 and error["code"] and error["msg"], line
 
 
+BAD_HEADS = {  # libwebsockets would hang up on most of these without a word
+    "a NUL in the path": b"GET /a%00b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a NUL in the query": b"GET /metrics?a=%00 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a bare NUL": b"GET /a\0b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "half an escape": b"GET /a%0 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "no escape": b"GET /a%zz HTTP/1.1\r\nHost: x\r\n\r\n",
+    "no version": b"GET /metrics\r\nHost: x\r\n\r\n",
+    "another version": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "CONNECT": b"CONNECT / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "two requests in one": b"GET / HTTP/1.1\r\nPOST /x HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a request as header": b"GET / HTTP/1.1\r\nGET : x\r\n\r\n",
+    "many parts": b"GET /metrics?" + b"a=1&" * 200 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "many headers": b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + b"Accept: a\r\n" * 200 + b"\r\n",
+    "a header without a name": b"GET /metrics HTTP/1.1\r\n: x\r\n\r\n",
+    "a folded header": b"GET /metrics HTTP/1.1\r\nHost: x\r\n y\r\n\r\n",
+    "a NUL in a header": b"GET /metrics HTTP/1.1\r\nHost: x\0y\r\n\r\n",
+    "TLS where there is none": bytes.fromhex("16030100c8010000c40303") + b"\n\n",
+}
+
+
+@pytest.mark.parametrize("name", BAD_HEADS)
+def test_a_head_that_cannot_be_read_is_400(shared_bridge, name):
+    b = shared_bridge
+    before, lines = b.metric("viw_handshake_refused_total", code="bad_request"), len(b.proc.find_logs("handshake_refused"))
+    status, error, head = body_of(raw(b.port, BAD_HEADS[name]))
+    assert (status, error["code"]) == (400, "bad_request") and error["msg"] and "application/json" in head
+    line = viwtest.wait_for(lambda: b.proc.find_logs("handshake_refused")[lines:], what="a log line")
+    assert [(x["error"], x["ip"]) for x in line] == [("bad_request", "127.0.0.1")]
+    assert b.metric("viw_handshake_refused_total", code="bad_request") == before + 1
+
+
+def test_a_head_that_cannot_be_read_is_told_at_its_first_byte_that_is_wrong(shared_bridge):
+    """And a client that goes on sending gets to read the answer."""
+    with socket.create_connection(("127.0.0.1", shared_bridge.port), timeout=5) as s:
+        s.sendall(b"GET /a%00")
+        assert s.recv(4096).startswith(b"HTTP/1.1 400 ")
+    with socket.create_connection(("127.0.0.1", shared_bridge.port), timeout=5) as s:
+        s.sendall(b"GET / HTTP/1.1\r\n bad\r\n" + b"x" * 300000)
+        s.shutdown(socket.SHUT_WR)
+        assert s.recv(4096).startswith(b"HTTP/1.1 400 ")
+        assert s.recv(4096) == b""
+
+
+def test_heads_that_cannot_be_read_on_the_internal_listener(bridge):
+    b = bridge(internal_bind=f"127.0.0.1:{viwtest.free_port()}")
+    for head in BAD_HEADS.values():
+        status, error, _ = body_of(raw(b.internal_port, head))
+        assert (status, error["code"]) == (400, "bad_request")
+
+
+def test_heads_at_the_limits_are_served(shared_bridge):
+    """64 header lines, 16 parts of a query, 8192 bytes."""
+    b = shared_bridge
+    most = "GET /agent/_health?" + "&".join("abcdefghijklmnop") + " HTTP/1.1\r\nHost: x\r\n" + "Accept: a\r\n" * 63 + "\r\n"
+    for text in (most, upgrade(b.headers("gw-1"), path="/agent/_health", drop=("Upgrade", "Connection"), extra="X-Junk: ")[:-2]):
+        if not text.endswith("\r\n\r\n"):
+            text += "j" * (8192 - len(text) - 4) + "\r\n\r\n"
+            assert len(text) == 8192
+        assert raw(b.port, text).startswith("HTTP/1.1 200 ")
+    short = "".join(f"X-{i}: {i}\r\n" for i in range(63))
+    assert raw(b.port, f"GET /agent/_health HTTP/1.1\r\nHost: x\r\n{short}\r\n").startswith("HTTP/1.1 200 ")
+
+
 def test_upgrade_to_something_else_after_keep_alive(bridge):
     """libwebsockets 4.1.6 uses freed memory there unless it is stopped. Only the internal listener
     keeps connections alive; ASan watches."""
@@ -306,5 +369,7 @@ def test_header_in_pieces(shared_bridge):
 
 def test_huge_head_is_refused_and_others_go_on(shared_bridge):
     b = shared_bridge
-    raw(b.port, upgrade(b.headers("gw-1"), extra="X-Junk: " + "j" * 20000 + "\r\n"), 2)
+    for junk in (9000, 20000, 2000000):
+        status, error, _ = body_of(raw(b.port, upgrade(b.headers("gw-1"), extra="X-Junk: " + "j" * junk + "\r\n"), 2))
+        assert (status, error["code"]) == (431, "head_too_large"), junk
     assert b.connect(f"gw-{uuid.uuid4().hex[:8]}").welcome

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import time
@@ -81,6 +82,37 @@ def test_an_upgrade_to_something_else_is_refused_like_the_rest(bridge, pki):
     conn.close()
     assert b.proc.wait_log("handshake_refused", error="bad_upgrade")["agent_id"] == "gw-1"
     assert b.metric("viw_handshake_refused_total", code="bad_upgrade") == 1
+
+
+def over_tls(b, pki, head, piece=None):
+    with socket.create_connection(("127.0.0.1", b.port), timeout=5) as plain, \
+            pki.client_context(*pki.agent("gw-1")).wrap_socket(plain, server_hostname="localhost") as s:
+        for i in range(0, len(head), piece or len(head)):
+            try:
+                s.sendall(head[i:i + (piece or len(head))])
+            except (BrokenPipeError, ConnectionResetError):
+                break
+        answer = b""
+        while b"\r\n\r\n{" not in answer or not answer.endswith(b"}"):
+            chunk = s.recv(4096)
+            assert chunk, answer
+            answer += chunk
+    top, _, body = answer.decode().partition("\r\n\r\n")
+    return int(top.split()[1]), json.loads(body)["error"]["code"]
+
+
+@pytest.mark.parametrize("piece", [None, 1, 40])
+def test_a_head_that_cannot_be_read_is_refused_over_tls_too(bridge, pki, piece):
+    b = mtls(bridge, pki)
+    for head, want in ((b"GET /a%00b HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
+                       (b"GET / HTTP/1.1\r\nHost: x\0y\r\n\r\n", (400, "bad_request")),
+                       (b"GET / HTTP/1.1\r\nX-Junk: " + b"j" * 100000, (431, "head_too_large"))):
+        if piece == 1:
+            head = head[:9000]
+        assert over_tls(b, pki, head, piece) == want
+    assert b.metric("viw_handshake_refused_total", code="bad_request") == 2
+    assert b.metric("viw_handshake_refused_total", code="head_too_large") == 1
+    assert connect(b, pki, "gw-1", pki.agent("gw-1")).welcome
 
 
 def test_revoked_fingerprint_in_redis(bridge, pki):

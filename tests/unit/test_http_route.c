@@ -109,12 +109,72 @@ static void test_head(void **state)
 	assert_int_equal(http_head_repeated("", 0, names), 0);
 }
 
+static int fault_of(const char *head, size_t n)
+{
+	int status;
+
+	return http_head_fault(head, n, &status) ? status : 0;
+}
+
+static void test_head_fault(void **state)
+{
+	static const char *const good[] = {
+	    "GET / HTTP/1.1\r\n\r\n",
+	    "GET / HTTP/1.0\n\n",
+	    "POST /a%20b%41%fF?x=%e2%82%ac&y HTTP/1.1\r\nHost: x\r\nA:\r\nb-C: \t\xc3\xa9\r\n\r\n",
+	    "CONNECTED /x HTTP/1.1\r\n\r\n",
+	};
+	static const char *const bad[] = {
+	    "GET /%00 HTTP/1.1\r\n\r\n",
+	    "GET /%0 HTTP/1.1\r\n\r\n",
+	    "GET /%g0 HTTP/1.1\r\n\r\n",
+	    "GET /%:0 HTTP/1.1\r\n\r\n",
+	    "GET x HTTP/1.1\r\n\r\n",
+	    "GET  / HTTP/1.1\r\n\r\n",
+	    "get / HTTP/1.1\r\n\r\n",
+	    "GET / HTTP/1.2\r\n\r\n",
+	    "GET / HTTP/1.11\r\n\r\n",
+	    "GET / HTTP/2.0\r\n\r\n",
+	    "GET / http/1.1\r\n\r\n",
+	    "GET /\r\n\r\n",
+	    "GET /\t HTTP/1.1\r\n\r\n",
+	    "CONNECT /x HTTP/1.1\r\n\r\n",
+	    "GET / HTTP/1.1\r\n: x\r\n\r\n",
+	    "GET / HTTP/1.1\r\na b: x\r\n\r\n",
+	    "GET / HTTP/1.1\r\na : x\r\n\r\n",
+	    "GET / HTTP/1.1\r\na: x\r\n y\r\n\r\n",
+	    "GET / HTTP/1.1\r\na\r\n\r\n",
+	    "GET / HTTP/1.1\r\na: x\ry\r\n\r\n",
+	    "GET / HTTP/1.1\r\na: \x01\r\n\r\n",
+	    "GET / HTTP/1.1\r\r\n\r\n",
+	    "\r\nGET / HTTP/1.1\r\n\r\n",
+	    " / HTTP/1.1\r\n\r\n",
+	    "ABCDEFGHIJKLMNOPQRS / HTTP/1.1\r\n\r\n",
+	};
+	char large[HTTP_HEAD_MAX + 1];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++)
+		for (size_t n = 0; n <= strlen(good[i]); n++)
+			assert_int_equal(fault_of(good[i], n), 0);
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		assert_int_equal(fault_of(bad[i], strlen(bad[i])), 400);
+	assert_int_equal(fault_of("GET /a\0b", 8), 400);
+	assert_int_equal(fault_of("GET / HTTP/1.1\r\na: \0", 20), 400);
+	memset(large, 'x', sizeof(large));
+	memcpy(large, "GET / HTTP/1.1\r\na: ", 19);
+	assert_int_equal(fault_of(large, sizeof(large) - 2), 0);
+	assert_int_equal(fault_of(large, sizeof(large) - 1), 431);
+	memcpy(large + sizeof(large) - 5, "\r\n\r\n", 4);
+	assert_int_equal(fault_of(large, sizeof(large) - 1), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_match), cmocka_unit_test(test_match_parameter_is_capped),
 	    cmocka_unit_test(test_find),  cmocka_unit_test(test_guard),
-	    cmocka_unit_test(test_head),
+	    cmocka_unit_test(test_head),  cmocka_unit_test(test_head_fault),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
