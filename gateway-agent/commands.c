@@ -15,7 +15,6 @@
 #include "crypto/nonces.h"
 
 #define LINES_A_MINUTE 600
-#define NONCES_MAX     16384
 #define FRAME_MAX_SAFE 65536 /* before HELLO_ACK told more */
 
 static const char *const state_words[STATES] = {"queued", "running", "checking", "voiding", "done"};
@@ -446,9 +445,7 @@ int commands_new(const struct commands_config *cfg, const struct commands_ops *o
 	c->ops = ops;
 	c->arg = arg;
 	c->max_frame = FRAME_MAX_SAFE;
-	r = nonces_new(NONCES_MAX, &c->nonces);
-	if (r == 0)
-		r = commands_configure(c, cfg);
+	r = commands_configure(c, cfg);
 	if (r < 0) {
 		commands_free(c);
 		return r;
@@ -465,6 +462,8 @@ void commands_free(struct commands *c)
 		commands_drop(c, c->first);
 	if (c->nonces)
 		nonces_free(c->nonces);
+	if (c->nonces_before)
+		nonces_free(c->nonces_before);
 	free(c->agent_id);
 	free(c->allowed_verbs);
 	free(c);

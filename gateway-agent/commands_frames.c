@@ -9,6 +9,7 @@
 
 #define CLOCK_SLACK_MS 1000
 #define NONCE_KEEP_MS  600000
+#define NONCES_MAX     8192
 
 static int64_t remaining_ms(const struct wire_command *f, int64_t server_now_ms)
 {
@@ -21,12 +22,32 @@ static int64_t remaining_ms(const struct wire_command *f, int64_t server_now_ms)
 	return left > 0 ? left : 0;
 }
 
+static int remember(struct nonces *in, struct span nonce, int64_t until_ms, int64_t now)
+{
+	return in ? nonces_add(in, "command", nonce.p, nonce.n, until_ms, now) : -ENOSPC;
+}
+
+/* Remembers the latest nonces, for ten minutes at most. It must not refuse what is new because it
+ * has seen much: the same id again is held off by the list here and the helper's journal. */
 static bool nonce_is_new(struct commands *c, const struct wire_command *f)
 {
 	int64_t now = clock_wall_ms();
+	int r;
 
-	return !f->nonce.p || nonces_add(c->nonces, "command", f->nonce.p, f->nonce.n,
-					 now + NONCE_KEEP_MS, now) == 0;
+	if (!f->nonce.p)
+		return true;
+	if (c->nonces_before &&
+	    nonces_has(c->nonces_before, "command", f->nonce.p, f->nonce.n, now))
+		return false;
+	r = remember(c->nonces, f->nonce, now + NONCE_KEEP_MS, now);
+	if (r == -ENOSPC) {
+		if (c->nonces_before)
+			nonces_free(c->nonces_before);
+		c->nonces_before = TAKE(c->nonces);
+		if (nonces_new(NONCES_MAX, &c->nonces) == 0)
+			r = remember(c->nonces, f->nonce, now + NONCE_KEEP_MS, now);
+	}
+	return r != -EEXIST;
 }
 
 /* Fills a new command and lets it go. */

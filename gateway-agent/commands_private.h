@@ -40,7 +40,7 @@ struct commands {
 	int64_t max_concurrency, cmd_timeout_ms;
 	const struct commands_ops *ops;
 	void *arg;
-	struct nonces *nonces;
+	struct nonces *nonces, *nonces_before; /* both are looked at */
 	struct command *first;
 	unsigned count;
 	bool session, draining, pumping, pump_again;

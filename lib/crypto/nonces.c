@@ -311,3 +311,13 @@ int nonces_add(struct nonces *s, const char *owner, const char *nonce, size_t no
 	s->count++;
 	return 0;
 }
+
+bool nonces_has(const struct nonces *s, const char *owner, const char *nonce, size_t nonce_n,
+		int64_t now_ms)
+{
+	uint8_t hash[SHA256_BYTES];
+
+	hash_pair(s, owner, nonce, nonce_n, hash);
+	const struct entry *seen = find(s, hash);
+	return seen && seen->until_ms > now_ms;
+}

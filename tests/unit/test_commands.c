@@ -281,6 +281,31 @@ static void test_commands_replayed_nonce_is_dropped(void **state)
 	assert_int_equal(count(WIRE_RESULT), 1);
 }
 
+/* However many commands an agent is given, it takes the next one: of the nonces the latest are
+ * remembered. */
+static void test_commands_nonces_never_fill_up(void **state)
+{
+	char nonce[UUID_LEN + 1];
+	struct wire_command f = {.correlation_id = SPAN("a"),
+				 .agent_id = SPAN("gw-1"),
+				 .verb = SPAN("ECHO"),
+				 .args = SPAN("{}"),
+				 .ttl_remaining_ms = {.v = 86400000, .set = true}};
+	unsigned i;
+
+	(void)state;
+	for (i = 0; i < 50000; i++) {
+		ident_uuid4(nonce);
+		f.nonce = span_of(nonce);
+		w.sends = 0;
+		commands_on_command(w.c, &f, 0);
+		assert_int_equal(count(WIRE_RESULT), 1);
+		commands_on_result_ack(w.c, SPAN("a"));
+		commands_on_command(w.c, &f, 0);
+		assert_int_equal(count(WIRE_RESULT), 1);
+	}
+}
+
 static void test_commands_helper_down_read_only_fails_at_once(void **state)
 {
 	(void)state;
@@ -594,6 +619,7 @@ int main(void)
 	    T(test_commands_run_and_result_until_acked),
 	    T(test_commands_offered_twice_runs_once),
 	    T(test_commands_replayed_nonce_is_dropped),
+	    T(test_commands_nonces_never_fill_up),
 	    T(test_commands_helper_down_read_only_fails_at_once),
 	    T(test_commands_helper_down_effects_are_held),
 	    T(test_commands_helper_lost_asks_by_the_same_id),

@@ -20,6 +20,9 @@ static void test_seen_until_its_time(void **state)
 	assert_int_equal(add(s, "a", "n", 5000, 500), -EEXIST);
 	assert_ok(add(s, "a", "n", 2000, 1000));
 	assert_int_equal(add(s, "a", "n", 2000, 1500), -EEXIST);
+	assert_true(nonces_has(s, "a", "n", 1, 1500));
+	assert_false(nonces_has(s, "a", "n", 1, 2000));
+	assert_false(nonces_has(s, "b", "n", 1, 1500));
 	nonces_free(s);
 }
 
