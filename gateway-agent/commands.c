@@ -309,6 +309,12 @@ static void on_run_answer(struct commands *c, struct command *m, const struct wi
 	} else if (m->kind != KIND_EFFECTS) {
 		commands_finish_from_reply(c, m, r, false);
 	} else if (span_eq(code, "expired") || span_eq(code, "cancelled")) {
+		if (span_eq(code, "cancelled") && !m->cancelled &&
+		    clock_boot_ms() < m->deadline_ms) {
+			/* by a CANCEL that an earlier life of this agent was given */
+			m->cancelled = true;
+			m->cancel_status = WIRE_STATUS_CANCELLED;
+		}
 		/* Not started by this request; make that final, or learn what happened. */
 		commands_move(c, m, VOIDING);
 	} else if (span_eq(code, "internal") || span_eq(code, "bad_mac") ||

@@ -432,6 +432,23 @@ static void test_commands_cancel_of_an_id_never_seen(void **state)
 	expect_result("\"status\":\"unknown\"");
 }
 
+/* It was cancelled in an earlier life of this agent, and is offered again in time. */
+static void test_commands_what_was_voided_before_is_cancelled(void **state)
+{
+	(void)state;
+	command("a", "make", ARGS);
+	reply("a", "{\"correlation_id\":\"a\",\"status\":\"error\",\"error\":{\"code\":"
+		   "\"cancelled\",\"msg\":\"voided\"}}");
+	reply("a", "{\"correlation_id\":\"a\",\"status\":\"ok\",\"data\":{\"state\":\"void\"}}");
+	expect_result("\"status\":\"cancelled\"");
+	command("b", "make", ARGS);
+	pass_ms(31000);
+	reply("b", "{\"correlation_id\":\"b\",\"status\":\"error\",\"error\":{\"code\":"
+		   "\"cancelled\",\"msg\":\"voided\"}}");
+	reply("b", "{\"correlation_id\":\"b\",\"status\":\"ok\",\"data\":{\"state\":\"void\"}}");
+	expect_result("\"status\":\"expired\"");
+}
+
 static void test_commands_helper_errors(void **state)
 {
 	(void)state;
@@ -629,6 +646,7 @@ int main(void)
 	    T(test_commands_cancel_before_start),
 	    T(test_commands_cancel_while_running_tells_what_happened),
 	    T(test_commands_cancel_of_an_id_never_seen),
+	    T(test_commands_what_was_voided_before_is_cancelled),
 	    T(test_commands_helper_errors),
 	    T(test_commands_concurrency_limit),
 	    T(test_commands_bad_args_are_refused_early),
