@@ -62,7 +62,7 @@ void commands_judge(struct commands *c, struct command *m)
 		m->refusal = "verb_not_allowed";
 		(void)snprintf(m->refusal_msg, sizeof m->refusal_msg,
 			       "no manifest of the helper declares this verb");
-	} else if (m->kind == KIND_READ_ONLY || m->kind == KIND_EFFECTS) {
+	} else if (m->kind != KIND_UNKNOWN && m->kind != KIND_ECHO) {
 		v = c->ops->find_verb(c->arg, m->verb);
 		if (!v)
 			return;

@@ -569,6 +569,11 @@ static void test_commands_without_a_helper(void **state)
 static void test_commands_shutdown_after_ack(void **state)
 {
 	(void)state;
+	command("0", "shutdown", "{\"in\":60}");
+	expect_result("bad_args");
+	commands_on_result_ack(w.c, SPAN("0"));
+	assert_false(w.shut_down);
+	w.sends = 0;
 	command("a", "shutdown", "{}");
 	expect_result("\"status\":\"success\"");
 	assert_false(w.shut_down);
