@@ -204,6 +204,15 @@ static void start(struct commands *c, struct command *m, int64_t now)
 	}
 }
 
+static void say_held(struct commands *c, struct command *m)
+{
+	if (!m->told_held && commands_may_log(c))
+		LOG_WARN(FIELDS(.event = "command_held", .agent_id = c->agent_id,
+				.correlation_id = m->correlation_id, .verb = m->verb),
+			 "it waits for host-helper, which does not answer");
+	m->told_held = true;
+}
+
 static void step_queued(struct commands *c, struct command *m, int64_t now)
 {
 	if (m->kind == KIND_UNKNOWN) {
@@ -232,6 +241,8 @@ static void step_queued(struct commands *c, struct command *m, int64_t now)
 			commands_finish_error(
 			    c, m, "helper_unreachable",
 			    "host-helper does not answer; see `gateway-agent check`");
+		else
+			say_held(c, m);
 		return;
 	}
 	if (m->kind == KIND_UNKNOWN || running(c) >= c->max_concurrency || now < m->retry_at_ms)

@@ -71,18 +71,27 @@ static void take(struct commands *c, struct command *m, struct span verb, struct
 	commands_pump(c);
 }
 
+/* It is offered again on the next connection, unless it ends before. */
+static void log_dropped(struct commands *c, struct span correlation_id, const char *why)
+{
+	char id[CORRELATION_ID_MAX + 1] = "";
+
+	(void)!span_copy(correlation_id, id, sizeof id);
+	if (commands_may_log(c))
+		LOG_WARN(FIELDS(.event = "command_refused", .agent_id = c->agent_id,
+				.correlation_id = id, .error = why),
+			 "a COMMAND was dropped");
+}
+
 void commands_on_command(struct commands *c, const struct wire_command *f, int64_t server_now_ms)
 {
 	struct command *m = commands_find(c, f->correlation_id);
 
 	CRASH_POINT("agent.command_received");
 	if (!span_eq(f->agent_id, c->agent_id) || !nonce_is_new(c, f)) {
-		if (commands_may_log(c))
-			LOG_WARN(FIELDS(.event = "command_refused", .agent_id = c->agent_id,
-					.error = span_eq(f->agent_id, c->agent_id)
-						     ? "replayed nonce"
-						     : "another agent's id"),
-				 "a COMMAND was dropped");
+		log_dropped(c, f->correlation_id,
+			    span_eq(f->agent_id, c->agent_id) ? "replayed nonce"
+							      : "another agent's id");
 		return;
 	}
 	if (m) {
@@ -92,14 +101,13 @@ void commands_on_command(struct commands *c, const struct wire_command *f, int64
 			commands_ack(c, m);
 		return;
 	}
-	if (c->draining)
+	if (c->draining) {
+		log_dropped(c, f->correlation_id, "stopping");
 		return;
+	}
 	m = commands_add(c, f->correlation_id);
 	if (!m) {
-		if (commands_may_log(c))
-			LOG_ERROR(FIELDS(.event = "commands_full", .agent_id = c->agent_id),
-				  "too many commands are held; it is offered again on the next "
-				  "connection");
+		log_dropped(c, f->correlation_id, "too many commands are held");
 		return;
 	}
 	CRASH_POINT("agent.command_received");

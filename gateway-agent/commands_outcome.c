@@ -54,6 +54,23 @@ static int encode_result(struct commands *c, struct command *m, struct wire_fram
 	}
 }
 
+/* With the code and text of an error: they name parameters, never values. */
+static void log_finished(const struct commands *c, const struct command *m,
+			 const struct wire_result *r)
+{
+	char code[65] = "";
+
+	if (r->error.set)
+		(void)!span_copy(r->error.code, code, sizeof code);
+	LOG_INFO(FIELDS(.event = "command_finished", .agent_id = c->agent_id,
+			.correlation_id = m->correlation_id, .verb = m->verb,
+			.error = code[0] ? code : NULL, .has_rc = r->rc.set, .rc = (int)r->rc.v,
+			.has_duration_ms = r->duration_ms.set,
+			.duration_ms = (int64_t)r->duration_ms.v),
+		 "%s%s" SPAN_FMT, wire_status_word(r->status), code[0] ? ": " : "",
+		 SPAN_ARG(r->error.set ? r->error.msg : SPAN("")));
+}
+
 void commands_finish(struct commands *c, struct command *m, struct wire_result r)
 {
 	struct wire_frame f = {.type = WIRE_RESULT};
@@ -80,12 +97,7 @@ void commands_finish(struct commands *c, struct command *m, struct wire_result r
 	commands_move(c, m, DONE);
 	commands_wipe_args(m);
 	if (commands_may_log(c))
-		LOG_INFO(FIELDS(.event = "command_finished", .agent_id = c->agent_id,
-				.correlation_id = m->correlation_id, .verb = m->verb,
-				.has_rc = r.rc.set, .rc = (int)r.rc.v,
-				.has_duration_ms = r.duration_ms.set,
-				.duration_ms = (int64_t)r.duration_ms.v),
-			 "%s", wire_status_word(r.status));
+		log_finished(c, m, &r);
 	c->ops->finished(c->arg, wire_status_word(r.status));
 	if (m->local_cb) {
 		m->local_cb(m->local_arg, m->result.data, m->result.len);

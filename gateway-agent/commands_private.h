@@ -22,6 +22,7 @@ struct command {
 	enum state state;
 	bool asked;	/* a request is at the helper */
 	bool sent_once; /* the helper was asked to run it in this life */
+	bool told_held; /* in the log */
 	bool cancelled;
 	enum wire_status cancel_status;
 	int64_t deadline_ms; /* boot clock */

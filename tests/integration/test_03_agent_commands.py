@@ -78,8 +78,11 @@ def test_refusals_are_early_and_friendly(site):
                                    ("make", {"name": "bob", "x": 1}, "bad_args", "x"),
                                    ("slow", {"go": "x"}, "verb_not_allowed", "ALLOWED_VERBS"),
                                    ("get_system_health", {}, "verb_not_allowed", "ALLOWED_VERBS")):
-        r = site.bridge.result(site.command(verb, args))
+        cid = site.command(verb, args)
+        r = site.bridge.result(cid)
         assert r["status"] == "error" and r["error"]["code"] == code and word in r["error"]["msg"], r
+        line = site.agent.wait_log("command_finished", correlation_id=cid)
+        assert line["error"] == code and line["msg"] == f"error: {r['error']['msg']}", "the log says why, too"
     assert site.helper.ledger_lines() == []
 
 
@@ -199,6 +202,7 @@ def test_helper_down_holds_effects_and_says_so(site):
     site.bridge.wait_frame("TELEMETRY", n=3)
     time.sleep(max(0, over - time.monotonic()))
     assert not [f for c in site.bridge.conns for f in c.of("RESULT") if f["correlation_id"] in (held, short)]
+    assert len(site.agent.find_logs("command_held", correlation_id=held)) == 1, "who waits for what is in the log, once"
     site.helper.start()
     # its journal became known: the agent dials anew, the bridge offers again
     c = site.bridge.wait_conn(2, timeout=15)
