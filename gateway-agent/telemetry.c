@@ -152,16 +152,38 @@ static bool cgroup_path(const char *text, const char *controller, char *out, siz
 	return false;
 }
 
-/* Inside a container the own path often is not mounted and the root is the own group. */
-static bool cgroup_read(const char *root, const char *sub, const char *path, const char *file,
-			char *text, size_t cap)
+/* From the own group up to the root, as far as they can be seen: inside a container the own path
+ * often is not mounted, and the root is the own group. */
+struct cgroup_walk {
+	const char *root, *sub;
+	char path[384];
+	bool done;
+};
+
+static struct cgroup_walk cgroup_from(const char *root, const char *sub, const char *path)
+{
+	struct cgroup_walk w = {.root = root, .sub = sub};
+
+	/* "/../…" is a group outside of the namespace */
+	if (!strstr(path, "/.."))
+		(void)snprintf(w.path, sizeof w.path, "%s", strcmp(path, "/") == 0 ? "" : path);
+	return w;
+}
+
+static void cgroup_up(struct cgroup_walk *w)
+{
+	char *slash = strrchr(w->path, '/');
+
+	w->done = !slash;
+	if (slash)
+		*slash = '\0';
+}
+
+static bool cgroup_read(const struct cgroup_walk *w, const char *file, char *text, size_t cap)
 {
 	char dir[512];
 
-	if ((size_t)snprintf(dir, sizeof dir, "%s%s%s", root, sub, path) < sizeof dir &&
-	    slurp(dir, file, text, cap) == 0)
-		return true;
-	return (size_t)snprintf(dir, sizeof dir, "%s%s", root, sub) < sizeof dir &&
+	return (size_t)snprintf(dir, sizeof dir, "%s%s%s", w->root, w->sub, w->path) < sizeof dir &&
 	       slurp(dir, file, text, cap) == 0;
 }
 
@@ -173,39 +195,58 @@ static uint64_t cgroup_bytes(const char *text)
 	return end == text || v >= 1ULL << 60 ? 0 : v; /* "max", or v1's huge number */
 }
 
+/* A limit holds for all groups below. */
+static void least_bytes(uint64_t *into, uint64_t v)
+{
+	if (v && (!*into || v < *into))
+		*into = v;
+}
+
+static void least_cores(double *into, double quota, double period)
+{
+	if (quota > 0 && period > 0 && (*into <= 0 || quota / period < *into))
+		*into = quota / period;
+}
+
+static void read_memory(struct cgroup_walk w, const char *limit, const char *used,
+			struct telemetry_cgroup *g)
+{
+	char text[128];
+
+	for (; !w.done; cgroup_up(&w)) {
+		if (cgroup_read(&w, limit, text, sizeof text))
+			least_bytes(&g->memory_limit_bytes, cgroup_bytes(text));
+		if (!g->memory_used_bytes && cgroup_read(&w, used, text, sizeof text))
+			g->memory_used_bytes = cgroup_bytes(text);
+	}
+}
+
 static void read_v2(const struct telemetry_paths *p, const char *path, struct telemetry_cgroup *g)
 {
 	unsigned long long quota, period;
 	char text[128];
 
 	g->version = 2;
-	if (cgroup_read(p->cgroup, "", path, "memory.max", text, sizeof text))
-		g->memory_limit_bytes = cgroup_bytes(text);
-	if (cgroup_read(p->cgroup, "", path, "memory.current", text, sizeof text))
-		g->memory_used_bytes = cgroup_bytes(text);
-	if (cgroup_read(p->cgroup, "", path, "cpu.max", text, sizeof text) &&
-	    sscanf(text, "%llu %llu", &quota, &period) == 2 && period > 0)
-		g->cpu_limit_cores = (double)quota / (double)period;
+	read_memory(cgroup_from(p->cgroup, "", path), "memory.max", "memory.current", g);
+	for (struct cgroup_walk w = cgroup_from(p->cgroup, "", path); !w.done; cgroup_up(&w)) {
+		if (cgroup_read(&w, "cpu.max", text, sizeof text) &&
+		    sscanf(text, "%llu %llu", &quota, &period) == 2)
+			least_cores(&g->cpu_limit_cores, (double)quota, (double)period);
+	}
 }
 
 static void read_v1(const struct telemetry_paths *p, const char *mem, const char *cpu,
 		    struct telemetry_cgroup *g)
 {
-	char text[128];
-	long long quota, period;
+	char quota[128], period[128];
 
 	g->version = 1;
-	if (cgroup_read(p->cgroup, "/memory", mem, "memory.limit_in_bytes", text, sizeof text))
-		g->memory_limit_bytes = cgroup_bytes(text);
-	if (cgroup_read(p->cgroup, "/memory", mem, "memory.usage_in_bytes", text, sizeof text))
-		g->memory_used_bytes = cgroup_bytes(text);
-	if (!cgroup_read(p->cgroup, "/cpu", cpu, "cpu.cfs_quota_us", text, sizeof text))
-		return;
-	quota = strtoll(text, NULL, 10);
-	if (cgroup_read(p->cgroup, "/cpu", cpu, "cpu.cfs_period_us", text, sizeof text)) {
-		period = strtoll(text, NULL, 10);
-		if (quota > 0 && period > 0)
-			g->cpu_limit_cores = (double)quota / (double)period;
+	read_memory(cgroup_from(p->cgroup, "/memory", mem), "memory.limit_in_bytes",
+		    "memory.usage_in_bytes", g);
+	for (struct cgroup_walk w = cgroup_from(p->cgroup, "/cpu", cpu); !w.done; cgroup_up(&w)) {
+		if (cgroup_read(&w, "cpu.cfs_quota_us", quota, sizeof quota) &&
+		    cgroup_read(&w, "cpu.cfs_period_us", period, sizeof period))
+			least_cores(&g->cpu_limit_cores, strtod(quota, NULL), strtod(period, NULL));
 	}
 }
 

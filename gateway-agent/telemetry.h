@@ -44,7 +44,8 @@ int telemetry_compose(const struct telemetry_paths *p, struct span helper_data,
 int telemetry_units(const char *services, struct buf *out) MUST_CHECK;
 int telemetry_read_cpu(const struct telemetry_paths *p, struct telemetry_cpu *ret) MUST_CHECK;
 
-/* Limits of the cgroup this process is in; absent figures are 0. */
+/* The limits that hold for this process: of its cgroup, or of one above that can be seen, the
+ * least. Absent figures are 0. */
 struct telemetry_cgroup {
 	int version; /* 0: none, 1, 2 */
 	uint64_t memory_limit_bytes, memory_used_bytes;

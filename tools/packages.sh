@@ -46,6 +46,7 @@ test|man-db|judges the manual pages
 test|e2fsprogs|chattr: a journal that cannot be written
 test|strace|holds system calls back, or makes them fail, in tests
 test|libfaketime|moves the clocks of programs in a test
+test|user-mode-linux@12|a kernel with cgroup v2 alone, as a program
 test|dbus|bus of systemd, in the tests of units
 test|docker-compose|checks the compose files, beside podman-compose
 test|kubectl@13|renders the Kubernetes manifests

@@ -178,6 +178,36 @@ static void test_telemetry_cgroup_v2(void **state)
 	assert_true(g.cpu_limit_cores == 0);
 }
 
+/* The least on the way up holds; under a real kernel: tests/integration/test_02_agent_cgroups.py.
+ */
+static void test_telemetry_cgroup_limits_above(void **state)
+{
+	struct telemetry_cgroup g;
+
+	(void)state;
+	put("proc/self/cgroup", "0::/a.slice/b.service\n");
+	put("cg/a.slice/memory.max", "50000000\n");
+	put("cg/a.slice/b.service/memory.max", "max\n");
+	put("cg/a.slice/cpu.max", "200000 100000\n");
+	put("cg/a.slice/b.service/cpu.max", "25000 100000\n");
+	g = read_group();
+	assert_int_equal(g.memory_limit_bytes, 50000000);
+	assert_true(g.cpu_limit_cores > 0.24 && g.cpu_limit_cores < 0.26);
+	put("proc/self/cgroup", "2:cpu:/pod/c\n9:memory:/pod/c\n");
+	put("cg/memory/pod/memory.limit_in_bytes", "30000000\n");
+	put("cg/memory/pod/c/memory.limit_in_bytes", "40000000\n");
+	put("cg/memory/pod/memory.usage_in_bytes", "2000\n");
+	put("cg/memory/pod/c/memory.usage_in_bytes", "1000\n");
+	put("cg/cpu/pod/cpu.cfs_quota_us", "300000\n");
+	put("cg/cpu/pod/cpu.cfs_period_us", "100000\n");
+	put("cg/cpu/pod/c/cpu.cfs_quota_us", "-1\n");
+	put("cg/cpu/pod/c/cpu.cfs_period_us", "100000\n");
+	g = read_group();
+	assert_int_equal(g.memory_limit_bytes, 30000000);
+	assert_int_equal(g.memory_used_bytes, 1000);
+	assert_true(g.cpu_limit_cores > 2.99 && g.cpu_limit_cores < 3.01);
+}
+
 /* In a container with a cgroup namespace the path is / or one that is not mounted here. */
 static void test_telemetry_cgroup_v2_in_a_container(void **state)
 {
@@ -233,6 +263,7 @@ int main(void)
 	    T(test_telemetry_helper_figures_win),
 	    T(test_telemetry_missing_files_are_left_out),
 	    T(test_telemetry_cgroup_v2),
+	    T(test_telemetry_cgroup_limits_above),
 	    T(test_telemetry_cgroup_v2_in_a_container),
 	    T(test_telemetry_cgroup_v1_and_hybrid),
 	    T(test_telemetry_units),
