@@ -15,7 +15,7 @@ if redis.call('GET', key('lease.router')) ~= lease then
 end
 
 local now = now_ms()
-local offers, lost = count_offers(bridge, seen, 0)
+local offers, lost = count_offers(bridge, seen)
 local out = {-1, 0, offers, lost}
 if held_ms() > 0 then
   return {held_ms(), 0, offers, lost}
@@ -48,5 +48,5 @@ local next_due = redis.call('ZRANGE', key('deadlines'), 0, 0, 'WITHSCORES')
 if next_due[2] then
   out[1] = math.max(tonumber(next_due[2]) - now, 0)
 end
-out[3] = count_offers(bridge, offers, out[2])
+out[3] = add_offers(bridge, offers, out[2])
 return out

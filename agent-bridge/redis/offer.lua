@@ -22,7 +22,7 @@ end
 
 local mbox, offered = key('mbox.' .. agent), key('offered.' .. agent)
 local now = now_ms()
-local _, lost = count_offers(bridge, seen, 0)
+local offers, lost = count_offers(bridge, seen)
 local out, open, done, waits = {0, 0, lost, 0}, 0, 0, false
 
 local function send(kind, e)
@@ -97,6 +97,6 @@ while open < window do
   end
 end
 out[1] = redis.call('XLEN', mbox)
-out[2] = count_offers(bridge, seen, done)
+out[2] = add_offers(bridge, offers, done)
 out[4] = waits and 1 or 0
 return out

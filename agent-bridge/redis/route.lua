@@ -22,7 +22,7 @@ if redis.call('GET', key('lease.router')) ~= lease then
 end
 
 local now = now_ms()
-local _, lost = count_offers(bridge, seen, 0)
+local offers, lost = count_offers(bridge, seen)
 local ended, told = 0, {}
 -- The owner learns of it: by our answer when it is this bridge, else by a hint, once a batch.
 local function tell(agent)
@@ -136,5 +136,5 @@ for i = FIRST, #ARGV, FIELDS do
   out[#out + 1] = what
   out[#out + 1] = owner
 end
-out[1] = count_offers(bridge, seen, ended)
+out[1] = add_offers(bridge, offers, ended)
 return out

@@ -23,7 +23,7 @@ local function may_have_forgotten()
 end
 
 local wait = may_have_forgotten()
-local offers, lost = count_offers(bridge, seen, 0)
+local offers, lost = count_offers(bridge, seen)
 if back == '1' then
   hold()
 end

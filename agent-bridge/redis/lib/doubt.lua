@@ -7,17 +7,25 @@ local DOUBT_KEPT_MS = 8 * 86400 * 1000
 local HOLD_MS = 3000
 
 -- `seen`: offers the bridge remembers, -1 when it has just started. Returns how many there are, 1 if some were lost.
-local function count_offers(bridge, seen, more)
+local function count_offers(bridge, seen)
   local found = tonumber(redis.call('HGET', key('offers'), bridge) or '-1')
   local lost = found < tonumber(seen)
   if lost then
     redis.call('SET', key('doubt'), int(now_ms() + DOUBT_MS), 'PX', DOUBT_KEPT_MS)
   end
-  local n = math.max(found, tonumber(seen), 0) + more
+  local n = math.max(found, tonumber(seen), 0)
   if n ~= found then
     redis.call('HSET', key('offers'), bridge, int(n))
   end
   return n, lost and 1 or 0
+end
+
+-- Adds to what count_offers found. Returns the sum.
+local function add_offers(bridge, n, more)
+  if more > 0 then
+    redis.call('HSET', key('offers'), bridge, int(n + more))
+  end
+  return n + more
 end
 
 -- A bridge has lost Redis and is back: until the others are back too, none may have noticed what is forgotten. For so
