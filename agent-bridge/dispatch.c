@@ -1,6 +1,7 @@
 /*
- * Holdings: claimed on connect, checked every few seconds, released when gone. dispatch_offer.c
- * makes the offers, dispatch_result.c stores the results.
+ * Holdings: claimed on connect, released when gone. dispatch_check.c looks every few seconds
+ * whether they are still ours, dispatch_offer.c makes the offers, dispatch_ledger.c repeats those
+ * that wait for results-writer, dispatch_result.c stores the results.
  */
 #include "dispatch_internal.h"
 
@@ -15,14 +16,9 @@
 #include "bridge_metrics.h"
 #include "masking.h"
 
-#define CHECK_EVERY_MS	     5000
-#define CHECK_BATCH	     500
-#define RETRY_MS	     300
-#define LEDGER_FIRST_MS	     20
-#define LEDGER_MAX_MS	     1000
-#define DEAD_LETTER_AGENTS   16384
-#define CLOSE_SUPERSEDED     4000
-#define CLOSE_DECOMMISSIONED 4003
+#define CHECK_EVERY_MS	   5000
+#define RETRY_MS	   300
+#define DEAD_LETTER_AGENTS 16384
 
 /* ---- looking up ---- */
 
@@ -122,7 +118,7 @@ void dispatch_set_left(struct dispatch *d, struct holding *s, uint64_t left)
 	s->left = left;
 }
 
-static void forget_agent(struct dispatch *d, struct holding *s)
+void dispatch_forget_agent(struct dispatch *d, struct holding *s)
 {
 	if (dispatch_find_agent(d, s->agent) == s)
 		map_remove(&d->by_agent, &s->by_agent);
@@ -130,7 +126,7 @@ static void forget_agent(struct dispatch *d, struct holding *s)
 
 static void holding_drop(struct dispatch *d, struct holding *s)
 {
-	forget_agent(d, s);
+	dispatch_forget_agent(d, s);
 	map_remove(&d->by_sid, &s->by_sid);
 	if (d->cursor == s)
 		d->cursor = s->next;
@@ -236,7 +232,7 @@ static int become_owner(struct dispatch *d, struct holding *s, struct span epoch
 		map_remove(&d->by_agent, &former->by_agent);
 	map_put(&d->by_agent, &s->by_agent, map_hash_str(s->agent));
 	if (former)
-		d->ops->close_session(d->arg, former->sid, CLOSE_SUPERSEDED, "superseded");
+		d->ops->close_session(d->arg, former->sid, DISPATCH_CLOSE_SUPERSEDED, "superseded");
 	return 0;
 }
 
@@ -332,140 +328,7 @@ void dispatch_gone(struct dispatch *d, uint64_t sid)
 	holding_drop(d, s);
 }
 
-/* ---- the periodic check ---- */
-
-static void close_as(struct dispatch *d, struct holding *s, int code, const char *reason)
-{
-	if (code == CLOSE_SUPERSEDED && CRASH_OFF("fencing"))
-		return;
-	forget_agent(d, s);
-	d->ops->close_session(d->arg, s->sid, code, reason);
-}
-
-static void reclaim_answered(struct dispatch *d, uint64_t sid, const struct redis_reply *reply)
-{
-	struct holding *s = dispatch_find(d, sid);
-	struct span word = redis_str(redis_at(reply, 0));
-
-	if (!s)
-		return;
-	s->reclaiming = false;
-	store_note_passing(d->store, redis_error_class(reply));
-	if (span_eq(word, "superseded")) {
-		close_as(d, s, CLOSE_SUPERSEDED, "superseded");
-	} else if (span_eq(word, "decommissioned")) {
-		close_as(d, s, CLOSE_DECOMMISSIONED, "decommissioned");
-	} else if (span_eq(word, "kept")) {
-		if (s->state == HOLDING_READY)
-			dispatch_want_offer(d, s, true);
-	}
-}
-
-static void on_reclaim(void *arg, const struct redis_reply *reply)
-{
-	struct dispatch_call *c = arg;
-
-	reclaim_answered(c->d, c->sid, reply);
-	dispatch_call_free(c);
-}
-
-void dispatch_reclaim(struct dispatch *d, struct holding *s)
-{
-	char epoch[24];
-	struct span argv[] = {span_of(d->cfg.prefix),
-			      span_of(s->agent),
-			      span_of(d->cfg.bridge_id),
-			      span_of(s->conn),
-			      {0}};
-	struct dispatch_call *c;
-
-	if (s->reclaiming || dispatch_find_agent(d, s->agent) != s)
-		return;
-	c = dispatch_call_new(d, s->sid);
-	(void)snprintf(epoch, sizeof(epoch), "%" PRIu64, s->epoch);
-	argv[4] = span_of(epoch);
-	if (!c || redis_eval(store_redis(d->store), script_get(SCRIPT_reclaim), on_reclaim, c, 0,
-			     ARRAY_LEN(argv), argv) < 0)
-		dispatch_call_free(c);
-	else
-		s->reclaiming = true;
-}
-
-struct check {
-	struct dispatch *d;
-	size_t n;
-	uint64_t sid[CHECK_BATCH];
-};
-
-static void on_checked(struct dispatch *d, uint64_t sid, struct span what)
-{
-	struct holding *s = dispatch_find(d, sid);
-
-	if (!s || dispatch_find_agent(d, s->agent) != s)
-		return;
-	if (span_eq(what, "superseded"))
-		close_as(d, s, CLOSE_SUPERSEDED, "superseded");
-	else if (span_eq(what, "decommissioned"))
-		close_as(d, s, CLOSE_DECOMMISSIONED, "decommissioned");
-	else if (span_eq(what, "ownerless"))
-		dispatch_reclaim(d, s);
-	else if (s->state == HOLDING_READY)
-		dispatch_want_offer(d, s, false);
-}
-
-static void on_check(void *arg, const struct redis_reply *reply)
-{
-	struct check *c = arg;
-	struct dispatch *d = c->d;
-
-	for (size_t i = 0; !d->closed && i + 1 < redis_len(reply); i += 2) {
-		int64_t at = redis_int(redis_at(reply, i));
-
-		if (at >= 0 && (size_t)at < c->n)
-			on_checked(d, c->sid[at], redis_str(redis_at(reply, i + 1)));
-	}
-	free(c);
-	dispatch_unhold(d);
-}
-
-/* One script for up to CHECK_BATCH sessions, from d->cursor on. */
-static void check_batch(struct dispatch *d)
-{
-	static struct span argv[1 + 2 * CHECK_BATCH];
-	struct check *c = calloc(1, sizeof(*c));
-	size_t n = 0;
-
-	if (!c)
-		return;
-	c->d = d;
-	argv[n++] = span_of(d->cfg.prefix);
-	for (; d->cursor && c->n < CHECK_BATCH; d->cursor = d->cursor->next) {
-		struct holding *s = d->cursor;
-
-		if (s->state == HOLDING_CLAIMING || dispatch_find_agent(d, s->agent) != s)
-			continue;
-		c->sid[c->n++] = s->sid;
-		argv[n++] = span_of(s->agent);
-		argv[n++] = span_of(s->owner);
-	}
-	dispatch_hold(d);
-	if (!c->n || redis_eval(store_redis(d->store), script_get(SCRIPT_check), on_check, c, 0, n,
-				argv) < 0) {
-		free(c);
-		dispatch_unhold(d);
-	}
-}
-
-static void check_all(void *arg)
-{
-	struct dispatch *d = arg;
-
-	if (!store_is_up(d->store))
-		return;
-	d->cursor = d->first;
-	while (d->cursor)
-		check_batch(d);
-}
+/* ---- again ---- */
 
 static void on_retry(void *arg)
 {
@@ -485,40 +348,6 @@ void dispatch_retry_soon(struct dispatch *d)
 		loop_timer_start(d->retry, RETRY_MS, 0);
 }
 
-static void on_ledger(void *arg)
-{
-	struct dispatch *d = arg;
-	int64_t next_ms = d->ledger_ms * 2 < LEDGER_MAX_MS ? d->ledger_ms * 2 : LEDGER_MAX_MS;
-	bool waits = false;
-
-	for (struct holding *s = d->first, *next; s; s = next) {
-		next = s->next;
-		if (s->ledger_waits) {
-			waits = true;
-			dispatch_want_offer(d, s, false);
-		}
-	}
-	if (!waits) /* they have all gone meanwhile */
-		next_ms = LEDGER_FIRST_MS;
-	if (next_ms == LEDGER_MAX_MS && d->ledger_ms < LEDGER_MAX_MS)
-		LOG_WARN(FIELDS(.event = "ledger_waits"),
-			 "Redis has lost data; commands wait until results-writer has looked them "
-			 "up");
-	d->ledger_ms = next_ms;
-}
-
-void dispatch_ledger_waits(struct dispatch *d, uint64_t sid, bool waits)
-{
-	struct holding *s = dispatch_find(d, sid);
-
-	if (s && s->ledger_waits && !waits)
-		d->ledger_ms = LEDGER_FIRST_MS;
-	if (s)
-		s->ledger_waits = waits;
-	if (s && waits && !loop_timer_active(d->ledger))
-		loop_timer_start(d->ledger, d->ledger_ms, 0);
-}
-
 /* ---- from the store ---- */
 
 /* Redis may have forgotten answers that were stored: what it holds as open is offered again. */
@@ -529,7 +358,7 @@ static void on_store_up(void *arg)
 	for (struct holding *s = d->first; s; s = s->next)
 		s->again = true;
 	on_retry(arg);
-	check_all(arg);
+	dispatch_check_all(arg);
 }
 
 /* "o|<agent>": look into its mailbox. "s|<agent>|<epoch>": a later connection owns it. */
@@ -551,7 +380,7 @@ static void on_hint(void *arg, struct span hint)
 	if (text[0] == 'o' && s->state == HOLDING_READY)
 		dispatch_want_offer(d, s, false);
 	else if (text[0] == 's' && epoch && strtoull(epoch, NULL, 10) > s->epoch)
-		close_as(d, s, CLOSE_SUPERSEDED, "superseded");
+		dispatch_close_superseded(d, s);
 }
 
 void dispatch_poke(struct dispatch *d, const char *agent)
@@ -576,12 +405,6 @@ struct dispatch_counts dispatch_counts_of(const struct dispatch *d, uint64_t sid
 	return c;
 }
 
-struct dispatch_counts dispatch_counts_all(const struct dispatch *d)
-{
-	return (struct dispatch_counts){(uint64_t)metric_value(d->m_in_flight),
-					(uint64_t)metric_value(d->m_waiting)};
-}
-
 /* ---- life ---- */
 
 int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
@@ -601,7 +424,7 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 	d->cfg.prefix = store_prefix(s);
 	d->cfg.bridge_id = store_bridge_id(s);
 	(void)snprintf(d->window, sizeof(d->window), "%" PRId64, cfg->max_in_flight);
-	d->ledger_ms = LEDGER_FIRST_MS;
+	d->ledger_ms = DISPATCH_LEDGER_FIRST_MS;
 	d->m_in_flight = metrics_get(m, M_commands_in_flight, NULL, NULL);
 	d->m_waiting = metrics_get(m, M_commands_waiting, NULL, NULL);
 	d->m_dispatch = metrics_get(m, M_command_dispatch, NULL, NULL);
@@ -611,11 +434,11 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 	if (r == 0)
 		r = ratelimit_new(DEAD_LETTER_AGENTS, &d->dead_letters);
 	if (r == 0)
-		r = loop_timer_new(l, check_all, d, &d->check);
+		r = loop_timer_new(l, dispatch_check_all, d, &d->check);
 	if (r == 0)
 		r = loop_timer_new(l, on_retry, d, &d->retry);
 	if (r == 0)
-		r = loop_timer_new(l, on_ledger, d, &d->ledger);
+		r = loop_timer_new(l, dispatch_ledger_ask_again, d, &d->ledger);
 	if (r < 0) {
 		dispatch_close(d);
 		return r;

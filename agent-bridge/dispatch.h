@@ -84,6 +84,7 @@ struct dispatch_counts {
 	uint64_t in_flight, waiting;
 };
 struct dispatch_counts dispatch_counts_of(const struct dispatch *d, uint64_t sid);
-struct dispatch_counts dispatch_counts_all(const struct dispatch *d);
+/* Commands that may be offered only once results-writer has looked them up. */
+uint64_t dispatch_waiting_for_ledger(const struct dispatch *d);
 /* Reads the verb manifests again; false: they have faults, the old ones stay. */
 bool dispatch_reload(struct dispatch *d);

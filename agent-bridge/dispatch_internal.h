@@ -14,6 +14,9 @@
 #include "loop/loop.h"
 #include "verbs/verbs.h"
 
+#define DISPATCH_CLOSE_SUPERSEDED 4000
+#define DISPATCH_LEDGER_FIRST_MS  20
+
 /* A command sent on this connection and not answered. */
 struct slot {
 	char cid[CORRELATION_ID_MAX + 1];
@@ -82,14 +85,20 @@ void dispatch_unhold(struct dispatch *d); /* may free d when it is closed */
 
 struct holding *dispatch_find(const struct dispatch *d, uint64_t sid);
 struct holding *dispatch_find_agent(const struct dispatch *d, const char *agent);
+/* dispatch_find_agent finds it no more. */
+void dispatch_forget_agent(struct dispatch *d, struct holding *s);
 void dispatch_set_left(struct dispatch *d, struct holding *s, uint64_t left);
 /* OFFER now, or as soon as the one under way is answered or Redis is back. */
 void dispatch_want_offer(struct dispatch *d, struct holding *s, bool again);
+/* Looks at all; a timer's callback, arg the dispatch. */
+void dispatch_check_all(void *arg);
+void dispatch_close_superseded(struct dispatch *d, struct holding *s);
 /* Redis does not know that the session owns its agent: assert it, or learn that it does not. */
 void dispatch_reclaim(struct dispatch *d, struct holding *s);
 void dispatch_retry_soon(struct dispatch *d);
 /* An OFFER's answer: whether commands wait until results-writer has looked them up. */
 void dispatch_ledger_waits(struct dispatch *d, uint64_t sid, bool waits);
+void dispatch_ledger_ask_again(void *arg); /* a timer's callback, arg the dispatch */
 
 struct slot *dispatch_slot_find(struct holding *s, const char *cid);
 struct slot *dispatch_slot_add(struct dispatch *d, struct holding *s, const char *cid);
