@@ -432,6 +432,8 @@ static void update_gauges(struct endpoints *e)
 	e->evicted = b->sessions.rings.evicted;
 	metric_set(metrics_get(b->metrics, M_nonces, NULL, NULL),
 		   (double)handshake_nonces(b->handshake));
+	metric_set(metrics_get(b->metrics, M_commands_waiting_ledger, NULL, NULL),
+		   (double)dispatch_waiting_for_ledger(b->dispatch));
 }
 
 static void get_metrics(void *arg, const struct http_request *q UNUSED, struct http_response *r)

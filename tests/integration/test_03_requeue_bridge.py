@@ -7,7 +7,7 @@ import pytest
 
 import viwtest
 import writers
-from bridges import Bridge, leftovers, result, results, wait_result
+from bridges import Bridge, leftovers, metric, result, results, wait_result
 from viwtest import wait_for
 from writers import start_writer
 
@@ -274,11 +274,12 @@ def test_after_a_loss_commands_wait_for_results_writer_and_not_for_ever(redis, p
     # What was never sent may still have run before the loss: its agent is asked, and says.
     assert next_of(agent) == ("CANCEL", "c-short")
     send_result(agent, "c-short", status="expired")
+    wait_for(lambda: metric(b, "viw_commands_waiting_ledger") == 1)
     start_writer(start, "results", redis, pg.uri)
     assert next_of(agent) == ("COMMAND", "c-long")
     send_result(agent, "c-long", rc=0)
     pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-long' AND status = 'done'")
-    assert leftovers(redis) == []
+    assert leftovers(redis) == [] and metric(b, "viw_commands_waiting_ledger") == 0
 
 
 @pytest.mark.timeout(60)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import viwtest
-from bridges import SECRET, Bridge, leftovers, result, results, wait_result
+from bridges import SECRET, Bridge, leftovers, metric, result, results, wait_result
 from viwtest import wait_for
 from writers import start_writer
 
@@ -404,12 +404,6 @@ def test_two_bridges_with_one_name_say_so(redis, start, connect):
 
 
 # ---------------------------------------------------------------- backpressure
-
-
-def metric(bridge, name):
-    text = subprocess.run(["curl", "-s", f"http://127.0.0.1:{bridge.port}/metrics"], capture_output=True,
-                          text=True, timeout=5).stdout
-    return sum(float(line.split()[-1]) for line in text.splitlines() if line.split(" ")[0].split("{")[0] == name)
 
 
 def rss_mib(proc):

@@ -1,5 +1,6 @@
 """Bridges and the agents that talk to them, for the command chapters."""
 import json
+import urllib.request
 
 import viwtest
 from viwtest import wait_for
@@ -34,6 +35,13 @@ class Bridge:
         else:
             a.ack = a.expect("HELLO_ACK")
         return a
+
+
+def metric(bridge, name):
+    """The sum over all labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{bridge.port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.split(" ")[0].split("{")[0] == name)
 
 
 def result(cid, agent_id, status="success", **fields):
