@@ -44,7 +44,10 @@ def test_accepts_both_paths_and_no_subprotocol(bridge):
     assert ack["agent_id"] == "gw-1" and welcome["session_id"] == ack["conn_id"]
     assert ack["heartbeat_s"] == 20 and ack["max_frame_bytes"] == 262144 and ack["epoch"] > 0
     assert {"HELLO", "TELEMETRY", "RESULT"} <= set(ack["supported"])
+    assert set(ack) == {"type", "agent_id", "conn_id", "epoch", "server_time", "supported", "heartbeat_s", "max_frame_bytes"}
     assert welcome["max_in_flight"] == 4 and welcome["server_nonce"]
+    assert welcome["heartbeat_s"] == 20 and welcome["cmd_timeout_s"] > 0 and welcome["now"].endswith("Z")
+    assert set(welcome) == {"type", "session_id", "heartbeat_s", "cmd_timeout_s", "max_in_flight", "now", "server_nonce"}
     alias = b.connect("gw-2", path="/ws/agent")
     assert alias.welcome
     bare = b.connect("gw-3", subprotocols=())

@@ -1,5 +1,6 @@
-"""Sentences of contract 1 and 2 that no other file is about."""
+"""Sentences of contract 1, 2 and 4 that no other file is about."""
 import bridgetest
+import pytest
 import viwtest
 from bridgetest import result, telemetry
 
@@ -52,3 +53,104 @@ def test_x_forwarded_for_counts_from_trusted_proxies_only(bridge):
     assert b.entries("agent_events", event="connected")[0]["ip"] == "127.0.0.1"
     b.refused({**b.headers("gw-2", secret="wrong"), "X-Forwarded-For": "198.51.100.7"})
     assert b.proc.wait_log("handshake_refused", error="bad_auth")["ip"] == "127.0.0.1"
+
+
+def test_entries_of_each_stream_carry_the_fields_they_are_promised_with(bridge):
+    b = bridge()
+    ws = b.connect("gw-1")
+    ws.send(telemetry("gw-1"))
+    ws.send({"type": "AUDIT", "agent_id": "gw-1", "record": {}})
+    cid = b.redis.xadd_command("gw-1", "ECHO", issued_by_admin_id="7", issued_at=viwtest.rfc3339())
+    ws.expect("COMMAND", correlation_id=cid)
+    ws.send({"type": "COMMAND_ACK", "agent_id": "gw-1", "correlation_id": cid})
+    ws.send(result("gw-1", cid, rc=0))
+    ws.expect("RESULT_ACK", correlation_id=cid)
+    ws.close()
+    where = {"bridge_id": "bridge-t", "conn_id": ws.hello_ack["conn_id"], "epoch": str(ws.hello_ack["epoch"])}
+
+    def one(stream, *names, **fields):
+        [entry] = b.entries(stream, agent_id="gw-1", **fields)
+        entry.pop("id")
+        assert set(entry) == {"agent_id", "bridge_id", "epoch", "received_at", *fields, *names}, entry
+        assert entry == {**entry, **{k: v for k, v in where.items() if k in entry}}
+        assert len(entry["received_at"]) == 24 and entry["received_at"].endswith("Z")
+        return entry
+    one("agent_hello", "frame", "conn_id", "ip")
+    one("telemetry", "frame", "conn_id", "ip")
+    one("agent_events", "conn_id", "ip", event="connected")
+    one("agent_events", "frame", "conn_id", "ip", event="audit")
+    one("agent_events", "reason", "conn_id", "ip", event="disconnected")
+    one("command_events", "conn_id", event="offered", correlation_id=cid)
+    one("command_events", "conn_id", event="accepted", correlation_id=cid)
+    stored = one("command_results", "frame", "command", "issued_at", "expires_at", correlation_id=cid, source="agent",
+                 issued_by_admin_id="7")
+    assert stored["command"] == "ECHO" and stored["expires_at"] > stored["issued_at"]
+
+
+def test_commands_are_not_filtered_by_supported_verbs(bridge):
+    """The agent answers verb_not_allowed: what a new agent can do needs no new bridge."""
+    b = bridge()
+    ws = b.connect("gw-1", hello=False)
+    ws.send({"type": "HELLO", "agent_id": "gw-1", "version": "1", "capabilities": [], "supported_verbs": ["ECHO"]})
+    ws.expect("WELCOME")
+    cid = b.redis.xadd_command("gw-1", "a_verb_of_tomorrow")
+    assert ws.expect("COMMAND", correlation_id=cid)["verb"] == "a_verb_of_tomorrow"
+
+
+def test_no_cancel_before_welcome_either(bridge):
+    b = bridge()
+    ws = b.connect("gw-1")
+    cid = b.redis.xadd_command("gw-1", "ECHO")
+    ws.expect("COMMAND", correlation_id=cid)
+    ws.close()
+    ws = b.connect("gw-1", hello=False)
+    ws.expect("HELLO_ACK")
+    b.redis.xadd_command("gw-1", "ECHO", correlation_id=cid, op="cancel")
+    viwtest.wait_for(lambda: b.redis.client.hget(f"viw.cid.{cid}", "cancel"), what="the cancel is routed")
+    with pytest.raises(AssertionError):
+        ws.recv(0.5)
+    ws.send({"type": "HELLO", "agent_id": "gw-1", "version": "1", "capabilities": []})
+    assert ws.recv()["type"] == "WELCOME"
+    assert ws.expect("CANCEL")["correlation_id"] == cid
+
+
+def test_each_bridge_lists_its_own_agents_and_takes_commands_for_all(bridge):
+    b1, b2 = bridge(id="b1"), bridge(id="b2")
+    b1.connect("gw-1")
+    ws = b2.connect("gw-2")
+    for b, mine, other in ((b1, "gw-1", "gw-2"), (b2, "gw-2", "gw-1")):
+        assert [a["agent_id"] for a in b.get("/internal/agent/agents")["agents"]] == [mine]
+        assert b.http("GET", f"/internal/agent/agents/{other}")[0] == 404
+    # 404 only where it is connected to no bridge at all
+    status, body, _ = b1.post("gw-2", correlation_id="c-1")
+    assert (status, body) == (202, {"queued": True, "correlation_id": "c-1"})
+    assert ws.expect("COMMAND")["correlation_id"] == "c-1"
+    ws.close()
+    viwtest.wait_for(lambda: b1.post("gw-2")[0] == 404)
+
+
+def test_what_is_kept_and_waits_is_shown(bridge):
+    b = bridge()
+    ws = b.connect("gw-1")
+    for seq in range(60):
+        ws.send(telemetry("gw-1", seq=seq))
+    cids = [b.redis.xadd_command("gw-1", "ECHO") for _ in range(6)]
+    b.entries("telemetry", count=60)
+    frames = b.get("/internal/agent/agents/gw-1/telemetry")["frames"]
+    assert [f["seq"] for f in frames] == list(range(10, 60))  # the last 50, oldest first
+
+    def counts():
+        row = b.get("/internal/agent/agents/gw-1")
+        return row["in_flight"], row["waiting"]
+    viwtest.wait_for(lambda: counts() == (4, 2))
+    assert (b.metric("viw_commands_in_flight"), b.metric("viw_commands_waiting")) == (4, 6)
+    acked = []
+    while len(acked) < 6:
+        frame = ws.recv()
+        if frame["type"] == "COMMAND":
+            ws.send(result("gw-1", frame["correlation_id"], rc=0))
+        elif frame["type"] == "RESULT_ACK":
+            acked.append(frame["correlation_id"])
+    assert acked == cids
+    viwtest.wait_for(lambda: counts() == (0, 0))
+    assert b.get("/internal/agent/agents/gw-1/last-result")["correlation_id"] == cids[-1]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import viwtest
-from bridges import SECRET, Bridge, leftovers, result, results, wait_result
+from bridges import SECRET, Bridge, leftovers, metric, result, results, wait_result
 from viwtest import wait_for
 
 
@@ -142,6 +142,7 @@ def test_duplicates_are_one_command(bridge, redis):
     last = redis.xadd_command("a1", "ECHO")
     assert agent.expect("COMMAND")["correlation_id"] == last
     assert len(results(redis, "same")) == 1
+    assert metric(bridge, 'viw_commands_routed_total{result="duplicate"}') == 6
 
 
 REJECTED = [

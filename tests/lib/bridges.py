@@ -38,10 +38,10 @@ class Bridge:
 
 
 def metric(bridge, name):
-    """The sum over all labels."""
+    """A series with its labels, or the sum over all of them."""
     with urllib.request.urlopen(f"http://127.0.0.1:{bridge.port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.split(" ")[0].split("{")[0] == name)
+    return sum(float(line.split()[-1]) for line in lines if name in (line.split(" ")[0], line.split(" ")[0].split("{")[0]))
 
 
 def result(cid, agent_id, status="success", **fields):

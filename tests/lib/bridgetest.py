@@ -1,6 +1,7 @@
 """One agent-bridge under test: started with settings, asked over HTTP, connected to as agents do."""
 import http.client
 import json
+import re
 import uuid
 
 import viwtest
@@ -85,14 +86,31 @@ class Bridge:
         return ws
 
     def refused(self, headers, path="/agent/ws", **kwargs):
-        """The refusal of a handshake: (status, code, headers)."""
+        """The refusal of a handshake, which is JSON, logged once and counted: (status, code, headers)."""
         import wslib
+        lines, counted = len(self.proc.find_logs("handshake_refused")), self.refusals()
         try:
             self.connect_ws(self.url(path), headers=headers, **kwargs)
         except wslib.InvalidStatusCode as e:
-            log = [line for line in self.proc.find_logs("handshake_refused")][-1]
-            return e.status_code, log.get("error"), e.headers
+            [log] = viwtest.wait_for(lambda: self.proc.find_logs("handshake_refused")[lines:], what="a log line")
+            code = log["error"]
+            assert log["level"] == "warn" and log["ip"] and log["msg"] and log["agent_id"] == headers["X-Agent-Id"], log
+            assert e.headers["Content-Type"] == "application/json" and int(e.headers["Content-Length"]) > len(code)
+            if counted is not None:
+                now = self.refusals()
+                assert now.pop(code) == counted.pop(code, 0) + 1 and now == counted
+            return e.status_code, code, e.headers
         raise AssertionError("the handshake was accepted")
+
+    def refusals(self):
+        """viw_handshake_refused_total by code; None where no plain listener tells."""
+        if self.tls and self.internal_port == self.port:
+            return None
+        token = self.env.get("AGENT_BRIDGE_ADMIN_TOKEN")
+        status, _, text = self.http("GET", "/metrics", headers={"Authorization": f"Bearer {token}"} if token else None)
+        if status != 200:
+            return None
+        return {code: float(n) for code, n in re.findall(r'^viw_handshake_refused_total\{code="(\w+)"\} (\S+)$', text, re.M)}
 
     # ---- streams
 

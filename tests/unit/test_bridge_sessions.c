@@ -154,6 +154,27 @@ static void test_send_over_the_cap_closes(void **state)
 	sessions_fini(&all);
 }
 
+static void test_send_over_the_cap_of_bytes_closes(void **state)
+{
+	char text[400];
+	struct wire_frame f = {.type = WIRE_ERROR,
+			       .error = {.code = SPAN("c"), .msg = {text, sizeof(text)}}};
+	struct sessions all;
+	struct session *s;
+
+	(void)state;
+	memset(text, 'x', sizeof(text));
+	assert_int_equal(sessions_init(&all, 5, 10000), 0);
+	s = add(&all, "a");
+	assert_int_equal(session_send(s, &limits, &f), 0);
+	assert_int_equal(session_send(s, &limits, &f), 0);
+	assert_true(s->out.bytes > 800 && s->out.bytes <= limits.send_bytes);
+	assert_int_not_equal(session_send(s, &limits, &f), 0);
+	assert_string_equal(s->close_reason, "slow_reader");
+	assert_true(s->out.bytes <= limits.send_bytes);
+	sessions_fini(&all);
+}
+
 static void test_hold_is_capped_and_in_order(void **state)
 {
 	struct session_held *h;
@@ -213,6 +234,7 @@ int main(void)
 	    cmocka_unit_test(test_ring_keeps_the_newest),
 	    cmocka_unit_test(test_ring_budget_drops_the_oldest_of_all),
 	    cmocka_unit_test(test_send_over_the_cap_closes),
+	    cmocka_unit_test(test_send_over_the_cap_of_bytes_closes),
 	    cmocka_unit_test(test_hold_is_capped_and_in_order),
 	    cmocka_unit_test(test_violated_tenth_within_a_minute),
 	};

@@ -275,6 +275,21 @@ static void test_judge_draining_and_redis(void **state)
 	expect(x, 503, "redis_away");
 }
 
+/* A crowd that is sent away together does not come back together. */
+static void test_judge_spreads_the_return(void **state)
+{
+	struct fixture *x = *state;
+	unsigned seen = 0;
+
+	x->w.draining = true;
+	for (int i = 0; i < 200; i++) {
+		expect(x, 503, "draining");
+		assert_in_range(x->v.retry_after_s, 1, 10);
+		seen |= 1u << x->v.retry_after_s;
+	}
+	assert_true(__builtin_popcount(seen) >= 8);
+}
+
 /* ---- identity behind a proxy ---- */
 
 static void behind_proxy(struct fixture *x)
@@ -442,6 +457,7 @@ int main(void)
 	    CASE(test_judge_rate_of_ipv6_is_per_64),
 	    CASE(test_judge_lists_and_room),
 	    CASE(test_judge_draining_and_redis),
+	    CASE(test_judge_spreads_the_return),
 	    CASE(test_judge_identity_from_strangers),
 	    CASE(test_judge_identity_from_proxy),
 	    CASE(test_judge_proxy_without_certificate_headers),
