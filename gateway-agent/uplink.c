@@ -196,6 +196,23 @@ static void connect_next(struct uplink *u)
 	connect_via(u, vh, text);
 }
 
+/* For ws://localhost: whatever a hosts file or a name server makes of it, plaintext stays here. */
+static bool all_loopback(struct uplink *u, const struct netaddr *addr, size_t n)
+{
+	char ip[NETADDR_TEXT_MAX], text[160];
+	size_t i;
+
+	for (i = 0; i < n && netaddr_is_loopback(&addr[i]); i++)
+		;
+	if (i == n)
+		return true;
+	netaddr_format_ip(&addr[i], ip);
+	(void)snprintf(text, sizeof text, "%.40s leads to %s; ws:// is allowed to loopback only",
+		       u->backend->host, ip);
+	uplink_note_end(u, REDIAL_RESOLVE, 0, text);
+	return false;
+}
+
 static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t n)
 {
 	struct uplink *u = arg;
@@ -206,6 +223,10 @@ static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t
 		(void)snprintf(text, sizeof text, "the name %.80s does not resolve",
 			       u->proxy.host[0] ? u->proxy.host : u->backend->host);
 		uplink_note_end(u, REDIAL_RESOLVE, 0, text);
+		uplink_ended(u);
+		return;
+	}
+	if (!u->backend->tls && !all_loopback(u, addr, n)) {
 		uplink_ended(u);
 		return;
 	}

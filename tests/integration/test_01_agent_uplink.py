@@ -202,6 +202,32 @@ def test_expired_backend_is_refused(bridge, start, tmp, pki):
     expect_end(p, "tls", "expired")
 
 
+def test_a_certificate_for_clients_is_no_backends(bridge, start, tmp, pki):
+    """Where one CA signs both, another site's agent must not pass for the bridge."""
+    agent = pki.issue("agent-localhost", "ca", "/CN=localhost", ["DNS:localhost"], usage="clientAuth")
+    b = bridge(ssl=server_context(pki, cert=agent))
+    p = start("gateway-agent", env=tls_env(tmp, pki, b.port))
+    expect_end(p, "tls", "unsuitable certificate purpose")
+    assert not b.handshakes
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a hosts file of its own")
+def test_localhost_that_leads_elsewhere_gets_no_plaintext(start, tmp):
+    (tmp / "hosts").write_text("192.0.2.1 localhost\n")
+    (tmp / "nsswitch").write_text("hosts: files\n")
+    p = start("/usr/bin/unshare", env=peers.agent_env(tmp, "ws://localhost:9/agent/ws"), args=[
+        "-n", "-m", "--propagation", "private", "bash", "-c",
+        f"mount --bind {tmp}/hosts /etc/hosts && mount --bind {tmp}/nsswitch /etc/nsswitch.conf && exec {viwtest.BIN}/gateway-agent"])
+    line = expect_end(p, "resolve", "loopback")
+    assert "192.0.2.1" in line["msg"]
+
+
+def test_a_backend_without_tls_is_said(bridge, start, tmp, pki):
+    b = bridge()
+    p = start("gateway-agent", env=tls_env(tmp, pki, b.port))
+    assert "does not speak TLS" in expect_end(p, "tls", "wrong version number")["msg"]
+
+
 def test_tls_1_1_is_refused(start, tmp, pki, bare):
     def handler(server, conn):
         ctx = server_context(pki, want_client=False, minimum=ssl.TLSVersion.TLSv1, maximum=ssl.TLSVersion.TLSv1_1)
