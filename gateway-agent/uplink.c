@@ -249,6 +249,7 @@ int uplink_dial(struct uplink *u, const struct redial_backend *b)
 	u->want_close = false;
 	u->end = (struct redial_end){.retry_after_ms = -1};
 	u->alert = -1;
+	u->tls_error = 0;
 	u->peer = (struct trust_peer){0};
 	u->addresses = 0;
 	u->next_address = 0;

@@ -1,4 +1,5 @@
 /* What happens to the WebSocket, as libwebsockets and OpenSSL tell it. See uplink.h. */
+#include <openssl/err.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ static int64_t read_retry_after(struct lws *wsi)
 /* Why did it fail? What lws tells is a text; what we saw ourselves is better. */
 static void classify(struct uplink *u, struct lws *wsi, const char *text)
 {
+	const char *tls = u->tls_error ? ERR_reason_error_string(u->tls_error) : NULL;
 	char detail[160], ip[NETADDR_TEXT_MAX];
 	unsigned status = u->phase == REQUESTED ? lws_http_client_http_response(wsi) : 0;
 
@@ -71,10 +73,21 @@ static void classify(struct uplink *u, struct lws *wsi, const char *text)
 		uplink_note_end(u, REDIAL_TLS, 0, detail);
 	} else if (u->proxy.host[0] && u->phase == CONNECTING) {
 		(void)snprintf(detail, sizeof detail, "proxy %.80s gives no tunnel: %.40s",
-			       u->proxy.host, text ? text : "it hung up");
+			       u->proxy.host,
+			       !text				   ? "it hung up"
+			       : strcmp(text, "proxy not h1") == 0 ? "it did not answer 200"
+								   : text);
 		uplink_note_end(u, REDIAL_PROXY, 0, detail);
 	} else if (u->phase == IN_TLS) {
-		uplink_note_end(u, REDIAL_TLS, 0, text ? text : "the handshake broke off");
+		(void)snprintf(detail, sizeof detail, "TLS handshake failed: %.60s%s",
+			       tls    ? tls
+			       : text ? text
+				      : "it broke off",
+			       u->tls_error &&
+				       ERR_GET_REASON(u->tls_error) == SSL_R_WRONG_VERSION_NUMBER
+				   ? " (the backend does not speak TLS)"
+				   : "");
+		uplink_note_end(u, REDIAL_TLS, 0, detail);
 	} else if (u->phase == REQUESTED) {
 		uplink_note_end(u, REDIAL_LOST, 0, "closed before it answered");
 	} else {
@@ -249,4 +262,6 @@ void uplink_on_ssl_info(const SSL *ssl, int where, int ret)
 		u->phase = IN_TLS;
 	if (where == SSL_CB_READ_ALERT && (ret & 0xff) != SSL_AD_CLOSE_NOTIFY)
 		u->alert = ret & 0xff;
+	if (where & SSL_CB_EXIT && ret <= 0 && u->phase == IN_TLS && ERR_peek_last_error())
+		u->tls_error = ERR_peek_last_error();
 }

@@ -44,7 +44,8 @@ struct uplink {
 	size_t addresses, next_address;
 	struct lws *wsi;
 	bool in_callback, want_close;
-	int alert; /* TLS alert the backend sent; -1: none */
+	int alert;		 /* TLS alert the backend sent; -1: none */
+	unsigned long tls_error; /* why OpenSSL gave up; 0: it did not */
 	struct trust_peer peer;
 	struct redial_end end;
 	bool has_end;

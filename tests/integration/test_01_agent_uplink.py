@@ -447,5 +447,5 @@ def test_proxy_that_refuses(bridge, start, tmp, pki, bare):
     b, seen = bridge(ssl=server_context(pki)), []
     proxy = bare(connect_proxy(seen, auth="basic dTpw"))
     p = start("gateway-agent", env=tls_env(tmp, pki, b.port, https_proxy=f"http://127.0.0.1:{proxy.port}"))
-    expect_end(p, "proxy", "proxy")
+    assert "did not answer 200" in expect_end(p, "proxy", "proxy 127.0.0.1 gives no tunnel")["msg"]
     assert not b.handshakes
