@@ -1,4 +1,6 @@
 """Sentences of contract 1, 2 and 4 that no other file is about."""
+import json
+
 import bridgetest
 import pytest
 import viwtest
@@ -85,6 +87,16 @@ def test_entries_of_each_stream_carry_the_fields_they_are_promised_with(bridge):
     stored = one("command_results", "frame", "command", "issued_at", "expires_at", correlation_id=cid, source="agent",
                  issued_by_admin_id="7")
     assert stored["command"] == "ECHO" and stored["expires_at"] > stored["issued_at"]
+
+
+def test_the_telemetry_stream_is_kept_to_its_bound(bridge):
+    b = bridge(telemetry_maxlen=1000)
+    ws = b.connect("gw-1")
+    for seq in range(2500):
+        ws.send(telemetry("gw-1", seq=seq))
+    newest = lambda: [json.loads(f["frame"])["seq"] for _, f in b.redis.client.xrevrange("viw.telemetry", count=1)]
+    viwtest.wait_for(lambda: newest() == [2499])
+    assert 1000 <= b.redis.client.xlen("viw.telemetry") <= 1300  # a hundred between looks, and whole nodes of Redis
 
 
 def test_commands_are_not_filtered_by_supported_verbs(bridge):
