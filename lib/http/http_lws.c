@@ -162,7 +162,6 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 		h->repeated = http_opening_over(h, wsi);
 		return on_confirm_upgrade(h, wsi);
 	case LWS_CALLBACK_HTTP:
-		(void)http_opening_over(h, wsi);
 		return http_on_request(h, wsi, c, in);
 	case LWS_CALLBACK_HTTP_BODY:
 		return http_on_body(c, in, len);

@@ -2,8 +2,8 @@
  * Sockets from accept until their first request is there. States of one: waiting (we only peek, lws
  * does not know it) → adopted (lws reads it: TLS handshake and head) → over. A plain socket waits
  * for its whole head, a TLS socket for its first byte, so that who says nothing costs no more than
- * this. A head that cannot be read is refused in either state; the socket is then read to its end
- * for a moment, so that the answer arrives.
+ * this. A body that is announced has to come, too. A head that cannot be read is refused in either
+ * state; the socket is then read to its end for a moment, so that the answer arrives.
  *
  * Why heads are looked at here: lws gives the first of repeated headers and cannot tell that there
  * were more, and hangs up on what it cannot read. Plain heads are peeked at; decrypted ones pass by
@@ -39,8 +39,8 @@ struct opening {
 	size_t had;	  /* bytes seen when we peeked */
 	int fd;
 	unsigned tick, repeated;
-	bool drop, refused;
-	size_t head_n; /* TLS: decrypted so far */
+	bool drop, refused, headed; /* the last: TLS, its whole head was seen */
+	size_t head_n;		    /* TLS: decrypted so far */
 	char *head;
 };
 
@@ -208,13 +208,14 @@ static void head_append(struct opening *o, SSL *ssl, const char *bytes, size_t n
 
 	if (!o->head)
 		o->head = malloc(HTTP_HEAD_MAX);
-	if (!o->head)
-		return; /* lws will hardly get through either */
+	if (!o->head || o->headed)
+		return; /* without memory lws will hardly get through either */
 	if (n > room)
 		n = room;
 	memcpy(o->head + o->head_n, bytes, n);
 	o->head_n += n;
 	head = http_head_length(o->head, o->head_n);
+	o->headed = head > 0;
 	if (head_refused(o, ssl, o->head, head ? head : o->head_n))
 		lws_set_timeout(o->wsi, PENDING_TIMEOUT_KILLED_BY_PARENT, LINGER_S);
 	else if (head)

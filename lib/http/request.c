@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "http/http_internal.h"
+#include "http/http_accept.h"
 
 #define DISCARD_MAX	 (1024 * 1024) /* a larger unwanted body is not read to its end */
 #define ANSWER_MAX	 (64u * 1024 * 1024)
@@ -366,8 +366,10 @@ static void handle(struct http_exchange *x)
 	x->route->handler(t->arg, &x->q, x->response);
 }
 
+/* The request is whole. Until now its socket may have been taken away to make room. */
 static void handle_now(struct http_exchange *x)
 {
+	(void)http_opening_over(x->server, x->wsi);
 	handle(x);
 	lws_set_timeout(x->wsi, PENDING_TIMEOUT_HTTP_CONTENT, ANSWER_TIMEOUT_S);
 	if (x->ready)

@@ -60,6 +60,14 @@ def test_half_a_head_keeps_nobody_out(bridge, first):
     assert b.http("GET", "/internal/agent/_healthz")[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/nope", "/agent/_health", "/internal/agent/agents/x/commands"])
+def test_half_a_body_keeps_nobody_out(bridge, path):
+    """Refused or not: a request counts as said when it is whole."""
+    b = bridge(max_conn=10)
+    crowd = open_half(b, SLOTS + 100, "127.0.0.2", f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n".encode())
+    admitted_beside(b, crowd)
+
+
 @pytest.mark.parametrize("stage", ["client_hello", "head"])
 def test_half_a_tls_handshake_keeps_nobody_out(bridge, pki, stage):
     b = mtls(bridge, pki, tls_client_ca=None, tls_crl=None, max_conn=10)
