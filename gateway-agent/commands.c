@@ -73,11 +73,11 @@ void commands_drop(struct commands *c, struct command *m)
 	free(m);
 }
 
-struct command *commands_add(struct commands *c, struct span id)
+struct command *commands_add(struct commands *c, struct span id, unsigned max)
 {
 	struct command *m, **at;
 
-	if (c->count >= COMMANDS_MAX || id.n > CORRELATION_ID_MAX)
+	if (c->count >= max || id.n > CORRELATION_ID_MAX)
 		return NULL;
 	m = calloc(1, sizeof *m);
 	if (!m)

@@ -10,6 +10,7 @@
 #define CLOCK_SLACK_MS 1000
 #define NONCE_KEEP_MS  600000
 #define NONCES_MAX     8192
+#define LOCAL_MAX      8 /* places that a bridge cannot take */
 
 static int64_t remaining_ms(const struct wire_command *f, int64_t server_now_ms)
 {
@@ -105,7 +106,7 @@ void commands_on_command(struct commands *c, const struct wire_command *f, int64
 		log_dropped(c, f->correlation_id, "stopping");
 		return;
 	}
-	m = commands_add(c, f->correlation_id);
+	m = commands_add(c, f->correlation_id, COMMANDS_MAX);
 	if (!m) {
 		log_dropped(c, f->correlation_id, "too many commands are held");
 		return;
@@ -123,7 +124,7 @@ int commands_local(struct commands *c, const char *correlation_id, const char *v
 		return -EEXIST;
 	if (c->draining)
 		return -EBUSY;
-	m = commands_add(c, span_of(correlation_id));
+	m = commands_add(c, span_of(correlation_id), COMMANDS_MAX + LOCAL_MAX);
 	if (!m)
 		return -EBUSY;
 	m->local_cb = cb;
@@ -143,7 +144,7 @@ void commands_on_cancel(struct commands *c, const struct wire_cancel *f)
 		return;
 	}
 	if (!m) {
-		m = commands_add(c, f->correlation_id);
+		m = commands_add(c, f->correlation_id, COMMANDS_MAX);
 		if (!m)
 			return;
 		m->kind = KIND_EFFECTS; /* as far as we know */

@@ -52,7 +52,8 @@ struct commands {
 /* commands.c: the list and the pump */
 void commands_move(struct commands *c, struct command *m, enum state to);
 struct command *commands_find(struct commands *c, struct span id);
-struct command *commands_add(struct commands *c, struct span id); /* NULL: full, or no memory */
+/* NULL: max are held, or no memory. */
+struct command *commands_add(struct commands *c, struct span id, unsigned max);
 void commands_drop(struct commands *c, struct command *m);
 void commands_wipe_args(struct command *m);
 void commands_pump(struct commands *c); /* every command takes the steps it can */

@@ -12,7 +12,7 @@ import pytest
 
 import peers
 import viwtest
-from test_01_agent_uplink import bridge  # noqa: F401 (fixture)
+from test_01_agent_uplink import bare, bridge  # noqa: F401 (fixtures)
 from test_03_agent_commands import Site
 from test_06_agent_operations import call, run
 from viwtest import wait_for
@@ -34,6 +34,34 @@ def test_a_second_hello_ack_ends_the_connection(bridge, start, tmp):
     assert "second HELLO_ACK" in p.wait_log("disconnected", error="protocol")["msg"]
     assert len(b.conns[0].of("HELLO")) == 1
     b.wait_frame("HELLO", n=2)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed(start, tmp, bare, status):
+    elsewhere = bare(lambda server, conn: conn.recv(4096))
+
+    def redirect(server, conn):
+        conn.recv(4096)
+        conn.sendall(f"HTTP/1.1 {status} Go\r\nLocation: http://127.0.0.1:{elsewhere.port}/agent/ws\r\n"
+                     "Content-Length: 0\r\n\r\n".encode())
+    s = bare(redirect)
+    p = start("gateway-agent", env=peers.agent_env(tmp, f"ws://127.0.0.1:{s.port}/agent/ws"))
+    assert str(status) in p.wait_log("disconnected", error="http", timeout=15)["msg"]
+    wait_for(lambda: s.accepted >= 2, 15, "it asks the same backend again")
+    assert elsewhere.accepted == 0
+
+
+def test_it_cannot_keep_commands_of_the_host_from_running(site):
+    """It leaves 64 results unacknowledged."""
+    port = viwtest.free_port()
+    site.bridge.ack = False
+    site.go(VIW_AGENT_FEATURE_INBOUND_HTTP="true", VIW_AGENT_BIND_ADDRESS=f"127.0.0.1:{port}", VIW_AGENT_LOCAL_TOKEN="t0ken")
+    site.ready()
+    for _ in range(70):
+        site.command("ECHO", {"message": "x"})
+    wait_for(lambda: site.agent.find_logs("command_refused", error="too many commands are held"), 10)
+    status, text = call(port, "/execute", "POST", "t0ken", {"command": "ECHO", "params": {"message": "mine"}})
+    assert status == 200 and json.loads(text)["stdout"] == "mine", text
 
 
 def test_its_text_is_harmless_on_a_terminal(bridge, start, tmp):
