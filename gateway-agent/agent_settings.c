@@ -39,6 +39,33 @@ static void check_link(const struct agent_settings *s, struct settings_faults *f
 				   "KEY_PATH), SHARED_SECRET, or both");
 }
 
+/* The names of a list of name or name=…: each becomes a key of a JSON object, where it may stand
+ * once. What separates items, and how long a name may be, is as where the list is used. */
+static void check_names(const char *setting, const char *csv, const char *separators,
+			size_t longest, struct settings_faults *f)
+{
+	const char *s, *t;
+	size_t n, m, name, other;
+
+	for (s = csv; s && *s; s += n + (s[n] != '\0')) {
+		n = strcspn(s, separators);
+		name = strcspn(s, "=") < n ? strcspn(s, "=") : n;
+		if (name > longest)
+			settings_fault_add(f, setting, "`%.20s…`: a name may be at most %zu bytes",
+					   s, longest);
+		for (t = csv; t < s; t += m + 1) {
+			m = strcspn(t, separators);
+			other = strcspn(t, "=") < m ? strcspn(t, "=") : m;
+			if (name && name == other && strncmp(s, t, name) == 0) {
+				settings_fault_add(f, setting,
+						   "`%.*s` is there twice; leave one out",
+						   (int)name, s);
+				break;
+			}
+		}
+	}
+}
+
 static void check_labels(const char *csv, struct settings_faults *f)
 {
 	const char *s = csv;
@@ -53,6 +80,7 @@ static void check_labels(const char *csv, struct settings_faults *f)
 					   (int)n, s);
 		s += n + (s[n] == ',');
 	}
+	check_names("VIW_AGENT_LABELS", csv, ",", 127, f);
 }
 
 static void validate(const void *cfg, struct settings_faults *f)
@@ -67,6 +95,7 @@ static void validate(const void *cfg, struct settings_faults *f)
 		    "0-9 . _ -");
 	check_link(s, f);
 	check_labels(s->labels, f);
+	check_names("VIW_AGENT_SERVICES", s->services, ", \t", 255, f);
 	if (!s->cert_path != !s->key_path)
 		settings_fault_add(f, s->cert_path ? "VIW_AGENT_KEY_PATH" : "VIW_AGENT_CERT_PATH",
 				   "is not set: certificate and key come together");

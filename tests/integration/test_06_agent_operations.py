@@ -330,6 +330,10 @@ def test_check_says_what_is_wrong_and_what_to_do(bridge, tmp, pki, broken):
     ({"VIW_AGENT_MAX_CONCURENCY": "4"}, "VIW_AGENT_MAX_CONCURENCY", ""),
     ({"VIW_AGENT_FEATURE_INBOUND_HTTP": "true", "VIW_AGENT_BIND_ADDRESS": "0.0.0.0:8443"}, "BIND_ADDRESS", "loopback"),
     ({"VIW_AGENT_LABELS": "a"}, "VIW_AGENT_LABELS", "name=value"),
+    ({"VIW_AGENT_LABELS": "a=1,ab=1,b=1,a=2"}, "VIW_AGENT_LABELS `a`", "there twice"),
+    ({"VIW_AGENT_LABELS": "x" * 128 + "=1"}, "VIW_AGENT_LABELS", "at most 127 bytes"),
+    ({"VIW_AGENT_SERVICES": "ssh, redis=redis-server,redis"}, "VIW_AGENT_SERVICES `redis`", "there twice"),
+    ({"VIW_AGENT_SERVICES": "x" * 256}, "VIW_AGENT_SERVICES", "at most 255 bytes"),
 ])
 def test_check_config_names_setting_and_remedy(tmp, pki, change, setting, remedy):
     env = check_env(tmp, pki, 1)
