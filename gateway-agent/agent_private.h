@@ -33,7 +33,7 @@ struct agent {
 	int64_t commands_at_ms; /* 0: no tick planned */
 	struct telemetry_cpu cpu;
 	char telemetry_id[UUID_LEN + 16];
-	bool telemetry_asked, stopping, state_dir_bad;
+	bool telemetry_asked, stopping, state_dir_bad, no_host_figures;
 	int64_t started_wall_ms, started_boot_ms, last_audit_ms;
 	int64_t warned[3]; /* days of the last expiry warning: client, bundle, backend */
 	struct audit_summary audit;

@@ -150,6 +150,18 @@ static void compose_telemetry(struct agent *a, struct span helper_data)
 	agent_changed(a);
 }
 
+static void say_no_host_figures(struct agent *a, const struct wire_helper_reply *reply)
+{
+	char code[65] = "";
+
+	(void)!span_copy(reply->error.code, code, sizeof code);
+	if (!a->no_host_figures)
+		LOG_WARN(FIELDS(.event = "no_host_figures", .agent_id = a->cfg->id, .error = code),
+			 "host-helper refuses get_monitoring_data, so TELEMETRY holds what this "
+			 "process sees itself: " SPAN_FMT,
+			 SPAN_ARG(reply->error.msg));
+}
+
 static void on_monitoring_data(void *arg, const char *correlation_id,
 			       const struct wire_helper_reply *reply)
 {
@@ -162,6 +174,9 @@ static void on_monitoring_data(void *arg, const char *correlation_id,
 		return;
 	if (reply && span_eq(reply->status, "ok"))
 		data = reply->data;
+	else if (reply)
+		say_no_host_figures(a, reply);
+	a->no_host_figures = reply && !data.p;
 	compose_telemetry(a, data);
 }
 

@@ -1,12 +1,14 @@
 /* gateway-agent's settings table, and the checks across settings. */
 #include "agent_settings.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "agent_metrics.h"
 #include "base/ident.h"
 #include "base/netaddr.h"
 #include "redial.h"
+#include "telemetry.h"
 
 #define SETTINGS_STRUCT agent_settings
 static const struct setting rows[] = {
@@ -66,6 +68,21 @@ static void check_names(const char *setting, const char *csv, const char *separa
 	}
 }
 
+#define UNITS_MAX 1024 /* of get_monitoring_data's `services` (lib/verbs/builtin.c) */
+
+static void check_services(const char *csv, struct settings_faults *f)
+{
+	struct buf units;
+
+	check_names("VIW_AGENT_SERVICES", csv, ", \t", 255, f);
+	buf_init(&units, UNITS_MAX);
+	if (telemetry_units(csv, &units) == -ENOBUFS)
+		settings_fault_add(
+		    f, "VIW_AGENT_SERVICES",
+		    "the units it names are together at most %d bytes; leave some out", UNITS_MAX);
+	buf_fini(&units);
+}
+
 static void check_labels(const char *csv, struct settings_faults *f)
 {
 	const char *s = csv;
@@ -95,7 +112,7 @@ static void validate(const void *cfg, struct settings_faults *f)
 		    "0-9 . _ -");
 	check_link(s, f);
 	check_labels(s->labels, f);
-	check_names("VIW_AGENT_SERVICES", s->services, ", \t", 255, f);
+	check_services(s->services, f);
 	if (!s->cert_path != !s->key_path)
 		settings_fault_add(f, s->cert_path ? "VIW_AGENT_KEY_PATH" : "VIW_AGENT_CERT_PATH",
 				   "is not set: certificate and key come together");

@@ -311,6 +311,16 @@ def counted(helper, record):
     return counts
 
 
+def test_a_helper_that_gives_no_host_figures_is_said_once(site):
+    """`services` takes no word that begins with a dash; the settings of the agent do not know that."""
+    site.helper.start()
+    site.go(VIW_AGENT_SERVICES="-x", VIW_AGENT_TELEMETRY_INTERVAL_S="1")
+    m = site.bridge.wait_frame("TELEMETRY", n=3)["metrics"]
+    assert m["helper"] == "up" and m["services"] == {"-x": "unknown"} and m["mem_pct"] > 0, "its own figures instead"
+    lines = site.agent.find_logs("no_host_figures")
+    assert len(lines) == 1 and lines[0]["error"] == "bad_args" and "services" in lines[0]["msg"]
+
+
 def test_audit_summaries_leave_the_host(site):
     """Counts by verb and outcome, and a checkpoint that `audit verify` accepts; what a lost connection may
     have taken with it is told again, from the same record on."""
