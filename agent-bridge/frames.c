@@ -10,14 +10,22 @@
 #include "base/utf8.h"
 #include "bridge_metrics.h"
 #include "handshake.h"
+#include "ratelimit.h"
 #include "transport.h"
 
 #define HEARTBEAT_S   20
 #define CMD_TIMEOUT_S 30
 
+/* What only a writer removes again, from Redis or not at all: by agent, so that a new connection
+ * brings no more. Our own sends a HELLO anew when its helper changes, an AUDIT in five minutes. */
+#define KEPT_A_MINUTE	128
+#define KEPT_UNIT_BYTES 4096
+#define KEPT_AGENTS	16384
+
 struct frames {
 	struct frames_config cfg;
 	struct wire_decoder *decoder;
+	struct ratelimit *kept; /* by agent */
 	struct metric *in[WIRE_TYPES], *out[WIRE_TYPES], *bytes_in, *bytes_out;
 	char supported[256]; /* JSON array of the types an agent may send */
 };
@@ -207,6 +215,12 @@ static const struct {
     [WIRE_PING] = {on_ping, false},    [WIRE_PONG] = {on_pong, false},
 };
 
+/* AUDIT, and HELLO but a connection's first, of which handshakes are the limit. */
+static bool is_kept(const struct session *s, enum wire_type t)
+{
+	return t == WIRE_AUDIT || (t == WIRE_HELLO && s->state == SESSION_READY);
+}
+
 /* ---- receiving ---- */
 
 /* The agent_id a frame names; absent: none. */
@@ -246,6 +260,7 @@ static int take(struct frames *f, struct session *s, struct span json, int64_t b
 	struct wire_frame w;
 	struct span agent;
 	enum wire_refusal refusal;
+	int64_t kept;
 	int r;
 
 	refusal = wire_decode(f->decoder, WIRE_FROM_AGENT, json.p, json.n, &w, &info);
@@ -269,8 +284,18 @@ static int take(struct frames *f, struct session *s, struct span json, int64_t b
 			  (struct span){0}, boot_ms);
 		return 0;
 	}
+	kept = is_kept(s, w.type) ? 1 + (int64_t)(json.n / KEPT_UNIT_BYTES) : 0;
+	if (kept && !ratelimit_allows(f->kept, s->agent_id, strlen(s->agent_id), KEPT_A_MINUTE,
+				      kept, boot_ms)) {
+		violation(f, s, "too_many", "too many frames of this type: wait", (struct span){0},
+			  boot_ms);
+		return 0;
+	}
 	r = handlers[w.type].handle(f, s, &w, json);
 	if (r == 0) {
+		if (kept)
+			(void)!ratelimit_take_many(f->kept, s->agent_id, strlen(s->agent_id),
+						   KEPT_A_MINUTE, kept, boot_ms);
 		metric_add(f->in[w.type], 1);
 		metric_add(f->bytes_in, json.n);
 	}
@@ -432,8 +457,10 @@ int frames_new(const struct frames_config *cfg, struct frames **ret)
 		return -ENOMEM;
 	f->cfg = *cfg;
 	r = wire_decoder_new((size_t)cfg->settings->max_frame_bytes, &f->decoder);
+	if (r == 0)
+		r = ratelimit_new(KEPT_AGENTS, &f->kept);
 	if (r < 0) {
-		free(f);
+		frames_free(f);
 		return r;
 	}
 	for (int t = 0; t < WIRE_TYPES; t++) {
@@ -457,5 +484,6 @@ void frames_free(struct frames *f)
 	if (!f)
 		return;
 	wire_decoder_free(f->decoder);
+	ratelimit_free(f->kept);
 	free(f);
 }

@@ -69,16 +69,40 @@ static struct slot *slot_of(struct ratelimit *r, uint64_t tag)
 	return oldest;
 }
 
-int ratelimit_take(struct ratelimit *r, const void *key, size_t n, int64_t per_minute,
-		   int64_t now_ms)
+/* The tat_us after so many more; *ret_over_us > 0: too late by that. */
+static int64_t after(const struct slot *s, int64_t per_minute, int64_t many, int64_t now_ms,
+		     int64_t *ret_over_us)
 {
-	int64_t now_us = now_ms * 1000, interval_us = MINUTE_US / per_minute;
+	int64_t now_us = now_ms * 1000, from_us = s->tat_us > now_us ? s->tat_us : now_us;
+	int64_t tat_us = from_us + MINUTE_US / per_minute * (many < per_minute ? many : per_minute);
+
+	*ret_over_us = tat_us - MINUTE_US - now_us;
+	return tat_us;
+}
+
+int ratelimit_take_many(struct ratelimit *r, const void *key, size_t n, int64_t per_minute,
+			int64_t many, int64_t now_ms)
+{
 	struct slot *s = slot_of(r, hash(r->seed, key, n));
-	int64_t tat_us = s->tat_us > now_us ? s->tat_us : now_us;
-	int64_t over_us = tat_us + interval_us - MINUTE_US - now_us;
+	int64_t over_us, tat_us = after(s, per_minute, many, now_ms, &over_us);
 
 	if (over_us > 0)
 		return (int)((over_us + 999999) / 1000000);
-	s->tat_us = tat_us + interval_us;
+	s->tat_us = tat_us;
 	return 0;
+}
+
+int ratelimit_take(struct ratelimit *r, const void *key, size_t n, int64_t per_minute,
+		   int64_t now_ms)
+{
+	return ratelimit_take_many(r, key, n, per_minute, 1, now_ms);
+}
+
+bool ratelimit_allows(struct ratelimit *r, const void *key, size_t n, int64_t per_minute,
+		      int64_t many, int64_t now_ms)
+{
+	int64_t over_us;
+
+	(void)after(slot_of(r, hash(r->seed, key, n)), per_minute, many, now_ms, &over_us);
+	return over_us <= 0;
 }

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,3 +19,9 @@ void ratelimit_free(struct ratelimit *r);
 /* Counts one attempt. 0: allowed; else seconds until the next one is (at least 1), not counted. */
 int ratelimit_take(struct ratelimit *r, const void *key, size_t n, int64_t per_minute,
 		   int64_t now_ms) MUST_CHECK;
+/* The same for several at once, at most a minute's worth. */
+int ratelimit_take_many(struct ratelimit *r, const void *key, size_t n, int64_t per_minute,
+			int64_t many, int64_t now_ms) MUST_CHECK;
+/* Whether so many would be allowed; counts nothing. */
+bool ratelimit_allows(struct ratelimit *r, const void *key, size_t n, int64_t per_minute,
+		      int64_t many, int64_t now_ms);

@@ -124,6 +124,34 @@ def test_dead_letters_of_one_agent_are_limited_over_all_its_connections(bridge):
     ws.expect("RESULT_ACK", correlation_id=cid)
 
 
+@pytest.mark.parametrize("frame, most", [
+    ({"type": "AUDIT", "record": {"seq": 5}}, 128),
+    ({"type": "AUDIT", "record": {"pad": "x" * 60000}}, 8),
+    ({"type": "HELLO", "version": "1", "capabilities": []}, 128),
+])
+def test_what_only_a_writer_removes_is_limited_by_agent(bridge, frame, most):
+    """A hostile agent fills neither Redis nor agent_events, however often it connects."""
+    b, began, rounds = bridge(), time.monotonic(), 3
+    for _ in range(rounds):
+        ws = b.connect("gw-1")
+        for _ in range(1000):
+            try:
+                ws.send({**frame, "agent_id": "gw-1"})
+                if frame["type"] == "HELLO":
+                    ws.recv()
+            except wslib.ConnectionClosed:
+                break
+        assert ws.wait_closed() == 1008
+    stream = {"AUDIT": "agent_events", "HELLO": "agent_hello"}[frame["type"]]
+    kept = [f for _, f in b.redis.client.xrange(f"viw.{stream}") if stream == "agent_hello" or f["event"] == "audit"]
+    first = rounds if stream == "agent_hello" else 0  # a connection's first HELLO, of which handshakes are the limit
+    assert most <= len(kept) - first <= most * (1 + (time.monotonic() - began) / 60) + 1
+    assert b.metric("viw_frames_refused_total", code="too_many") == 10 * rounds
+    b.connect("gw-2").send({**frame, "agent_id": "gw-2"})  # the limit is gw-1's alone
+    b.entries(stream, agent_id="gw-2")
+    assert b.connect("gw-1").welcome
+
+
 @pytest.mark.parametrize("frame, code", [
     ("{", "bad_json"),
     ("[1]", "bad_json"),

@@ -47,6 +47,24 @@ static void test_take_keys_are_apart(void **state)
 	ratelimit_free(r);
 }
 
+static void test_take_many_counts_each(void **state)
+{
+	struct ratelimit *r = fresh(16);
+
+	(void)state;
+	assert_true(ratelimit_allows(r, "a", 1, 60, 60, 0)); /* which counts nothing */
+	assert_int_equal(ratelimit_take_many(r, "a", 1, 60, 50, 0), 0);
+	assert_int_equal(ratelimit_take_many(r, "a", 1, 60, 20, 0), 10);
+	assert_false(ratelimit_allows(r, "a", 1, 60, 20, 9999));
+	assert_true(ratelimit_allows(r, "a", 1, 60, 20, 10000));
+	assert_int_equal(ratelimit_take_many(r, "a", 1, 60, 10, 0), 0);
+	assert_int_equal(ratelimit_take(r, "a", 1, 60, 0), 1);
+	/* More than a minute's worth is a minute's worth. */
+	assert_int_equal(ratelimit_take_many(r, "b", 1, 60, 1000, 0), 0);
+	assert_int_equal(ratelimit_take(r, "b", 1, 60, 0), 1);
+	ratelimit_free(r);
+}
+
 static void test_take_many_keys_never_grow(void **state)
 {
 	struct ratelimit *r = fresh(64);
@@ -63,6 +81,7 @@ int main(void)
 	    cmocka_unit_test(test_take_burst_is_one_minutes_worth),
 	    cmocka_unit_test(test_take_refills_evenly),
 	    cmocka_unit_test(test_take_keys_are_apart),
+	    cmocka_unit_test(test_take_many_counts_each),
 	    cmocka_unit_test(test_take_many_keys_never_grow),
 	};
 
