@@ -64,9 +64,13 @@ static bool parse_times(const struct stream_entry *e, int64_t entry_ms, struct c
 static void parse_run(struct command *c)
 {
 	if (!command_is_verb(c->verb))
-		refuse(c, "bad_command", "command must be 1 to 128 printable characters");
+		refuse(
+		    c, "bad_command",
+		    "command must be 1 to 128 printable ASCII characters but quote and backslash");
 	else if (!command_is_params(c->params))
-		refuse(c, "bad_params", "params must be a JSON object of at most 64 KiB");
+		refuse(c, "bad_params",
+		       "params must be a JSON object of at most 64 KiB, nested at most 14 deep, "
+		       "with no name twice and no NUL");
 	else if (!command_is_text(c->signature, COMMAND_SIGNATURE_MAX_BYTES))
 		refuse(c, "bad_signature", "signature must be UTF-8 text of at most 4096 bytes");
 }
