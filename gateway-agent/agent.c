@@ -161,9 +161,12 @@ static void on_result_ack(void *arg, struct span correlation_id)
 	commands_on_result_ack(a->commands, correlation_id);
 }
 
+#define VERBS_TOLD_MAX 512 /* HELLO takes no more (lib/wire/frames.def); all of them run */
+
 struct put_verbs {
 	struct agent *a;
 	struct jsonw *w;
+	unsigned n;
 };
 
 static void put_verb(void *arg, const struct verb *v)
@@ -173,7 +176,7 @@ static void put_verb(void *arg, const struct verb *v)
 
 	if (!v->local && !p->a->cfg->helper_secret)
 		return;
-	if (commands_allows(p->a->commands, v->name, effects))
+	if (commands_allows(p->a->commands, v->name, effects) && p->n++ < VERBS_TOLD_MAX)
 		jsonw_str(p->w, NULL, v->name);
 }
 
@@ -181,7 +184,7 @@ static void put_verbs(void *arg, struct jsonw *w)
 {
 	struct agent *a = arg;
 
-	verbset_each(a->verbs, put_verb, &(struct put_verbs){a, w});
+	verbset_each(a->verbs, put_verb, &(struct put_verbs){.a = a, .w = w});
 }
 
 static const struct session_ops session_ops = {.on_ready = on_ready,

@@ -9,8 +9,6 @@
 #include "base/log.h"
 #include "crypto/crypto.h"
 
-#define LEARNED_MAX 512
-
 struct verbset {
 	struct verbs *builtin;
 	struct verb **learned; /* NULL: the helper has not told yet */
@@ -111,16 +109,19 @@ int verbset_learn(struct verbset *v, struct span verbs)
 	struct json_member m;
 	uint8_t digest[SHA256_BYTES];
 	struct verb **learned;
-	size_t n = 0;
+	size_t n = 0, items = 0;
 
 	crypto_sha256(verbs.p, verbs.n, digest);
 	if (v->learned && memcmp(digest, v->digest, sizeof digest) == 0)
 		return 0;
-	learned = calloc(LEARNED_MAX, sizeof(*learned));
+	/* as many as a reply of the helper holds */
+	for (json_iter_init(&it, verbs); json_iter_next(&it, &m); items++)
+		;
+	learned = calloc(items + 1, sizeof(*learned));
 	if (!learned)
 		return -ENOMEM;
 	json_iter_init(&it, verbs);
-	while (n < LEARNED_MAX && json_iter_next(&it, &m)) {
+	while (n < items && json_iter_next(&it, &m)) {
 		if (m.type == JSON_T_OBJ && (learned[n] = parse_one(m.raw)))
 			n++;
 	}

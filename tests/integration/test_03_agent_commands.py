@@ -70,6 +70,21 @@ def test_verbs_run_through_the_helper(site):
     assert health["status"] == "success" and json.loads(health["stdout"])["status"] in ("ok", "warn", "critical")
 
 
+def test_more_verbs_than_hello_takes_all_run(site):
+    """The bridge's limit of supported_verbs is 512 (docs/protocol.md): a longer HELLO would never be welcomed."""
+    for i in range(530):
+        site.helper.verb(f"verb{i}", "echo it\n" if i == 0 else None, effects=False)
+    for i in range(1, 530):
+        (site.helper.scripts / f"verb{i}.sh").hardlink_to(site.helper.scripts / "verb0.sh")
+    site.helper.start()
+    site.go()
+    hello = site.bridge.wait_frame("HELLO")
+    site.ready()
+    assert len(hello["supported_verbs"]) == len(set(hello["supported_verbs"])) == 512
+    for i in range(0, 530, 20):
+        assert site.bridge.result(site.command(f"verb{i}"))["stdout"] == "it\n"
+
+
 def test_refusals_are_early_and_friendly(site):
     site.helper.start()
     site.go(VIW_AGENT_ALLOWED_VERBS="make,look,ECHO")
