@@ -83,14 +83,20 @@ static void check_services(const char *csv, struct settings_faults *f)
 	buf_fini(&units);
 }
 
+#define LABELS_MAX 64 /* of HELLO (lib/wire/frames.def) */
+
 static void check_labels(const char *csv, struct settings_faults *f)
 {
 	const char *s = csv;
+	unsigned labels = 0;
 
 	while (s && *s) {
 		size_t n = strcspn(s, ",");
 		const char *eq = memchr(s, '=', n);
 
+		if (++labels == LABELS_MAX + 1)
+			settings_fault_add(f, "VIW_AGENT_LABELS",
+					   "at most %d can be told; leave some out", LABELS_MAX);
 		if (!eq || eq == s)
 			settings_fault_add(f, "VIW_AGENT_LABELS",
 					   "`%.*s` is not name=value; write name=value,name=value",

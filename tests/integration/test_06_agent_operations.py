@@ -332,6 +332,7 @@ def test_check_says_what_is_wrong_and_what_to_do(bridge, tmp, pki, broken):
     ({"VIW_AGENT_LABELS": "a"}, "VIW_AGENT_LABELS", "name=value"),
     ({"VIW_AGENT_LABELS": "a=1,ab=1,b=1,a=2"}, "VIW_AGENT_LABELS `a`", "there twice"),
     ({"VIW_AGENT_LABELS": "x" * 128 + "=1"}, "VIW_AGENT_LABELS", "at most 127 bytes"),
+    ({"VIW_AGENT_LABELS": ",".join(f"l{i}=" for i in range(65))}, "VIW_AGENT_LABELS", "at most 64"),
     ({"VIW_AGENT_SERVICES": "ssh, redis=redis-server,redis"}, "VIW_AGENT_SERVICES `redis`", "there twice"),
     ({"VIW_AGENT_SERVICES": "x" * 256}, "VIW_AGENT_SERVICES", "at most 255 bytes"),
     ({"VIW_AGENT_SERVICES": ",".join(f"service-{i}" for i in range(60))}, "VIW_AGENT_SERVICES", "1024 bytes"),
