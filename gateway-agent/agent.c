@@ -423,7 +423,6 @@ int agent_open(struct loop *l, struct agent_settings *cfg, struct agent **ret)
 			    .started_wall_ms = clock_wall_ms(),
 			    .started_boot_ms = clock_boot_ms()};
 	a->warned[0] = a->warned[1] = a->warned[2] = INT64_MIN;
-	buf_init(&a->last_metrics, 200000);
 	audit_summary_init(&a->audit);
 	(void)!telemetry_read_cpu(&telemetry_host, &a->cpu);
 	r = open_parts(a);
@@ -472,7 +471,6 @@ void agent_close(struct agent *a)
 	trust_free(a->trust);
 	if (a->metrics)
 		metrics_free(a->metrics);
-	buf_fini(&a->last_metrics);
 	audit_summary_fini(&a->audit);
 	free(a);
 }

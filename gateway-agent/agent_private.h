@@ -37,7 +37,6 @@ struct agent {
 	int64_t started_wall_ms, started_boot_ms, last_audit_ms;
 	int64_t warned[3]; /* days of the last expiry warning: client, bundle, backend */
 	struct audit_summary audit;
-	struct buf last_metrics; /* for /metrics of the inbound feature and status */
 };
 
 /* agent.c */

@@ -11,6 +11,7 @@
 #define CERT_WARN_DAYS	30
 #define DAY_MS		86400000
 #define STATUS_DELAY_MS 100
+#define FRAME_AROUND	512 /* TELEMETRY without its metrics */
 
 /* ---- figures about ourselves ---- */
 
@@ -123,6 +124,7 @@ static void compose_telemetry(struct agent *a, struct span helper_data)
 	struct commands_counts n = commands_counts_of(a->commands);
 	struct ring_gap gap = session_take_gap(a->session);
 	struct session_view v;
+	struct buf metrics;
 	struct telemetry_self self = {.version = program_version,
 				      .helper_up = helper_client_is_up(a->helper),
 				      .held = n.held,
@@ -138,15 +140,14 @@ static void compose_telemetry(struct agent *a, struct span helper_data)
 	self.tls = trust_told(a->trust);
 	metric_set(metrics_get(a->metrics, M_commands_held, NULL, NULL), n.held);
 	metric_set(metrics_get(a->metrics, M_results_waiting, NULL, NULL), n.results);
-	buf_clear(&a->last_metrics);
+	buf_init(&metrics, v.max_frame_bytes - FRAME_AROUND);
 	if (telemetry_compose(&telemetry_host, helper_data, a->cfg->services, &self, &a->cpu,
-			      &a->last_metrics) == 0)
-		session_telemetry(a->session,
-				  (struct span){a->last_metrics.data, a->last_metrics.len});
+			      &metrics) == 0)
+		session_telemetry(a->session, (struct span){metrics.data, metrics.len});
 	else
 		LOG_ERROR(FIELDS(.event = "telemetry_failed", .agent_id = a->cfg->id),
 			  "the figures could not be put together");
-	buf_trim(&a->last_metrics, 32768);
+	buf_fini(&metrics);
 	agent_changed(a);
 }
 

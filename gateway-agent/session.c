@@ -359,6 +359,7 @@ void session_view(const struct session *s, struct session_view *ret)
 	    .epoch = s->epoch,
 	    .reconnects = s->welcomes > 1 ? s->welcomes - 1 : 0,
 	    .seq = s->seq,
+	    .max_frame_bytes = s->max_frame_bytes,
 	    .connected_ms = s->connected_wall_ms,
 	    .next_dial_in_ms = s->state == WAITING ? s->next_dial_at_ms - clock_boot_ms() : -1,
 	    .last_end = s->last_end,

@@ -59,7 +59,7 @@ struct session_view {
 	const char *url;
 	const char *conn_id; /* "" when not connected */
 	const char *journal_id;
-	uint64_t epoch, reconnects, seq;
+	uint64_t epoch, reconnects, seq, max_frame_bytes;
 	int64_t connected_ms;	 /* wall clock; 0 */
 	int64_t next_dial_in_ms; /* -1: not waiting */
 	struct redial_end last_end;

@@ -408,7 +408,8 @@ static bool is_own_key(struct span key)
 	return false;
 }
 
-static void put_helper_data(struct jsonw *w, struct span data, const char *services)
+static void put_helper_data(struct jsonw *w, struct span data, const char *services,
+			    bool containers)
 {
 	struct json_iter it;
 	struct json_member m, states = {0};
@@ -418,7 +419,9 @@ static void put_helper_data(struct jsonw *w, struct span data, const char *servi
 	while (json_iter_next(&it, &m)) {
 		if (is_own_key(m.key) || span_copy(m.key, key, sizeof key) < 0 || strchr(key, '\\'))
 			continue;
-		if (m.type == JSON_T_STR) {
+		if (!containers && strcmp(key, "containers") == 0) {
+			jsonw_bool(w, "containers_left_out", true);
+		} else if (m.type == JSON_T_STR) {
 			/* raw excludes the quotes around it */
 			jsonw_raw(w, key, m.raw.p - 1, m.raw.n + 2);
 		} else {
@@ -430,16 +433,16 @@ static void put_helper_data(struct jsonw *w, struct span data, const char *servi
 	put_services(w, services, states.raw);
 }
 
-int telemetry_compose(const struct telemetry_paths *p, struct span helper_data,
-		      const char *services, const struct telemetry_self *self,
-		      struct telemetry_cpu *cpu, struct buf *out)
+static int compose(const struct telemetry_paths *p, struct span helper_data, const char *services,
+		   const struct telemetry_self *self, struct telemetry_cpu *cpu, bool containers,
+		   struct buf *out)
 {
 	struct jsonw w;
 
 	jsonw_init(&w, out);
 	jsonw_obj(&w, NULL);
 	if (helper_data.p) {
-		put_helper_data(&w, helper_data, services);
+		put_helper_data(&w, helper_data, services, containers);
 		(void)!telemetry_read_cpu(p, cpu);
 	} else {
 		put_cpu(p, cpu, &w);
@@ -451,4 +454,17 @@ int telemetry_compose(const struct telemetry_paths *p, struct span helper_data,
 	put_self(p, self, &w);
 	jsonw_obj_end(&w);
 	return jsonw_finish(&w);
+}
+
+int telemetry_compose(const struct telemetry_paths *p, struct span helper_data,
+		      const char *services, const struct telemetry_self *self,
+		      struct telemetry_cpu *cpu, struct buf *out)
+{
+	size_t was = out->len;
+	int r = compose(p, helper_data, services, self, cpu, true, out);
+
+	if (r != -ENOBUFS || !helper_data.p)
+		return r;
+	out->len = was;
+	return compose(p, helper_data, services, self, cpu, false, out);
 }

@@ -35,7 +35,8 @@ struct telemetry_self {
 
 /*
  * Appends the metrics object. helper_data: data of get_monitoring_data, or absent. services: the
- * setting (name or name=unit, CSV). cpu is the previous sample and is replaced.
+ * setting (name or name=unit, CSV). cpu is the previous sample and is replaced. What does not fit
+ * out goes without its containers, and says so: containers_left_out.
  */
 int telemetry_compose(const struct telemetry_paths *p, struct span helper_data,
 		      const char *services, const struct telemetry_self *self,

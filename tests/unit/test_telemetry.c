@@ -59,7 +59,8 @@ static int teardown(void **state)
 
 static char text[65536];
 
-static const char *compose(struct span helper, const char *services, struct telemetry_cpu *cpu)
+static const char *compose_at_most(size_t bytes, struct span helper, const char *services,
+				   struct telemetry_cpu *cpu)
 {
 	struct telemetry_self self = {.version = "1",
 				      .helper_up = helper.p != NULL,
@@ -74,12 +75,17 @@ static const char *compose(struct span helper, const char *services, struct tele
 	struct json_fault fault;
 	struct buf b;
 
-	buf_init(&b, sizeof text - 1);
+	buf_init(&b, bytes);
 	assert_ok(telemetry_compose(&paths, helper, services, &self, cpu, &b));
 	assert_ok(json_validate(b.data, b.len, 16, &fault));
 	memcpy(text, b.data, b.len + 1);
 	buf_fini(&b);
 	return text;
+}
+
+static const char *compose(struct span helper, const char *services, struct telemetry_cpu *cpu)
+{
+	return compose_at_most(sizeof text - 1, helper, services, cpu);
 }
 
 static void has(const char *json, const char *part)
@@ -128,6 +134,31 @@ static void test_telemetry_helper_figures_win(void **state)
 	has(json, "\"services\":{\"ssh\":\"running\",\"redis\":\"failed\",\"none\":\"unknown\"}");
 	has(json, "\"helper\":\"up\"");
 	assert_null(strstr(json, "lies"));
+}
+
+/* A host with more containers than fit a frame still tells everything else. */
+static void test_telemetry_too_many_containers_are_left_out(void **state)
+{
+	static char data[8192];
+	struct telemetry_cpu cpu = {0};
+	const char *json;
+	size_t n = 0;
+	int i;
+
+	(void)state;
+	n += (size_t)snprintf(data, sizeof data,
+			      "{\"cpu_pct\":7,\"containers_running\":100,\"containers\":[");
+	for (i = 0; i < 100; i++)
+		n += (size_t)snprintf(data + n, sizeof data - n,
+				      "%s{\"id\":\"0123456789ab\",\"name\":\"n%d\"}", i ? "," : "",
+				      i);
+	n += (size_t)snprintf(data + n, sizeof data - n, "],\"mem_pct\":8}");
+	json = compose_at_most(2000, (struct span){data, n}, "ssh", &cpu);
+	has(json, "{\"cpu_pct\":7,\"containers_running\":100,\"containers_left_out\":true,\"mem_"
+		  "pct\":8,");
+	has(json, "\"helper\":\"up\"");
+	assert_null(strstr(json, "0123456789ab"));
+	assert_non_null(strstr(compose((struct span){data, n}, "ssh", &cpu), "n99"));
 }
 
 static void test_telemetry_missing_files_are_left_out(void **state)
@@ -261,6 +292,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    T(test_telemetry_own_figures),
 	    T(test_telemetry_helper_figures_win),
+	    T(test_telemetry_too_many_containers_are_left_out),
 	    T(test_telemetry_missing_files_are_left_out),
 	    T(test_telemetry_cgroup_v2),
 	    T(test_telemetry_cgroup_limits_above),
