@@ -24,7 +24,8 @@
 #define HANDSHAKES_MAX 200
 #define TICK_MS	       1000
 #define WAIT_MS	       20000
-#define LINGER_S       2 /* after a refusal */
+#define LINGER_S       2  /* after a refusal */
+#define LINGER_READS   16 /* in one turn: who sends on and on is hung up on */
 /* Nobody with less than this many openings loses one; nobody loses more than that in one turn. */
 #define FAIR_SHARE 8
 #define EVICT_MAX  64
@@ -238,8 +239,8 @@ int SSL_read(SSL *ssl, void *buf, int num)
 	if (o && !o->refused)
 		head_append(o, ssl, buf, (size_t)n);
 	/* lws gets to see no more of it, until the end */
-	while (o && o->refused && n > 0)
-		n = openssl_read(ssl, buf, num);
+	for (int i = 0; o && o->refused && n > 0; i++)
+		n = i < LINGER_READS ? openssl_read(ssl, buf, num) : -1;
 	return n;
 }
 

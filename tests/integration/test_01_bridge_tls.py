@@ -115,6 +115,30 @@ def test_a_head_that_cannot_be_read_is_refused_over_tls_too(bridge, pki, piece):
     assert connect(b, pki, "gw-1", pki.agent("gw-1")).welcome
 
 
+def test_who_was_refused_and_sends_on_and_on_is_hung_up_on(bridge, pki):
+    b = mtls(bridge, pki)
+    with socket.create_connection(("127.0.0.1", b.port), 5) as plain, \
+            pki.client_context().wrap_socket(plain, server_hostname="127.0.0.1") as s:
+        raw = socket.socket(fileno=os.dup(s.fileno()))
+        b.proc.signal(signal.SIGSTOP)  # so that it finds everything at once
+        s.sendall(b"nonsense\r\n\r\n")
+        sent = 0
+        with pytest.raises(OSError):
+            s.settimeout(0.2)
+            while sent < 4 << 20:
+                s.sendall(b"x" * 16384)
+                sent += 16384
+        assert sent > 512 << 10
+        began = time.monotonic()
+        b.proc.signal(signal.SIGCONT)
+        with pytest.raises(ConnectionError):  # reset: not read to its end
+            raw.settimeout(5)
+            while raw.recv(65536):
+                pass
+        assert time.monotonic() - began < 1.5
+    assert connect(b, pki, "gw-1", pki.agent("gw-1")).welcome
+
+
 def test_revoked_fingerprint_in_redis(bridge, pki):
     b = mtls(bridge, pki)
     cert = pki.agent("gw-1")
