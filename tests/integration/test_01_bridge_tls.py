@@ -118,7 +118,7 @@ def test_a_head_that_cannot_be_read_is_refused_over_tls_too(bridge, pki, piece):
 def test_who_was_refused_and_sends_on_and_on_is_hung_up_on(bridge, pki):
     b = mtls(bridge, pki)
     with socket.create_connection(("127.0.0.1", b.port), 5) as plain, \
-            pki.client_context().wrap_socket(plain, server_hostname="127.0.0.1") as s:
+            pki.client_context(*pki.agent("gw-1")).wrap_socket(plain, server_hostname="127.0.0.1") as s:
         raw = socket.socket(fileno=os.dup(s.fileno()))
         b.proc.signal(signal.SIGSTOP)  # so that it finds everything at once
         s.sendall(b"nonsense\r\n\r\n")
