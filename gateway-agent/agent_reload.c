@@ -43,7 +43,7 @@ static void adopt(struct agent *a, struct agent_settings *fresh, struct trust *t
 		    !trust_equal(a->trust, t);
 	size_t n = settings_apply_reload(&agent_settings_spec, a->cfg, fresh, on_ignored_setting);
 	struct commands_config cc = agent_commands_config(a);
-	struct helper_client *h = NULL;
+	struct helper_client *h = NULL, *was = a->helper;
 	struct trust *old = a->trust;
 	enum log_level level = LOG_LEVEL_INFO;
 
@@ -58,8 +58,10 @@ static void adopt(struct agent *a, struct agent_settings *fresh, struct trust *t
 	if (anew)
 		commands_forget_unstarted(a->commands);
 	if (helper && agent_open_helper(a, &h) == 0) {
-		helper_client_close(a->helper);
 		a->helper = h;
+		metric_set(metrics_get(a->metrics, M_helper_up, NULL, NULL), 0);
+		helper_client_answer_lost(was); /* asked again once the new one is up */
+		helper_client_close(was);
 		commands_on_helper(a->commands);
 	}
 	local_http_set_token(a->http, a->cfg->local_token);

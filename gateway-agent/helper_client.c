@@ -61,10 +61,22 @@ static void answer(struct pending *p, const struct wire_helper_reply *reply)
 	free(p);
 }
 
+void helper_client_answer_lost(struct helper_client *h)
+{
+	struct pending *p = TAKE(h->pending);
+
+	h->in_flight = 0;
+	while (p) {
+		struct pending *next = p->next;
+
+		answer(p, NULL);
+		p = next;
+	}
+}
+
 static void drop_connection(struct helper_client *h, const char *why)
 {
 	bool was_up = h->state == UP;
-	struct pending *p;
 
 	if (h->state == CLOSED || h->state == DOWN)
 		return;
@@ -79,16 +91,9 @@ static void drop_connection(struct helper_client *h, const char *why)
 			 "the helper is not reachable at %s", h->socket);
 	(void)snprintf(h->why, sizeof h->why, "%s", why);
 	loop_timer_start(h->retry, backoff_next_ms(&h->backoff), 0);
-	p = TAKE(h->pending);
-	h->in_flight = 0;
 	if (was_up)
 		h->ops->on_down(h->arg, h->why);
-	while (p) {
-		struct pending *next = p->next;
-
-		answer(p, NULL);
-		p = next;
-	}
+	helper_client_answer_lost(h);
 }
 
 /* ---- lines ---- */

@@ -44,6 +44,8 @@ struct helper_client_ops {
 int helper_client_open(struct loop *l, const struct helper_client_config *cfg,
 		       const struct helper_client_ops *ops, void *arg,
 		       struct helper_client **ret) MUST_CHECK;
+/* What is asked and not answered gets NULL, as when the connection breaks. */
+void helper_client_answer_lost(struct helper_client *h);
 void helper_client_close(struct helper_client *h);
 bool helper_client_is_up(const struct helper_client *h);
 const char *helper_client_why_down(const struct helper_client *h);

@@ -228,6 +228,33 @@ def test_helper_down_holds_effects_and_says_so(site):
     wait_for(lambda: any(f["metrics"]["helper"] == "up" for f in c.of("TELEMETRY")), 10)
 
 
+def test_a_new_helper_secret_loses_no_answer(site, tmp):
+    """Agent first, helper later: what the old connection was asked is asked again on the new one."""
+    new, conf = "fedcba9876543210fedcba9876543210", tmp / "agent.toml"
+    secret = viwtest.write_secret(tmp / "helper.secret", KEY)
+    conf.write_text(f'helper_secret_file = "{secret}"\nmax_concurrency = 1\n')
+    site.helper.start()
+    site.go(VIW_AGENT_HELPER_SECRET=None, AGENT_CONFIG=conf, VIW_AGENT_TELEMETRY_INTERVAL_S="1")
+    site.ready()
+    running = site.command("slow", {"go": str(site.helper.root / "go")})
+    wait_for(lambda: site.helper.starts(running) == 1, 5)
+    behind = site.command("make", {"name": "bob"})
+    viwtest.write_secret(tmp / "next", new)
+    (tmp / "next").rename(secret)
+    site.agent.wait_log("reloaded")
+    site.agent.wait_log("helper_down")
+    site.helper.kill()
+    viwtest.write_secret(site.helper.root / "next", new)
+    (site.helper.root / "next").rename(site.helper.secret)
+    site.helper.start()
+    (site.helper.root / "go").write_text("")
+    assert site.bridge.result(running, timeout=15)["stdout"] == "slept\n"
+    assert site.bridge.result(behind, timeout=15)["stdout"] == "made bob\n"
+    assert site.helper.starts(running) == 1 and site.helper.starts(behind) == 1
+    seen = len(site.bridge.conns[-1].of("TELEMETRY"))
+    assert site.bridge.wait_frame("TELEMETRY", n=seen + 2, conn=site.bridge.conns[-1])["metrics"]["helper"] == "up"
+
+
 def test_patience_ends(site, start, tmp, bare, bridge, pki):
     """What is silent is given up: a frozen helper after 15 s, a backend that accepts but says nothing
     (no HTTP answer, no TLS answer, no HELLO_ACK) after 15 s. All at once, since it takes so long."""
