@@ -25,11 +25,6 @@ static void refuse(struct command *c, const char *code, const char *reason)
 	c->reason = reason;
 }
 
-static int compare_text(const void *a, const void *b)
-{
-	return strcmp(a, *(char *const *)b);
-}
-
 /* Sets times; false when a field of time is wrong. */
 static bool parse_times(const struct stream_entry *e, int64_t entry_ms, struct command *c)
 {
@@ -86,7 +81,7 @@ void command_digest(struct span agent, struct span verb, struct span params, cha
 	crypto_hex(whole, sizeof(whole), out);
 }
 
-void command_parse(const struct stream_entry *e, char *const *allowed, size_t allowed_n,
+void command_parse(const struct stream_entry *e, const struct allowlist *allowed,
 		   struct command *ret)
 {
 	struct span cid = stream_field(e, "correlation_id"), agent = stream_field(e, "agent_id"),
@@ -136,7 +131,6 @@ void command_parse(const struct stream_entry *e, char *const *allowed, size_t al
 	if (!parse_times(e, entry_ms, ret))
 		return;
 	parse_run(ret);
-	if (ret->kind == COMMAND_RUN && allowed &&
-	    !bsearch(ret->agent, allowed, allowed_n, sizeof(*allowed), compare_text))
+	if (ret->kind == COMMAND_RUN && !allowlist_has(allowed, ret->agent))
 		refuse(ret, "not_allowed", "the agent is not on this bridge's allowlist");
 }

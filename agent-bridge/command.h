@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "allowlist.h"
 #include "base/clock.h"
 #include "base/ident.h"
 #include "base/macros.h"
@@ -28,8 +29,8 @@ struct command {
 	const char *code, *reason; /* REJECT, DROP: static */
 };
 
-/* allowed: sorted agent ids, NULL for all. Spans point into the entry. */
-void command_parse(const struct stream_entry *e, char *const *allowed, size_t allowed_n,
+/* Spans point into the entry. */
+void command_parse(const struct stream_entry *e, const struct allowlist *allowed,
 		   struct command *ret);
 /* What makes two commands with one id the same. out: SHA256_HEX_LEN + 1 bytes. */
 void command_digest(struct span agent, struct span verb, struct span params, char *out);

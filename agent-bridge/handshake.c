@@ -8,6 +8,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "allowlist.h"
 #include "base/clock.h"
 #include "crypto/crypto.h"
 #include "crypto/nonces.h"
@@ -35,8 +36,7 @@ const char *const handshake_header_name[HANDSHAKE_HEADERS + 1] = {
 struct settings_now {
 	char *secret, *dn_policy;
 	struct cidr_list proxies;
-	char **allowed; /* sorted */
-	size_t alloweds;
+	struct allowlist allowed;
 	int64_t max_skew_s, rate_per_ip, rate_per_agent;
 	bool cert_required;
 };
@@ -69,38 +69,7 @@ static void settings_now_fini(struct settings_now *s)
 	free(s->secret);
 	free(s->dn_policy);
 	cidr_list_fini(&s->proxies);
-	for (size_t i = 0; i < s->alloweds; i++)
-		free(s->allowed[i]);
-	free(s->allowed);
-}
-
-static int compare_text(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static int allowed_read(struct settings_now *s, const char *csv)
-{
-	size_t items = 1;
-
-	for (const char *p = csv; *p; p++)
-		items += *p == ',';
-	s->allowed = calloc(items, sizeof(*s->allowed));
-	if (!s->allowed)
-		return -ENOMEM;
-	while (*csv) {
-		size_t n = strcspn(csv, ",");
-
-		if (n) {
-			s->allowed[s->alloweds] = strndup(csv, n);
-			if (!s->allowed[s->alloweds])
-				return -ENOMEM;
-			s->alloweds++;
-		}
-		csv += n + (csv[n] == ',');
-	}
-	qsort(s->allowed, s->alloweds, sizeof(*s->allowed), compare_text);
-	return 0;
+	allowlist_fini(&s->allowed);
 }
 
 static int text_read(char **to, const char *from)
@@ -125,8 +94,8 @@ int handshake_configure(struct handshake *h, const struct handshake_config *cfg)
 		r = text_read(&s.dn_policy, cfg->dn_policy);
 	if (r == 0 && cfg->trusted_proxies)
 		r = cidr_list_parse(cfg->trusted_proxies, &s.proxies);
-	if (r == 0 && cfg->allowed_agent_ids && *cfg->allowed_agent_ids)
-		r = allowed_read(&s, cfg->allowed_agent_ids);
+	if (r == 0)
+		r = allowlist_parse(cfg->allowed_agent_ids, &s.allowed);
 	if (r < 0) {
 		settings_now_fini(&s);
 		return r;
@@ -180,12 +149,6 @@ size_t handshake_nonces(const struct handshake *h)
 const struct cidr_list *handshake_proxies(const struct handshake *h)
 {
 	return &h->now.proxies;
-}
-
-bool handshake_allows_agent(const struct handshake *h, const char *agent_id)
-{
-	return h->now.alloweds == 0 || bsearch(&agent_id, h->now.allowed, h->now.alloweds,
-					       sizeof(*h->now.allowed), compare_text) != NULL;
 }
 
 /* ---- the steps; each returns true to go on ---- */
@@ -448,7 +411,7 @@ static bool check_agent_rate(struct judging *j)
 
 static bool check_lists(struct judging *j)
 {
-	if (!handshake_allows_agent(j->h, j->v->agent_id))
+	if (!allowlist_has(&j->h->now.allowed, j->v->agent_id))
 		return refuse(j, 403, "not_allowed", "this agent is not on the allowlist");
 	if (j->w->is_denied(j->w->arg, HANDSHAKE_DECOMMISSIONED, j->v->agent_id))
 		return refuse(j, 403, "decommissioned", "this agent was decommissioned");

@@ -88,7 +88,6 @@ int handshake_configure(struct handshake *h, const struct handshake_config *cfg)
 void handshake_free(struct handshake *h);
 size_t handshake_nonces(const struct handshake *h);
 const struct cidr_list *handshake_proxies(const struct handshake *h);
-bool handshake_allows_agent(const struct handshake *h, const char *agent_id);
 
 void handshake_judge(struct handshake *h, const struct handshake_request *q,
 		     const struct handshake_world *w, struct handshake_verdict *ret);

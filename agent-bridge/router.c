@@ -6,8 +6,9 @@
  *   PAUSED   a timer runs after an answer that was unknown or asked to wait
  * Only scripts that check the lease change anything; the blocked XREAD only looks. Whatever goes
  * wrong, the remedy is the same: read the pending entries again, since ROUTE may be repeated.
+ * router_chores.c does what else a leader does: ending what is past its time, and trimming.
  */
-#include "router.h"
+#include "router_internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -19,74 +20,17 @@
 #include "base/jsonw.h"
 #include "base/log.h"
 #include "bridge_metrics.h"
-#include "command.h"
-#include "dispatch.h"
-#include "loop/loop.h"
 
-#define LEASE_MS	   4000
-#define LEASE_EVERY_MS	   1000
-#define PAUSE_MS	   200
-#define BATCH		   64
-#define ROUTE_HEAD	   5
-#define ROUTE_FIELDS	   13
-#define FIRST_ROUTED	   2 /* in the answer */
-#define EXPIRE_BATCH	   64
-#define EXPIRE_MAX_WAIT_MS 10000
-#define TRIM_BUSY_MS	   2000
-#define TRIM_IDLE_MS	   10000
-#define TRIM_BUSY_FOR_MS   15000 /* after the last command routed or entry trimmed */
-#define WAIT_BLOCK_MS	   5000
-#define PAYLOAD_MAX_BYTES  4096
-
-enum step { IDLE, READING, ROUTING, WAITING, PAUSED };
-
-/* Who must have acknowledged before an entry goes. */
-static const struct trimmed {
-	const char *stream, *groups[2];
-} trimmed[] = {
-    {"commands", {"agent-bridge", "results-writer"}},
-    {"command_results", {"results-writer"}},
-    {"command_events", {"results-writer"}},
-    {"dead_letters", {"results-writer"}},
-    {"agent_hello", {"telemetry-writer"}},
-    {"agent_events", {"telemetry-writer"}},
-    {"telemetry", {"telemetry-writer"}},
-};
-
-struct router {
-	struct loop *loop;
-	struct store *store;
-	struct dispatch *dispatch;
-	struct redis *wait; /* blocked in XREAD */
-	struct store_part part;
-	char **allowed;
-	size_t allowed_n;
-
-	bool leader, lease_asked;
-	bool back, back_told; /* Redis may have forgotten: the next lease says so; this one did */
-	char token[24], lease[160];
-	enum step step;
-	bool pending; /* entries read and not yet routed come first */
-	bool wait_asked;
-	char last_id[48];
-	bool expiring, trimming;
-	size_t trim_at;
-	int64_t trim_busy_until_ms;
-	bool trim_missing[ARRAY_LEN(trimmed)];
-	struct loop_timer *tick, *pause, *expire, *trim;
-	uint64_t term; /* rises with each loss of the lease */
-	size_t calls;
-	bool closed;
-	struct metric *m_leader;
-	struct metrics *metrics;
-
-	struct command batch[BATCH];
-	char batch_id[BATCH][48];
-	size_t batch_n;
-};
+#define LEASE_MS	  4000
+#define LEASE_EVERY_MS	  1000
+#define PAUSE_MS	  200
+#define ROUTE_HEAD	  5
+#define ROUTE_FIELDS	  13
+#define FIRST_ROUTED	  2 /* in the answer */
+#define WAIT_BLOCK_MS	  5000
+#define PAYLOAD_MAX_BYTES 4096
 
 static void read_next(struct router *r);
-static void expire_in(struct router *r, int64_t ms);
 
 /* ---- calls ----
  *
@@ -138,7 +82,7 @@ static int call_done(struct call *c, int error)
 }
 
 /* -errno: answered is not called. */
-static int eval(struct router *r, enum script s,
+int router_eval(struct router *r, enum script s,
 		void (*answered)(struct router *, const struct redis_reply *), size_t argc,
 		const struct span *argv)
 {
@@ -150,14 +94,14 @@ static int eval(struct router *r, enum script s,
 	    c, redis_eval(store_redis(r->store), script_get(s), on_call, c, 0, argc, argv));
 }
 
-static bool is_fenced(const struct redis_reply *reply)
+bool router_is_fenced(const struct redis_reply *reply)
 {
 	return redis_type(reply) == REDIS_STR && span_eq(redis_str(reply), "FENCED");
 }
 
 /* ---- leading ---- */
 
-static void step_down(struct router *r, const char *why)
+void router_step_down(struct router *r, const char *why)
 {
 	if (!r->leader)
 		return;
@@ -219,8 +163,8 @@ static void lead(struct router *r)
 	LOG_INFO(FIELDS(.event = "router_leads", .detail = r->lease), "this bridge is the router");
 	CRASH_POINT("router.after_lease");
 	create_group(r);
-	expire_in(r, 0);
-	loop_timer_start(r->trim, TRIM_BUSY_MS, 0);
+	router_expire_in(r, 0);
+	loop_timer_start(r->trim, ROUTER_TRIM_BUSY_MS, 0);
 }
 
 static void take_lease(struct router *r, const struct redis_reply *reply)
@@ -232,7 +176,7 @@ static void take_lease(struct router *r, const struct redis_reply *reply)
 	if (token.n && span_eq(word, "kept"))
 		return;
 	if (token.n) {
-		step_down(r, "the lease had lapsed");
+		router_step_down(r, "the lease had lapsed");
 		if (span_copy(token, r->token, sizeof(r->token)) < 0)
 			return;
 		(void)snprintf(r->lease, sizeof(r->lease), "%s|%s", store_bridge_id(r->store),
@@ -240,7 +184,7 @@ static void take_lease(struct router *r, const struct redis_reply *reply)
 		lead(r);
 		return;
 	}
-	step_down(r, "another bridge holds the lease");
+	router_step_down(r, "another bridge holds the lease");
 	if (held_ms >= 0 && held_ms + 10 < LEASE_EVERY_MS)
 		loop_timer_start(r->tick, held_ms + 10, LEASE_EVERY_MS);
 }
@@ -258,7 +202,7 @@ static void lease_answered(struct router *r, const struct redis_reply *reply)
 }
 
 /* Nothing is routed or ended before Redis was told what it may have forgotten. */
-static bool must_tell(const struct router *r)
+bool router_must_tell(const struct router *r)
 {
 	return r->back || store_may_have_forgotten(r->store);
 }
@@ -279,7 +223,8 @@ static void on_tick(void *arg)
 	(void)snprintf(ttl, sizeof(ttl), "%d", LEASE_MS);
 	argv[3] = span_of(ttl);
 	r->back_told = r->back;
-	r->lease_asked = eval(r, SCRIPT_router_lease, lease_answered, ARRAY_LEN(argv), argv) == 0;
+	r->lease_asked =
+	    router_eval(r, SCRIPT_router_lease, lease_answered, ARRAY_LEN(argv), argv) == 0;
 }
 
 /* ---- waiting for something new ---- */
@@ -395,8 +340,8 @@ static void route_answered(struct router *r, const struct redis_reply *reply)
 	size_t n = r->batch_n;
 
 	CRASH_POINT("router.after_route");
-	if (is_fenced(reply)) {
-		step_down(r, "fenced");
+	if (router_is_fenced(reply)) {
+		router_step_down(r, "fenced");
 		return;
 	}
 	if (redis_type(reply) != REDIS_ARR || redis_len(reply) != FIRST_ROUTED + 2 * n) {
@@ -421,9 +366,9 @@ static void route_answered(struct router *r, const struct redis_reply *reply)
 		    c->expires_at_ms - ms < soonest)
 			soonest = c->expires_at_ms - ms;
 	}
-	if (soonest < EXPIRE_MAX_WAIT_MS)
-		expire_in(r, soonest);
-	if (r->pending || n == BATCH)
+	if (soonest < ROUTER_EXPIRE_MAX_WAIT_MS)
+		router_expire_in(r, soonest);
+	if (r->pending || n == ROUTER_BATCH)
 		read_next(r);
 	else
 		wait_for_more(r);
@@ -431,8 +376,8 @@ static void route_answered(struct router *r, const struct redis_reply *reply)
 
 static void route(struct router *r, const struct redis_reply *entries)
 {
-	static struct span argv[ROUTE_HEAD + BATCH * ROUTE_FIELDS];
-	static char exp[BATCH][24];
+	static struct span argv[ROUTE_HEAD + ROUTER_BATCH * ROUTE_FIELDS];
+	static char exp[ROUTER_BATCH][24];
 	size_t n = ROUTE_HEAD;
 
 	argv[0] = span_of(store_prefix(r->store));
@@ -441,14 +386,14 @@ static void route(struct router *r, const struct redis_reply *entries)
 	argv[3] = store_now_text(r->store);
 	argv[4] = store_offers(r->store);
 	r->batch_n = 0;
-	for (size_t i = 0; i < redis_len(entries) && i < BATCH; i++) {
+	for (size_t i = 0; i < redis_len(entries) && i < ROUTER_BATCH; i++) {
 		struct command *c = &r->batch[r->batch_n];
 		struct stream_entry e;
 
 		if (stream_entry_parse(redis_at(entries, i), &e) < 0 ||
 		    span_copy(e.id, r->batch_id[r->batch_n], sizeof(r->batch_id[0])) < 0)
 			continue;
-		command_parse(&e, r->allowed, r->allowed_n, c);
+		command_parse(&e, &r->allowed, c);
 		if (!e.fields) {
 			LOG_ERROR(
 			    FIELDS(.event = "commands_lost", .detail = r->batch_id[r->batch_n]),
@@ -461,11 +406,11 @@ static void route(struct router *r, const struct redis_reply *entries)
 		r->batch_n++;
 	}
 	if (loop_now_ms(r->loop) >= r->trim_busy_until_ms && !r->trimming)
-		loop_timer_start(r->trim, TRIM_BUSY_MS, 0);
-	r->trim_busy_until_ms = loop_now_ms(r->loop) + TRIM_BUSY_FOR_MS;
+		loop_timer_start(r->trim, ROUTER_TRIM_BUSY_MS, 0);
+	r->trim_busy_until_ms = loop_now_ms(r->loop) + ROUTER_TRIM_BUSY_FOR_MS;
 	CRASH_POINT("router.before_route");
 	r->step = ROUTING;
-	if (eval(r, SCRIPT_route, route_answered, n, argv) < 0)
+	if (router_eval(r, SCRIPT_route, route_answered, n, argv) < 0)
 		pause_then_read(r);
 }
 
@@ -474,8 +419,8 @@ static void read_answered(struct router *r, const struct redis_reply *reply)
 	const struct redis_reply *entries = redis_at(reply, 1);
 
 	CRASH_POINT("router.after_read");
-	if (is_fenced(reply)) {
-		step_down(r, "fenced");
+	if (router_is_fenced(reply)) {
+		router_step_down(r, "fenced");
 	} else if (redis_error_class(reply) == REDIS_E_NOGROUP) {
 		LOG_WARN(FIELDS(.event = "group_missing", .stream = "commands"),
 			 "the consumer group agent-bridge is gone; it is made anew from the start");
@@ -507,127 +452,12 @@ static void read_next(struct router *r)
 			      r->pending ? SPAN("0") : SPAN(">"),
 			      {0}};
 
-	(void)snprintf(count, sizeof(count), "%d", BATCH);
+	(void)snprintf(count, sizeof(count), "%d", ROUTER_BATCH);
 	argv[3] = span_of(count);
 	r->step = READING;
-	if (must_tell(r) || eval(r, SCRIPT_router_read, read_answered, ARRAY_LEN(argv), argv) < 0)
+	if (router_must_tell(r) ||
+	    router_eval(r, SCRIPT_router_read, read_answered, ARRAY_LEN(argv), argv) < 0)
 		pause_then_read(r);
-}
-
-/* ---- expiry ---- */
-
-static void expire_in(struct router *r, int64_t ms)
-{
-	if (ms > EXPIRE_MAX_WAIT_MS)
-		ms = EXPIRE_MAX_WAIT_MS;
-	loop_timer_start(r->expire, ms < 0 ? 0 : ms + 1, 0);
-}
-
-static void expire_answered(struct router *r, const struct redis_reply *reply)
-{
-	int64_t next_ms = redis_int(redis_at(reply, 0)), ended = redis_int(redis_at(reply, 1));
-	char agent[AGENT_ID_MAX + 1];
-
-	r->expiring = false;
-	if (is_fenced(reply)) {
-		step_down(r, "fenced");
-		return;
-	}
-	if (redis_type(reply) != REDIS_ARR) {
-		store_note_passing(r->store, redis_error_class(reply));
-		expire_in(r, 1000);
-		return;
-	}
-	store_note_offers(r->store, redis_at(reply, 2), redis_at(reply, 3));
-	metric_add(metrics_get(r->metrics, M_commands_routed, "expired", NULL), (uint64_t)ended);
-	for (size_t i = 4; r->dispatch && i < redis_len(reply); i++)
-		if (span_copy(redis_str(redis_at(reply, i)), agent, sizeof(agent)) == 0)
-			dispatch_poke(r->dispatch, agent);
-	/* Without deadlines the next ROUTE starts the timer; a slow look stays, should one be
-	 * missed. */
-	expire_in(r, next_ms >= 0 ? next_ms : EXPIRE_MAX_WAIT_MS);
-}
-
-static void on_expire_timer(void *arg)
-{
-	struct router *r = arg;
-	char count[8];
-	struct span argv[] = {span_of(store_prefix(r->store)),
-			      span_of(r->lease),
-			      span_of(store_bridge_id(r->store)),
-			      store_now_text(r->store),
-			      store_offers(r->store),
-			      {0}};
-
-	if (!r->leader || r->expiring)
-		return;
-	(void)snprintf(count, sizeof(count), "%d", EXPIRE_BATCH);
-	argv[5] = span_of(count);
-	CRASH_POINT("router.before_expire");
-	r->expiring =
-	    !must_tell(r) && eval(r, SCRIPT_expire, expire_answered, ARRAY_LEN(argv), argv) == 0;
-	if (!r->expiring)
-		expire_in(r, 1000);
-}
-
-/* ---- trimming: one stream after another ---- */
-
-static void trim_next(struct router *r);
-
-static void trim_answered(struct router *r, const struct redis_reply *reply)
-{
-	struct span word = redis_str(redis_at(reply, 0));
-	bool missing = span_eq(word, "no_group");
-	const struct trimmed *t = &trimmed[r->trim_at];
-
-	if (is_fenced(reply)) {
-		step_down(r, "fenced");
-		return;
-	}
-	if (missing && !r->trim_missing[r->trim_at])
-		LOG_WARN(FIELDS(.event = "trim_refused", .stream = t->stream,
-				.detail = redis_str(redis_at(reply, 1)).p),
-			 "a consumer group is missing; its stream is not trimmed");
-	r->trim_missing[r->trim_at] = missing;
-	if (redis_int(redis_at(reply, 1)) > 0)
-		r->trim_busy_until_ms = loop_now_ms(r->loop) + TRIM_BUSY_FOR_MS;
-	if (span_eq(word, "trimmed"))
-		metric_add(metrics_get(r->metrics, M_trimmed, t->stream, NULL),
-			   (uint64_t)redis_int(redis_at(reply, 1)));
-	r->trim_at++;
-	trim_next(r);
-}
-
-static void trim_next(struct router *r)
-{
-	const struct trimmed *t = &trimmed[r->trim_at];
-	struct span argv[5];
-	size_t n = 3;
-
-	r->trimming = r->trim_at < ARRAY_LEN(trimmed);
-	if (r->trimming) {
-		argv[0] = span_of(store_prefix(r->store));
-		argv[1] = span_of(r->lease);
-		argv[2] = span_of(t->stream);
-		for (size_t i = 0; i < ARRAY_LEN(t->groups) && t->groups[i]; i++)
-			argv[n++] = span_of(t->groups[i]);
-		r->trimming = eval(r, SCRIPT_trim, trim_answered, n, argv) == 0;
-	}
-	if (!r->trimming)
-		loop_timer_start(
-		    r->trim,
-		    loop_now_ms(r->loop) < r->trim_busy_until_ms ? TRIM_BUSY_MS : TRIM_IDLE_MS, 0);
-}
-
-static void on_trim_timer(void *arg)
-{
-	struct router *r = arg;
-
-	if (!r->leader)
-		return;
-	r->pending = true; /* without a pause in the traffic nothing else would look */
-	r->trim_at = 0;
-	trim_next(r);
 }
 
 /* ---- life ---- */
@@ -656,37 +486,6 @@ static void on_wait_up(void *arg)
 		read_next(r);
 }
 
-static int compare_ids(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static int parse_allowed(struct router *r, const char *csv)
-{
-	char *text = csv ? strdup(csv) : NULL, *save = NULL;
-	size_t n = 1;
-
-	if (!csv || !*csv) {
-		free(text);
-		return 0;
-	}
-	for (const char *p = csv; *p; p++)
-		n += *p == ',';
-	r->allowed = calloc(n, sizeof(char *));
-	if (!text || !r->allowed) {
-		free(text);
-		return -ENOMEM;
-	}
-	for (char *id = strtok_r(text, ", \t", &save); id; id = strtok_r(NULL, ", \t", &save)) {
-		r->allowed[r->allowed_n] = strdup(id);
-		if (r->allowed[r->allowed_n])
-			r->allowed_n++;
-	}
-	free(text);
-	qsort((void *)r->allowed, r->allowed_n, sizeof(char *), compare_ids);
-	return 0;
-}
-
 static int make_timers(struct router *r)
 {
 	int error = loop_timer_new(r->loop, on_tick, r, &r->tick);
@@ -694,9 +493,9 @@ static int make_timers(struct router *r)
 	if (error == 0)
 		error = loop_timer_new(r->loop, on_pause_over, r, &r->pause);
 	if (error == 0)
-		error = loop_timer_new(r->loop, on_expire_timer, r, &r->expire);
+		error = loop_timer_new(r->loop, router_on_expire_timer, r, &r->expire);
 	if (error == 0)
-		error = loop_timer_new(r->loop, on_trim_timer, r, &r->trim);
+		error = loop_timer_new(r->loop, router_on_trim_timer, r, &r->trim);
 	return error;
 }
 
@@ -716,7 +515,7 @@ int router_open(struct loop *l, struct metrics *m, struct store *s, const struct
 	r->dispatch = cfg->dispatch;
 	r->metrics = m;
 	r->m_leader = metrics_get(m, M_router_leads, NULL, NULL);
-	error = parse_allowed(r, cfg->allowed_agent_ids);
+	error = allowlist_parse(cfg->allowed_agent_ids, &r->allowed);
 	if (error == 0)
 		error = make_timers(r);
 	if (error == 0)
@@ -743,7 +542,7 @@ void router_close(struct router *r)
 	if (r->leader)
 		(void)!redis_eval(store_redis(r->store), script_get(SCRIPT_router_yield), NULL,
 				  NULL, 0, 2, argv);
-	step_down(r, "closing");
+	router_step_down(r, "closing");
 	if (r->part.arg)
 		store_leave(r->store, &r->part);
 	loop_timer_close(r->tick);
@@ -753,29 +552,19 @@ void router_close(struct router *r)
 	r->closed = true;
 	r->calls++;
 	redis_close(r->wait);
-	for (size_t i = 0; i < r->allowed_n; i++)
-		free(r->allowed[i]);
-	free((void *)r->allowed);
+	allowlist_fini(&r->allowed);
 	release(r);
 }
 
 int router_set_allowed(struct router *r, const char *csv)
 {
-	char **old = r->allowed;
-	size_t old_n = r->allowed_n;
-	int error;
+	struct allowlist fresh;
+	int error = allowlist_parse(csv, &fresh);
 
-	r->allowed = NULL;
-	r->allowed_n = 0;
-	error = parse_allowed(r, csv);
-	if (error < 0) {
-		r->allowed = old;
-		r->allowed_n = old_n;
+	if (error < 0)
 		return error;
-	}
-	for (size_t i = 0; i < old_n; i++)
-		free(old[i]);
-	free((void *)old);
+	allowlist_fini(&r->allowed);
+	r->allowed = fresh;
 	return 0;
 }
 

@@ -1,12 +1,11 @@
 /*
- * What the bridge writes to Redis. Three ways, by what a loss would mean: telemetry goes straight
- * into the connection's buffer or, while Redis is away, into a ring that forgets the oldest;
- * everything else goes through ops.h and is repeated until it is stored.
+ * What the bridge writes to Redis. Two ways, by what a loss would mean: telemetry may be forgotten
+ * (store_telemetry.c); everything else goes through ops.h and is repeated until it is stored.
  *
  * Health: down (no connection) · impaired (Redis answers OOM, READONLY, LOADING, MISCONF: one write
  * is tried every PROBE_MS until one succeeds) · up.
  */
-#include "store.h"
+#include "store_internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -14,17 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
-#include "base/ident.h"
 #include "base/log.h"
 #include "bridge_metrics.h"
-#include "loop/loop.h"
-#include "ops.h"
 
-#define KEEP_MAX_BYTES ((size_t)48 << 20)
-/* Much more than where pausing begins: sockets go on for a moment after it, by tens of KiB each. */
-#define RING_MAX_BYTES	 ((size_t)128 << 20)
-#define RING_PAUSE_BYTES ((size_t)16 << 20)
+#define KEEP_MAX_BYTES	    ((size_t)48 << 20)
+#define BACKLOG_PAUSE_BYTES ((size_t)16 << 20)
 /* Sent and unanswered: Redis stands still, or the frames are large. */
 #define FLYING_MAX_BYTES      ((size_t)48 << 20)
 #define FLYING_PAUSE_BYTES    ((size_t)12 << 20)
@@ -34,56 +27,6 @@
 #define LEASE_EVERY_MS	      5000
 #define WAKE_BLOCK_S	      10
 #define DRAIN_LOOK_MS	      20
-#define LARGE_FRAME_BYTES     8192 /* looked at one by one, small ones every 256 */
-#define TRIM_EVERY	      100 /* telemetry entries; each MAXLEN costs Redis a tenth of an XADD */
-#define SAMPLE_EVERY	      64  /* telemetry replies whose time is measured */
-
-struct ring_entry {
-	struct ring_entry *next;
-	size_t n;
-	char bytes[];
-};
-
-struct store {
-	struct loop *loop;
-	const struct store_ops *socket;
-	void *arg;
-	struct redis *redis, *wake;
-	struct ops ops;
-	struct store_part *parts;
-	char prefix[64], bridge_id[128], instance[UUID_LEN + 1], started[24];
-	int64_t offers; /* -1: not told yet */
-	char offers_text[24];
-
-	bool up, impaired, pressed, first_up_done;
-	bool readonly; /* impaired by it: a failover may have moved the writable server */
-	bool forgets;  /* since it was up last */
-	int64_t up_since_ms;
-	char reason[192];
-	struct loop_timer *probe, *lease, *drain;
-	void (*drained)(void *arg);
-	void *drained_arg;
-	int64_t drain_until_ms;
-
-	struct head { /* telemetry's XADD up to the agent's id */
-		char text[256];
-		size_t n;
-	} head, head_trim; /* the second with MAXLEN */
-	uint64_t heads_put;
-	char telemetry_key[96];
-	struct ring_entry *ring_first, *ring_last;
-	size_t ring_bytes;
-	uint64_t telemetry_sent, sample_us; /* sample_us 0: none under way */
-	size_t samples_skipped;
-
-	int64_t now_ms;
-	char now_text[CLOCK_RFC3339_LEN + 1];
-
-	struct metric *m_up, *m_reply, *m_drop_away, *m_drop_full;
-};
-
-static void check_pressure(struct store *s);
-static void pump(struct store *s);
 
 /* ---- small things ---- */
 
@@ -206,11 +149,10 @@ void store_note_passing(struct store *s, enum redis_error_class c)
 	s->readonly = c == REDIS_E_READONLY;
 	loop_timer_start(s->probe, PROBE_MS, PROBE_MS);
 	tell_down(s, words[c]);
-	check_pressure(s);
+	store_check_pressure(s);
 }
 
-/* A write has succeeded. */
-static void note_success(struct store *s)
+void store_note_success(struct store *s)
 {
 	if (!s->impaired)
 		return;
@@ -218,16 +160,17 @@ static void note_success(struct store *s)
 	loop_timer_stop(s->probe);
 	if (s->up)
 		tell_up(s);
-	pump(s);
+	store_pump(s);
 }
 
-static void check_pressure(struct store *s)
+void store_check_pressure(struct store *s)
 {
 	size_t flying = redis_in_flight(s->redis), bytes = redis_in_flight_bytes(s->redis);
-	bool high = s->ops.bytes > KEEP_MAX_BYTES / 2 || s->ring_bytes > RING_PAUSE_BYTES ||
+	bool high = s->ops.bytes > KEEP_MAX_BYTES / 2 || s->backlog.bytes > BACKLOG_PAUSE_BYTES ||
 		    flying > 12000 || bytes > FLYING_PAUSE_BYTES;
-	bool low = s->ops.bytes < KEEP_MAX_BYTES / 4 && s->ring_bytes < RING_PAUSE_BYTES / 2 &&
-		   flying < 6000 && bytes < FLYING_PAUSE_BYTES / 2;
+	bool low = s->ops.bytes < KEEP_MAX_BYTES / 4 &&
+		   s->backlog.bytes < BACKLOG_PAUSE_BYTES / 2 && flying < 6000 &&
+		   bytes < FLYING_PAUSE_BYTES / 2;
 	bool pressed = s->pressed ? !low : high;
 
 	if (pressed == s->pressed)
@@ -239,11 +182,10 @@ static void check_pressure(struct store *s)
 
 /* ---- kept writes ---- */
 
-/* The last thing its callers do: the owner closes the store. */
-static void drain_check(struct store *s)
+void store_drain_check(struct store *s)
 {
 	void (*drained)(void *arg) = s->drained;
-	bool busy = s->ops.count || s->ring_first || (s->up && redis_in_flight(s->redis));
+	bool busy = s->ops.count || s->backlog.first || (s->up && redis_in_flight(s->redis));
 
 	if (!drained || (busy && loop_now_ms(s->loop) < s->drain_until_ms))
 		return;
@@ -260,10 +202,10 @@ static void on_op_answer(void *arg)
 {
 	struct store *s = arg;
 
-	note_success(s);
-	pump(s);
-	check_pressure(s);
-	drain_check(s);
+	store_note_success(s);
+	store_pump(s);
+	store_check_pressure(s);
+	store_drain_check(s);
 }
 
 static void on_op_passing(void *arg, enum redis_error_class c)
@@ -277,8 +219,8 @@ int store_keep_script(struct store *s, enum script script, size_t argc, const st
 	int r = ops_add(&s->ops, script, argc, argv, done, arg);
 
 	if (r == 0)
-		pump(s);
-	check_pressure(s);
+		store_pump(s);
+	store_check_pressure(s);
 	return r;
 }
 
@@ -303,180 +245,14 @@ void store_dead_letter(struct store *s, const char *stream, struct span entry_id
 			  "too much waits for Redis; a dead letter is dropped");
 }
 
-/* ---- telemetry ---- */
-
-static char *put_bytes(char *at, const char *bytes, size_t n)
-{
-	memcpy(at, bytes, n);
-	return at + n;
-}
-
-/* "$<n>\r\n<bytes>\r\n" */
-static char *put_bulk(char *at, const char *bytes, size_t n)
-{
-	char digits[24];
-	size_t v = n, d = sizeof(digits);
-
-	do
-		digits[--d] = (char)('0' + v % 10);
-	while (v /= 10);
-	*at++ = '$';
-	at = put_bytes(at, digits + d, sizeof(digits) - d);
-	at = put_bytes(at, "\r\n", 2);
-	at = put_bytes(at, bytes, n);
-	return put_bytes(at, "\r\n", 2);
-}
-
-#define PUT_LITERAL(at, text) put_bytes(at, text, sizeof(text) - 1)
-
-static size_t put_u64(char *out, uint64_t v)
-{
-	char digits[24];
-	size_t d = sizeof(digits);
-
-	do
-		digits[--d] = (char)('0' + v % 10);
-	while (v /= 10);
-	memcpy(out, digits + d, sizeof(digits) - d);
-	return sizeof(digits) - d;
-}
-
-static size_t telemetry_room(const struct store *s, const struct store_conn *c, struct span frame)
-{
-	return sizeof(s->head_trim.text) + frame.n + strlen(c->agent_id) + strlen(c->conn_id) +
-	       strlen(c->ip) + strlen(s->bridge_id) + 400; /* names, lengths, epoch, time */
-}
-
-static size_t put_telemetry(struct store *s, char *out, const struct store_conn *c,
-			    struct span frame)
-{
-	const struct head *head = s->heads_put++ % TRIM_EVERY ? &s->head : &s->head_trim;
-	char *at = put_bytes(out, head->text, head->n), epoch[24];
-	struct span now = store_now_text(s);
-
-	at = put_bulk(at, c->agent_id, strlen(c->agent_id));
-	at = PUT_LITERAL(at, "$5\r\nframe\r\n");
-	at = put_bulk(at, frame.p, frame.n);
-	at = PUT_LITERAL(at, "$9\r\nbridge_id\r\n");
-	at = put_bulk(at, s->bridge_id, strlen(s->bridge_id));
-	at = PUT_LITERAL(at, "$7\r\nconn_id\r\n");
-	at = put_bulk(at, c->conn_id, strlen(c->conn_id));
-	at = PUT_LITERAL(at, "$5\r\nepoch\r\n");
-	at = put_bulk(at, epoch, put_u64(epoch, c->epoch));
-	at = PUT_LITERAL(at, "$2\r\nip\r\n");
-	at = put_bulk(at, c->ip, strlen(c->ip));
-	at = PUT_LITERAL(at, "$11\r\nreceived_at\r\n");
-	at = put_bulk(at, now.p, now.n);
-	return (size_t)(at - out);
-}
-
-static void on_telemetry(void *arg, const struct redis_reply *reply)
-{
-	struct store *s = arg;
-
-	if (redis_type(reply) == REDIS_STR) {
-		if (s->impaired)
-			note_success(s);
-	} else {
-		metric_add(reply ? s->m_drop_full : s->m_drop_away, 1);
-		store_note_passing(s, redis_error_class(reply));
-	}
-	if (s->pressed)
-		check_pressure(s);
-	if (s->ring_first)
-		pump(s);
-	if (s->drained)
-		drain_check(s);
-}
-
-static void on_sampled_telemetry(void *arg, const struct redis_reply *reply)
-{
-	struct store *s = arg;
-
-	if (reply)
-		metric_observe(s->m_reply, (double)(clock_boot_us() - s->sample_us) / 1e6);
-	s->sample_us = 0;
-	on_telemetry(s, reply);
-}
-
-static void commit_telemetry(struct store *s, size_t n)
-{
-	if (++s->telemetry_sent % SAMPLE_EVERY == 0 && !s->sample_us) {
-		s->sample_us = clock_boot_us();
-		redis_commit(s->redis, n, on_sampled_telemetry, s);
-		return;
-	}
-	redis_commit(s->redis, n, on_telemetry, s);
-}
-
-static void ring_drop_oldest(struct store *s)
-{
-	struct ring_entry *e = s->ring_first;
-
-	s->ring_first = e->next;
-	if (!e->next)
-		s->ring_last = NULL;
-	s->ring_bytes -= sizeof(*e) + e->n;
-	free(e);
-}
-
-static int ring_add(struct store *s, const struct store_conn *c, struct span frame)
-{
-	size_t room = telemetry_room(s, c, frame);
-	struct ring_entry *e = malloc(sizeof(*e) + room), *fit;
-
-	if (!e)
-		return -ENOMEM;
-	e->next = NULL;
-	e->n = put_telemetry(s, e->bytes, c, frame);
-	fit = realloc(e, sizeof(*e) + e->n);
-	e = fit ? fit : e;
-	if (s->ring_last)
-		s->ring_last->next = e;
-	else
-		s->ring_first = e;
-	s->ring_last = e;
-	s->ring_bytes += sizeof(*e) + e->n;
-	while (s->ring_first && s->ring_bytes > RING_MAX_BYTES && s->ring_first != s->ring_last) {
-		metric_add(s->up ? s->m_drop_full : s->m_drop_away, 1);
-		ring_drop_oldest(s);
-	}
-	check_pressure(s);
-	return 0;
-}
-
-static void ring_pump(struct store *s, size_t max)
-{
-	char *at;
-
-	while (max-- && s->ring_first && redis_reserve(s->redis, s->ring_first->n, &at) == 0) {
-		memcpy(at, s->ring_first->bytes, s->ring_first->n);
-		commit_telemetry(s, s->ring_first->n);
-		ring_drop_oldest(s);
-	}
-}
-
-int store_telemetry(struct store *s, const struct store_conn *c, struct span frame)
-{
-	char *at;
-
-	if (s->impaired || s->ring_first ||
-	    redis_reserve(s->redis, telemetry_room(s, c, frame), &at) < 0)
-		return ring_add(s, c, frame);
-	commit_telemetry(s, put_telemetry(s, at, c, frame));
-	if (!s->pressed && (!(s->telemetry_sent & 255) || frame.n > LARGE_FRAME_BYTES))
-		check_pressure(s);
-	return 0;
-}
-
-static void pump(struct store *s)
+void store_pump(struct store *s)
 {
 	if (!s->up || s->impaired)
 		return;
 	ops_pump(&s->ops, 4096);
 	/* Half the window stays free for what comes now. */
-	if (s->ring_first && redis_in_flight(s->redis) < 4096)
-		ring_pump(s, 4096);
+	if (s->backlog.first && redis_in_flight(s->redis) < 4096)
+		store_telemetry_pump(s, 4096);
 }
 
 /* ---- hello, events ---- */
@@ -489,6 +265,7 @@ static int keep_frame(struct store *s, const char *stream, const struct store_co
 	size_t n = 5;
 
 	(void)snprintf(key, sizeof(key), "%s.%s", s->prefix, stream);
+	(void)snprintf(epoch, sizeof(epoch), "%" PRIu64, c->epoch);
 	argv[1] = span_of(key);
 	argv[4] = span_of(c->agent_id);
 #define ADD(name, value) (argv[n] = SPAN(name), argv[n + 1] = (value), n += 2)
@@ -500,7 +277,7 @@ static int keep_frame(struct store *s, const char *stream, const struct store_co
 		ADD("frame", frame);
 	ADD("bridge_id", span_of(s->bridge_id));
 	ADD("conn_id", span_of(c->conn_id));
-	ADD("epoch", ((struct span){epoch, put_u64(epoch, c->epoch)}));
+	ADD("epoch", span_of(epoch));
 	ADD("ip", span_of(c->ip));
 	ADD("received_at", store_now_text(s));
 #undef ADD
@@ -594,10 +371,10 @@ static void on_redis_up(void *arg)
 		(void)!redis_cmdf(s->redis, on_info, s, "INFO memory");
 		(void)!redis_cmdf(s->redis, on_info, s, "INFO persistence");
 	}
-	pump(s);
+	store_pump(s);
 	if (!s->impaired)
 		tell_up(s);
-	check_pressure(s);
+	store_check_pressure(s);
 }
 
 static void on_redis_down(void *arg, const char *why)
@@ -611,7 +388,7 @@ static void on_redis_down(void *arg, const char *why)
 		loop_timer_stop(s->probe);
 		tell_down(s, why);
 	}
-	check_pressure(s);
+	store_check_pressure(s);
 }
 
 static void on_wake_reply(void *arg, const struct redis_reply *reply);
@@ -658,7 +435,7 @@ static void connect_anew(struct store *s)
 static void on_probe_write(void *arg, const struct redis_reply *reply)
 {
 	if (redis_type(reply) == REDIS_STATUS)
-		note_success(arg);
+		store_note_success(arg);
 }
 
 /* While impaired: one write at a time shows whether it has passed. */
@@ -674,8 +451,8 @@ static void on_probe(void *arg)
 	}
 	if (s->ops.again.first || s->ops.fresh.first)
 		ops_pump(&s->ops, 1);
-	else if (s->ring_first)
-		ring_pump(s, 1);
+	else if (s->backlog.first)
+		store_telemetry_pump(s, 1);
 	else
 		(void)!redis_cmdf(s->redis, on_probe_write, s, "SET %s.probe.%s 1 PX 1000",
 				  s->prefix, s->bridge_id);
@@ -683,7 +460,7 @@ static void on_probe(void *arg)
 
 static void on_drain_tick(void *arg)
 {
-	drain_check(arg);
+	store_drain_check(arg);
 }
 
 void store_drain(struct store *s, int64_t wait_ms, void (*done)(void *arg), void *arg)
@@ -696,22 +473,6 @@ void store_drain(struct store *s, int64_t wait_ms, void (*done)(void *arg), void
 
 static const struct redis_ops data_ops = {on_redis_up, on_redis_down};
 static const struct redis_ops wake_ops = {on_wake_up, NULL};
-
-static void make_head(struct head *h, const char *prefix, int64_t maxlen)
-{
-	char key[96], number[24];
-	char *at = maxlen ? PUT_LITERAL(h->text, "*20\r\n$4\r\nXADD\r\n")
-			  : PUT_LITERAL(h->text, "*17\r\n$4\r\nXADD\r\n");
-
-	(void)snprintf(key, sizeof(key), "%s.telemetry", prefix);
-	at = put_bulk(at, key, strlen(key));
-	if (maxlen) {
-		at = PUT_LITERAL(at, "$6\r\nMAXLEN\r\n$1\r\n~\r\n");
-		at = put_bulk(at, number, put_u64(number, (uint64_t)maxlen));
-	}
-	at = PUT_LITERAL(at, "$1\r\n*\r\n$8\r\nagent_id\r\n");
-	h->n = (size_t)(at - h->text);
-}
 
 static int open_connections(struct store *s, const char *url)
 {
@@ -753,9 +514,7 @@ int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg
 	s->ops.on_answer = on_op_answer;
 	s->ops.on_passing = on_op_passing;
 	s->ops.arg = s;
-	make_head(&s->head, s->prefix, 0);
-	make_head(&s->head_trim, s->prefix,
-		  cfg->telemetry_maxlen > 0 ? cfg->telemetry_maxlen : 1000000);
+	store_telemetry_init(s, cfg->telemetry_maxlen > 0 ? cfg->telemetry_maxlen : 1000000);
 	if (r == 0)
 		r = loop_timer_new(l, on_probe, s, &s->probe);
 	if (r == 0)
@@ -787,7 +546,6 @@ void store_close(struct store *s)
 	redis_close(s->wake);
 	redis_close(s->redis);
 	ops_fini(&s->ops);
-	while (s->ring_first)
-		ring_drop_oldest(s);
+	store_telemetry_fini(s);
 	free(s);
 }

@@ -43,11 +43,13 @@ static struct stream_entry entry(const char *id, ...)
 	entry("1700000000000-0", "correlation_id", "c-1", "agent_id", "a1", "command", "ECHO", \
 	      __VA_ARGS__)
 
+static const struct allowlist everyone;
+
 static struct command parse(struct stream_entry e)
 {
 	struct command c;
 
-	command_parse(&e, NULL, 0, &c);
+	command_parse(&e, &everyone, &c);
 	return c;
 }
 
@@ -157,15 +159,25 @@ static void test_no_id_is_dropped(void **state)
 
 static void test_allowlist(void **state)
 {
-	char *allowed[] = {(char[]){"a0"}, (char[]){"a1"}, (char[]){"b"}};
 	struct stream_entry e = ENTRY(NULL);
+	struct allowlist allowed;
 	struct command c;
 
 	(void)state;
-	command_parse(&e, allowed, 3, &c);
+	assert_int_equal(allowlist_parse("b,a1,a0", &allowed), 0);
+	command_parse(&e, &allowed, &c);
 	assert_int_equal(c.kind, COMMAND_RUN);
-	command_parse(&e, allowed + 2, 1, &c);
+	allowlist_fini(&allowed);
+	assert_int_equal(allowlist_parse("b", &allowed), 0);
+	command_parse(&e, &allowed, &c);
 	assert_string_equal(c.code, "not_allowed");
+	allowlist_fini(&allowed);
+	assert_int_equal(allowlist_parse(NULL, &allowed), 0);
+	assert_true(allowlist_has(&allowed, "anyone"));
+	allowlist_fini(&allowed);
+	assert_int_equal(allowlist_parse("", &allowed), 0);
+	assert_true(allowlist_has(&allowed, "anyone"));
+	allowlist_fini(&allowed);
 }
 
 static void test_digest_tells_content_apart(void **state)

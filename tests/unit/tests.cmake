@@ -1,5 +1,6 @@
 # viw_unit_test(module DEPS lib …), sorted by module
 viw_unit_test(audit_summary DEPS gateway-agent_objs)
+viw_unit_test(backlog DEPS bridge_logic)
 viw_unit_test(bridge_frames DEPS bridge_logic)
 viw_unit_test(bridge_sessions DEPS bridge_logic)
 viw_unit_test(buf DEPS base)

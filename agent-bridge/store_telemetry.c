@@ -1,0 +1,185 @@
+/*
+ * Telemetry on its way to Redis: one XADD an entry, written by hand straight into the connection's
+ * buffer; or, while Redis is away or unwilling, into a backlog that forgets the oldest.
+ */
+#include "store_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Much more than where pausing begins: sockets go on for a moment after it, by tens of KiB each. */
+#define BACKLOG_MAX_BYTES ((size_t)128 << 20)
+#define LARGE_FRAME_BYTES 8192 /* looked at one by one, small ones every 256 */
+#define TRIM_EVERY	  100  /* entries; each MAXLEN costs Redis a tenth of an XADD */
+#define SAMPLE_EVERY	  64   /* replies whose time is measured */
+
+static char *put_bytes(char *at, const char *bytes, size_t n)
+{
+	memcpy(at, bytes, n);
+	return at + n;
+}
+
+/* "$<n>\r\n<bytes>\r\n" */
+static char *put_bulk(char *at, const char *bytes, size_t n)
+{
+	char digits[24];
+	size_t v = n, d = sizeof(digits);
+
+	do
+		digits[--d] = (char)('0' + v % 10);
+	while (v /= 10);
+	*at++ = '$';
+	at = put_bytes(at, digits + d, sizeof(digits) - d);
+	at = put_bytes(at, "\r\n", 2);
+	at = put_bytes(at, bytes, n);
+	return put_bytes(at, "\r\n", 2);
+}
+
+#define PUT_LITERAL(at, text) put_bytes(at, text, sizeof(text) - 1)
+
+static size_t put_u64(char *out, uint64_t v)
+{
+	char digits[24];
+	size_t d = sizeof(digits);
+
+	do
+		digits[--d] = (char)('0' + v % 10);
+	while (v /= 10);
+	memcpy(out, digits + d, sizeof(digits) - d);
+	return sizeof(digits) - d;
+}
+
+static size_t telemetry_room(const struct store *s, const struct store_conn *c, struct span frame)
+{
+	return sizeof(s->head_trim.text) + frame.n + strlen(c->agent_id) + strlen(c->conn_id) +
+	       strlen(c->ip) + strlen(s->bridge_id) + 400; /* names, lengths, epoch, time */
+}
+
+static size_t put_telemetry(struct store *s, char *out, const struct store_conn *c,
+			    struct span frame)
+{
+	const struct store_head *head = s->heads_put++ % TRIM_EVERY ? &s->head : &s->head_trim;
+	char *at = put_bytes(out, head->text, head->n), epoch[24];
+	struct span now = store_now_text(s);
+
+	at = put_bulk(at, c->agent_id, strlen(c->agent_id));
+	at = PUT_LITERAL(at, "$5\r\nframe\r\n");
+	at = put_bulk(at, frame.p, frame.n);
+	at = PUT_LITERAL(at, "$9\r\nbridge_id\r\n");
+	at = put_bulk(at, s->bridge_id, strlen(s->bridge_id));
+	at = PUT_LITERAL(at, "$7\r\nconn_id\r\n");
+	at = put_bulk(at, c->conn_id, strlen(c->conn_id));
+	at = PUT_LITERAL(at, "$5\r\nepoch\r\n");
+	at = put_bulk(at, epoch, put_u64(epoch, c->epoch));
+	at = PUT_LITERAL(at, "$2\r\nip\r\n");
+	at = put_bulk(at, c->ip, strlen(c->ip));
+	at = PUT_LITERAL(at, "$11\r\nreceived_at\r\n");
+	at = put_bulk(at, now.p, now.n);
+	return (size_t)(at - out);
+}
+
+static void on_telemetry(void *arg, const struct redis_reply *reply)
+{
+	struct store *s = arg;
+
+	if (redis_type(reply) == REDIS_STR) {
+		if (s->impaired)
+			store_note_success(s);
+	} else {
+		metric_add(reply ? s->m_drop_full : s->m_drop_away, 1);
+		store_note_passing(s, redis_error_class(reply));
+	}
+	if (s->pressed)
+		store_check_pressure(s);
+	if (s->backlog.first)
+		store_pump(s);
+	if (s->drained)
+		store_drain_check(s);
+}
+
+static void on_sampled_telemetry(void *arg, const struct redis_reply *reply)
+{
+	struct store *s = arg;
+
+	if (reply)
+		metric_observe(s->m_reply, (double)(clock_boot_us() - s->sample_us) / 1e6);
+	s->sample_us = 0;
+	on_telemetry(s, reply);
+}
+
+static void commit_telemetry(struct store *s, size_t n)
+{
+	if (++s->telemetry_sent % SAMPLE_EVERY == 0 && !s->sample_us) {
+		s->sample_us = clock_boot_us();
+		redis_commit(s->redis, n, on_sampled_telemetry, s);
+		return;
+	}
+	redis_commit(s->redis, n, on_telemetry, s);
+}
+
+static int keep(struct store *s, const struct store_conn *c, struct span frame)
+{
+	struct backlog_entry *e = backlog_entry_new(telemetry_room(s, c, frame));
+
+	if (!e)
+		return -ENOMEM;
+	e->n = put_telemetry(s, e->bytes, c, frame);
+	metric_add(s->up ? s->m_drop_full : s->m_drop_away, backlog_add(&s->backlog, e));
+	store_check_pressure(s);
+	return 0;
+}
+
+void store_telemetry_pump(struct store *s, size_t max)
+{
+	struct backlog *b = &s->backlog;
+	char *at;
+
+	while (max-- && b->first && redis_reserve(s->redis, b->first->n, &at) == 0) {
+		memcpy(at, b->first->bytes, b->first->n);
+		commit_telemetry(s, b->first->n);
+		backlog_drop_oldest(b);
+	}
+}
+
+int store_telemetry(struct store *s, const struct store_conn *c, struct span frame)
+{
+	char *at;
+
+	if (s->impaired || s->backlog.first ||
+	    redis_reserve(s->redis, telemetry_room(s, c, frame), &at) < 0)
+		return keep(s, c, frame);
+	commit_telemetry(s, put_telemetry(s, at, c, frame));
+	if (!s->pressed && (!(s->telemetry_sent & 255) || frame.n > LARGE_FRAME_BYTES))
+		store_check_pressure(s);
+	return 0;
+}
+
+static void make_head(struct store_head *h, const char *prefix, int64_t maxlen)
+{
+	char key[96], number[24];
+	char *at = maxlen ? PUT_LITERAL(h->text, "*20\r\n$4\r\nXADD\r\n")
+			  : PUT_LITERAL(h->text, "*17\r\n$4\r\nXADD\r\n");
+
+	(void)snprintf(key, sizeof(key), "%s.telemetry", prefix);
+	at = put_bulk(at, key, strlen(key));
+	if (maxlen) {
+		at = PUT_LITERAL(at, "$6\r\nMAXLEN\r\n$1\r\n~\r\n");
+		at = put_bulk(at, number, put_u64(number, (uint64_t)maxlen));
+	}
+	at = PUT_LITERAL(at, "$1\r\n*\r\n$8\r\nagent_id\r\n");
+	h->n = (size_t)(at - h->text);
+}
+
+void store_telemetry_init(struct store *s, int64_t maxlen)
+{
+	make_head(&s->head, s->prefix, 0);
+	make_head(&s->head_trim, s->prefix, maxlen);
+	s->backlog.max_bytes = BACKLOG_MAX_BYTES;
+}
+
+void store_telemetry_fini(struct store *s)
+{
+	while (s->backlog.first)
+		backlog_drop_oldest(&s->backlog);
+}
