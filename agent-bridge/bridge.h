@@ -61,7 +61,11 @@ struct bridge {
 int bridge_open(struct loop *l, struct bridge_settings *s, struct bridge **ret) MUST_CHECK;
 void bridge_free(struct bridge *b); /* after the loop ran dry */
 
-/* Offers unsent disconnect events again. */
-void bridge_send_events(struct bridge *b);
 /* After settings changed. */
 void bridge_configure(struct bridge *b);
+
+/* ---- bridge_sockets.c ---- */
+extern const struct ws_server_ops bridge_socket_ops; /* arg: the bridge */
+/* Offers unsent disconnect events again. */
+void bridge_send_events(struct bridge *b);
+void bridge_drop_events(struct bridge *b);
