@@ -104,24 +104,27 @@ int wire_markdown(struct buf *out)
 		r = markdown_section(&sections[i], out);
 	if (r == 0)
 		r = buf_append_str(
-		    out, "## Refusals\n\n| code | meaning |\n|---|---|\n"
-			 "| `bad_json` | not JSON, or over a limit of it |\n"
-			 "| `unknown_type` | no such frame |\n"
-			 "| `wrong_direction` | a frame of the other side |\n"
-			 "| `missing_field` | a required member is not there |\n"
-			 "| `bad_field` | wrong type, range, length or pattern |\n"
-			 "| `hello_first` | needs HELLO and WELCOME before it |\n"
-			 "| `not_yours` | a RESULT for a command of another agent |\n"
-			 "| `unknown_command` | a RESULT for an id nobody knows, too often |\n"
-			 "\n"
-			 "A RESULT for an id nobody knows is acknowledged and becomes a dead "
-			 "letter, one of\n"
-			 "another agent's command a dead letter alone; of one agent at most 128 a "
-			 "minute do,\n"
-			 "then the former is refused too. The bridge counts refused frames in\n"
-			 "`viw_frames_refused_total{code}`; the tenth of a connection within a "
-			 "minute closes\n"
-			 "it with 1008.\n");
+		    out,
+		    "## Refusals\n\n| code | meaning |\n|---|---|\n"
+		    "| `bad_json` | not JSON, or over a limit of it |\n"
+		    "| `unknown_type` | no such frame |\n"
+		    "| `wrong_direction` | a frame of the other side |\n"
+		    "| `missing_field` | a required member is not there |\n"
+		    "| `bad_field` | wrong type, range, length or pattern |\n"
+		    "| `hello_first` | needs HELLO and WELCOME before it |\n"
+		    "| `not_yours` | a RESULT for a command of another agent |\n"
+		    "| `unknown_command` | a RESULT for an id nobody knows, too often |\n"
+		    "| `too_many` | AUDIT, or HELLO again, of one agent: over 128 or 512 KiB a "
+		    "minute |\n"
+		    "\n"
+		    "A RESULT for an id nobody knows is acknowledged and becomes a dead "
+		    "letter, one of\n"
+		    "another agent's command a dead letter alone; of one agent at most 128 a "
+		    "minute do,\n"
+		    "then the former is refused too. The bridge counts refused frames in\n"
+		    "`viw_frames_refused_total{code}`; the tenth of a connection within a "
+		    "minute closes\n"
+		    "it with 1008.\n");
 	return r;
 }
 
