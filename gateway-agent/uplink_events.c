@@ -52,10 +52,21 @@ static int64_t read_retry_after(struct lws *wsi)
 	return end != text && *end == '\0' && v >= 0 && v <= 86400 ? v * 1000 : -1;
 }
 
+/* What the proxy answered, where lws tells: 4.3 does, 4.1 has "proxy not h1" for every answer but
+ * 200. */
+static const char *proxy_status(const char *text)
+{
+	static const char before[] = "http_proxy -> ";
+
+	return text && strncmp(text, before, sizeof before - 1) == 0 ? text + sizeof before - 1
+								     : NULL;
+}
+
 /* Why did it fail? What lws tells is a text; what we saw ourselves is better. */
 static void classify(struct uplink *u, struct lws *wsi, const char *text)
 {
 	const char *tls = u->tls_error ? ERR_reason_error_string(u->tls_error) : NULL;
+	const char *proxy = proxy_status(text);
 	char detail[160], ip[NETADDR_TEXT_MAX];
 	unsigned status = u->phase == REQUESTED ? lws_http_client_http_response(wsi) : 0;
 
@@ -72,9 +83,10 @@ static void classify(struct uplink *u, struct lws *wsi, const char *text)
 			       SSL_alert_desc_string_long(u->alert));
 		uplink_note_end(u, REDIAL_TLS, 0, detail);
 	} else if (u->proxy.host[0] && u->phase == CONNECTING) {
-		(void)snprintf(detail, sizeof detail, "proxy %.80s gives no tunnel: %.40s",
-			       u->proxy.host,
-			       !text				   ? "it hung up"
+		(void)snprintf(detail, sizeof detail, "proxy %.80s gives no tunnel: %s%.40s",
+			       u->proxy.host, proxy ? "it did not answer 200 but " : "",
+			       proxy				   ? proxy
+			       : !text				   ? "it hung up"
 			       : strcmp(text, "proxy not h1") == 0 ? "it did not answer 200"
 								   : text);
 		uplink_note_end(u, REDIAL_PROXY, 0, detail);
