@@ -460,6 +460,8 @@ void agent_close(struct agent *a)
 	a->stopping = true;
 	if (a->session && a->commands && a->helper)
 		agent_write_status(a);
+	if (a->commands)
+		commands_leave_local(a->commands);
 	local_http_close(a->http);
 	helper_client_close(a->helper);
 	session_close(a->session);

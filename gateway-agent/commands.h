@@ -69,10 +69,14 @@ void commands_tick(struct commands *c);
 /* No new commands from now on. */
 void commands_drain(struct commands *c);
 
-/* A command given on this host (POST /execute); cb gets the RESULT frame, once. -EEXIST, -EBUSY. */
+/* A command given on this host (POST /execute); cb gets the RESULT frame, once, or NULL from
+ * commands_leave_local. -EEXIST, -EBUSY. */
 typedef void (*commands_local_cb)(void *arg, const char *result_json, size_t n);
 int commands_local(struct commands *c, const char *correlation_id, const char *verb,
 		   struct span args, int64_t ttl_ms, commands_local_cb cb, void *arg) MUST_CHECK;
+
+/* The agent stops: those who wait learn that now, their commands go on in the helper. */
+void commands_leave_local(struct commands *c);
 
 struct commands_counts {
 	unsigned queued, running, held, results;

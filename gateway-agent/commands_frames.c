@@ -133,6 +133,20 @@ int commands_local(struct commands *c, const char *correlation_id, const char *v
 	return 0;
 }
 
+void commands_leave_local(struct commands *c)
+{
+	struct command *m, *next;
+
+	for (m = c->first; m; m = next) {
+		next = m->next;
+		if (!m->local_cb)
+			continue;
+		if (m->state != DONE)
+			m->local_cb(m->local_arg, NULL, 0);
+		commands_drop(c, m);
+	}
+}
+
 void commands_on_cancel(struct commands *c, const struct wire_cancel *f)
 {
 	struct command *m = commands_find(c, f->correlation_id);

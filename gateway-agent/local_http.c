@@ -119,16 +119,16 @@ static void on_executed(void *arg, const char *result_json, size_t n)
 	struct http_response *r = arg;
 	struct buf b;
 
+	if (!result_json) {
+		http_respond_error(r, 503, "stopping",
+				   "the agent stops; give the same correlation_id again to learn "
+				   "what became of it");
+		return;
+	}
 	buf_init(&b, n + 16);
 	respond(r, buf_append(&b, result_json, n), 200, &b);
 	buf_wipe(&b);
 	buf_fini(&b);
-}
-
-static bool body_member(struct span body, const char *name, const char *other, enum json_type type,
-			struct json_member *ret)
-{
-	return (json_find(body, name, ret) || json_find(body, other, ret)) && ret->type == type;
 }
 
 static void on_execute(void *arg, const struct http_request *q, struct http_response *r)
@@ -140,13 +140,18 @@ static void on_execute(void *arg, const struct http_request *q, struct http_resp
 	int64_t ttl_s = TTL_DEFAULT_S;
 	int e;
 
-	if (!body_member(q->body, "command", "verb", JSON_T_STR, &m) ||
-	    span_copy(m.raw, verb, sizeof verb) < 0 || !verb[0]) {
+	if (!(json_find(q->body, "command", &m) || json_find(q->body, "verb", &m)) ||
+	    m.type != JSON_T_STR || span_copy(m.raw, verb, sizeof verb) < 0 || !verb[0]) {
 		http_respond_error(r, 400, "missing_field", "`command` must be a verb's name");
 		return;
 	}
-	if (body_member(q->body, "params", "args", JSON_T_OBJ, &m))
+	if (json_find(q->body, "params", &m) || json_find(q->body, "args", &m)) {
+		if (m.type != JSON_T_OBJ) {
+			http_respond_error(r, 400, "bad_field", "`params` must be an object");
+			return;
+		}
 		args = m.raw;
+	}
 	if (json_find(q->body, "ttl_s", &m) &&
 	    (m.type != JSON_T_INT || json_int(m.raw, &ttl_s) < 0 || ttl_s < 1 ||
 	     ttl_s > TTL_MAX_S)) {

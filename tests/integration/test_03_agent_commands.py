@@ -313,6 +313,33 @@ def test_shutdown_stops_after_its_result_is_acknowledged(site):
     assert site.agent.wait_exit() == 0
 
 
+def test_who_asks_on_the_host_may_leave_and_ask_again(site):
+    port, go = viwtest.free_port(), site.helper.root / "go"
+    site.helper.start()
+    site.go(VIW_AGENT_FEATURE_INBOUND_HTTP="true", VIW_AGENT_BIND_ADDRESS=f"127.0.0.1:{port}", VIW_AGENT_LOCAL_TOKEN="t0ken")
+    site.ready()
+
+    def execute(verb, params, cid=None, patience=10):
+        body = {"command": verb, "params": params, **({"correlation_id": cid} if cid else {})}
+        done = subprocess.run(["curl", "-s", "-m", str(patience), "-H", "Authorization: Bearer t0ken",
+                               f"http://127.0.0.1:{port}/execute", "-d", json.dumps(body)], stdout=subprocess.PIPE, text=True)
+        return done.returncode, done.stdout
+    assert execute("slow", {"go": str(go)}, "l-1", patience=1) == (28, ""), "curl had enough"
+    assert json.loads(execute("slow", {"go": str(go)}, "l-1")[1])["error"]["code"] == "duplicate", "it is under way"
+    go.write_text("")
+    wait_for(lambda: "end l-1" in site.helper.ledger_lines(), 5)
+    site.agent.wait_log("command_finished", correlation_id="l-1")
+    assert json.loads(execute("slow", {"go": str(go)}, "l-1")[1])["stdout"] == "slept\n" and site.helper.starts("l-1") == 1
+    assert json.loads(execute("ECHO", ["x"])[1])["error"]["code"] == "bad_field"
+    go.unlink()
+    waits = threading.Thread(target=execute, args=("slow", {"go": str(go)}, "l-2"))
+    waits.start()
+    wait_for(lambda: site.helper.starts("l-2") == 1, 5)
+    assert site.agent.stop() == 0, "it stops all the same, and leaks nothing"
+    waits.join(10)
+    go.write_text("")
+
+
 def test_output_is_cut_to_the_bridges_frame(site):
     site.bridge.hello_ack = {"max_frame_bytes": 8192}
     site.helper.start()
