@@ -14,6 +14,7 @@
 #define HELPER_WAIT_MS 3000 /* for the journal id, before the first dial */
 #define AUDIT_EVERY_MS 300000
 #define DAY_MS	       86400000
+#define STOP_AFTER_MS  100  /* whoever gave shutdown on this host gets the answer */
 #define TRIM_AFTER_MS  1000 /* quiet for so long after a handshake or a reload */
 
 /* ---- commands ---- */
@@ -94,6 +95,14 @@ static void op_shutdown(void *arg)
 
 	LOG_INFO(FIELDS(.event = "shutdown", .agent_id = a->cfg->id),
 		 "asked to stop by a shutdown command");
+	program_notify("STOPPING=1");
+	loop_timer_start(a->stop, STOP_AFTER_MS, 0);
+}
+
+static void on_stop(void *arg)
+{
+	struct agent *a = arg;
+
 	loop_stop(a->loop);
 }
 
@@ -363,6 +372,7 @@ static int open_timers(struct agent *a)
 	    {&a->daily, agent_check_expiry},
 	    {&a->trim, on_trim},
 	    {&a->watchdog, on_watchdog},
+	    {&a->stop, on_stop},
 	};
 	size_t i;
 	int r = 0;
@@ -452,9 +462,14 @@ int agent_open(struct loop *l, struct agent_settings *cfg, struct agent **ret)
 
 void agent_close(struct agent *a)
 {
-	struct loop_timer *timers[] = {a->first_dial,	a->commands_timer, a->telemetry_timer,
-				       a->status_timer, a->daily,	   a->watchdog,
-				       a->trim};
+	struct loop_timer *timers[] = {a->first_dial,
+				       a->commands_timer,
+				       a->telemetry_timer,
+				       a->status_timer,
+				       a->daily,
+				       a->watchdog,
+				       a->trim,
+				       a->stop};
 	size_t i;
 
 	a->stopping = true;

@@ -28,7 +28,7 @@ struct agent {
 	struct session *session;
 	struct local_http *http;
 	struct loop_timer *first_dial, *commands_timer, *telemetry_timer, *status_timer, *daily,
-	    *trim, *watchdog;
+	    *trim, *watchdog, *stop;
 	struct agent_watch *watch;
 	int64_t commands_at_ms; /* 0: no tick planned */
 	struct telemetry_cpu cpu;

@@ -284,8 +284,13 @@ static void step(struct commands *c, struct command *m)
 		step_asking(c, m, now);
 	if (m->state == DONE && c->session && !m->local_cb && now >= m->resend_at_ms)
 		commands_send_result(c, m);
-	if (m->state == DONE && m->local_cb)
+	if (m->state == DONE && m->local_cb) {
+		bool stop = m->kind == KIND_SHUTDOWN && c->draining;
+
 		commands_drop(c, m);
+		if (stop)
+			c->ops->shutdown(c->arg);
+	}
 }
 
 void commands_pump(struct commands *c)

@@ -340,6 +340,17 @@ def test_who_asks_on_the_host_may_leave_and_ask_again(site):
     go.write_text("")
 
 
+def test_shutdown_given_on_the_host_stops_it_too(site):
+    port = viwtest.free_port()
+    site.go(VIW_AGENT_FEATURE_INBOUND_HTTP="true", VIW_AGENT_BIND_ADDRESS=f"127.0.0.1:{port}", VIW_AGENT_LOCAL_TOKEN="t0ken",
+            VIW_AGENT_HELPER_SECRET=None)
+    site.ready()
+    done = subprocess.run(["curl", "-s", "-m", "5", "-H", "Authorization: Bearer t0ken", f"http://127.0.0.1:{port}/execute",
+                           "-d", '{"command": "shutdown"}'], stdout=subprocess.PIPE, text=True)
+    assert json.loads(done.stdout)["status"] == "success"
+    assert site.agent.wait_exit(5) == 0
+
+
 def test_output_is_cut_to_the_bridges_frame(site):
     site.bridge.hello_ack = {"max_frame_bytes": 8192}
     site.helper.start()
