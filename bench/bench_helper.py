@@ -65,6 +65,7 @@ def effects():
 CASES = [
     ("query of an absent id (no process)", lambda: {"op": "query"}, CONNECTIONS),
     ("get_system_health", lambda: {"verb": "get_system_health", "args": {}}, CONNECTIONS),
+    ("get_monitoring_data", lambda: {"verb": "get_monitoring_data", "args": {}}, CONNECTIONS),
     ("read-only script (/usr/bin/true)", lambda: {"verb": "peek", "args": {}}, CONNECTIONS),
     ("run with journal, one at a time", effects, 1),
     ("run with journal, 4 at once", effects, CONNECTIONS),
@@ -108,7 +109,7 @@ def main():
            "HOST_HELPER_SECRET_FILE": str(write_secret(dir / "secret", KEY)), "HOST_HELPER_VERBS_DIR": f"{dir}/verbs.d",
            "HOST_HELPER_STATE_DIR": f"{dir}/state", "HOST_HELPER_RATE": "0", "HOST_HELPER_ALLOWED_UIDS": "0",
            "PATH": "/usr/bin:/bin"}
-    proc = subprocess.Popen([f"{a.bin}/host-helper"], env=env)
+    proc = subprocess.Popen([viwtest.helper_program(a.bin)], env=env)
     try:
         viwtest.wait_for((dir / "run" / "s").exists)
         time.sleep(2.5)  # two CPU samples, so that get_system_health need not wait for its own

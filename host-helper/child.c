@@ -14,9 +14,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/file.h"
-#include "builtin.h"
 #include "sandbox.h"
+#include "verbs_program.h"
+
+#define SETTINGS_STRUCT host_helper_settings
+static const struct setting handed_on[] = {
+#define SETTING SETTING_ROW
+#include "verbs_settings.def"
+#undef SETTING
+};
 
 static _Noreturn void give_up(const struct child_fds *fds, const char *step, int error)
 {
@@ -99,10 +105,35 @@ static char *param_env(const struct verb_param *p, const char *value)
 	return env_text(name, value);
 }
 
+/* What the program of the built-in verbs has of our settings, and the sample it starts from. */
+static size_t add_settings(const struct job *job, char **env)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(handed_on); i++) {
+		const struct setting *s = &handed_on[i];
+		const char *at = (const char *)job->cfg + s->offset;
+		const char *text = *(char *const *)(const void *)at;
+		char name[64], number[24];
+		if (s->kind == SETTING_KIND_INT) {
+			snprintf(number, sizeof number, "%lld",
+				 (long long)*(const int64_t *)(const void *)at);
+			text = number;
+		}
+		snprintf(name, sizeof name, "HOST_HELPER_%s", s->name);
+		if (text)
+			env[n++] = env_text(name, text);
+	}
+	char *cpu = verbs_program_put_cpu(&job->cpu_before);
+	env[n++] = cpu ? env_text(VERBS_CPU_ENV, cpu) : NULL;
+	free(cpu);
+	return n;
+}
+
 static char **build_env(const struct job *job)
 {
 	const struct verb *v = job->verb;
-	char **env = calloc(v->params + 8, sizeof *env);
+	char **env = calloc(v->params + ARRAY_LEN(handed_on) + 8, sizeof *env);
 	size_t n = 0;
 
 	if (!env)
@@ -113,6 +144,8 @@ static char **build_env(const struct job *job)
 	env[n++] = env_text("VIW_RUN_ID", job->intent.run_id);
 	env[n++] = env_text("VIW_CORRELATION_ID", job->intent.correlation_id);
 	env[n++] = env_text("VIW_AGENT_ID", job->intent.agent_id);
+	if (v->builtin)
+		n += add_settings(job, env + n);
 	for (size_t i = 0; i < v->params; i++)
 		if (v->param[i].via == PARAM_VIA_ENV && job->args.value[i])
 			env[n++] = param_env(&v->param[i], job->args.value[i]);
@@ -158,12 +191,15 @@ static void default_signals(void)
 
 static int become(const char *user)
 {
+	struct passwd nobody = {.pw_uid = 65534, .pw_gid = 65534}, *pw = &nobody;
+
 	if (strcmp(user, "root") == 0)
 		return setgroups(0, NULL) < 0 && errno != EPERM ? -errno : 0;
-	struct passwd *pw = getpwnam(user);
-	if (!pw)
+	if (strcmp(user, "nobody") != 0 && !(pw = getpwnam(user)))
 		return -ESRCH;
-	if (initgroups(user, pw->pw_gid) < 0 || setresgid(pw->pw_gid, pw->pw_gid, pw->pw_gid) < 0 ||
+	if ((pw == &nobody ? setgroups(0, NULL) : initgroups(user, pw->pw_gid)) < 0 ||
+	    setresgid(pw->pw_gid, pw->pw_gid, pw->pw_gid) < 0 ||
+	    prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 ||
 	    setresuid(pw->pw_uid, pw->pw_uid, pw->pw_uid) < 0)
 		return -errno;
 	return 0;
@@ -182,53 +218,9 @@ static void place_fds(const struct child_fds *fds)
 	(void)close_range((unsigned)fds->fault + 1, ~0U, 0);
 }
 
-/* Only what the table says is kept: these parse what journald, the engine and D-Bus answer. */
-static void drop_privileges(const struct job *job, const struct child_fds *fds)
-{
-	static char *const nowhere[] = {NULL};
-	int r = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
-
-	if (r == 0 && !job->verb->network)
-		r = sandbox_deny_network();
-	if (r == 0)
-		r = sandbox_limit_writes(nowhere);
-	if (r == 0 || r == -EOPNOTSUPP)
-		r = sandbox_become_nobody(builtin_capabilities(job->verb->name));
-	if (r < 0)
-		give_up(fds, "dropping privileges", -r);
-}
-
-static _Noreturn void run_builtin(const struct job *job, const struct child_fds *fds)
-{
-	struct builtin_ctx x = {.verb = job->verb,
-				.args = &job->args,
-				.cfg = job->cfg,
-				.cpu_before = job->cpu_before,
-				.correlation_id = job->intent.correlation_id};
-	struct buf text;
-	struct jsonw w;
-
-	drop_privileges(job, fds);
-	buf_init(&text, (size_t)job->verb->max_output_bytes);
-	jsonw_init(&w, &text);
-	x.w = &w;
-	jsonw_obj(&w, NULL);
-	int r = builtin_run(&x);
-	if (r == 0) {
-		jsonw_obj_end(&w);
-		if (jsonw_finish(&w) < 0)
-			r = builtin_fail(&x, "internal", "the answer is larger than %lld bytes",
-					 (long long)job->verb->max_output_bytes);
-	}
-	if (r < 0) {
-		dprintf(2, "%s\n%s", x.code, x.msg);
-		_exit(BUILTIN_EXIT_REFUSED);
-	}
-	_exit(file_write_all(1, text.data, text.len) < 0);
-}
-
 static _Noreturn void run_script(const struct job *job, const struct child_fds *fds)
 {
+	static char *const none[] = {NULL};
 	const struct verb *v = job->verb;
 	char why[256], **argv, **env;
 	int r;
@@ -247,8 +239,9 @@ static _Noreturn void run_script(const struct job *job, const struct child_fds *
 		give_up(fds, "writable paths", -r);
 	if ((r = become(v->run_as)) < 0)
 		give_up(fds, "run_as", -r);
-	if (v->capabilities && getuid() == 0 &&
-	    (r = sandbox_keep_capabilities(v->capabilities)) < 0)
+	/* Who is not root has none but those of the manifest. */
+	if ((v->capabilities || getuid() != 0) &&
+	    (r = sandbox_keep_capabilities(v->capabilities ? v->capabilities : none)) < 0)
 		give_up(fds, "capabilities", -r);
 	execve(v->exec, argv, env);
 	give_up(fds, "execve", errno);
@@ -270,7 +263,5 @@ _Noreturn void child_main(const struct job *job, const struct child_fds *fds)
 		give_up(fds, "chdir", errno);
 	default_signals();
 	set_limits();
-	if (job->verb->builtin)
-		run_builtin(job, fds);
 	run_script(job, fds);
 }

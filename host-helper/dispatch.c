@@ -11,7 +11,7 @@
 #include "base/crash.h"
 #include "base/jsonw.h"
 #include "base/log.h"
-#include "builtin.h"
+#include "health.h"
 #include "helper.h"
 #include "supervisor.h"
 #include "tree.h"
@@ -100,6 +100,12 @@ static bool disk_has_room(const struct helper *h)
 		(st.f_files == 0 || st.f_favail * 100 >= st.f_files * pct));
 }
 
+/* A few files of /proc, and no waiting once there is a first sample: no process for that. */
+static bool answers_itself(const struct helper *h, const struct verb *v)
+{
+	return v->inside && h->cpu_older.total;
+}
+
 /* What must hold before a new run may begin; NULL: it may. */
 static const char *check_start(struct helper *h, const struct request *q, const struct verb *v,
 			       char *msg, size_t cap)
@@ -119,7 +125,7 @@ static const char *check_start(struct helper *h, const struct request *q, const 
 		snprintf(msg, cap, "too many runs at once; try again later");
 		return "busy";
 	}
-	if (!v->builtin && trust_check_path(v->exec, TRUST_EXECUTABLE, msg, cap) < 0)
+	if (!answers_itself(h, v) && trust_check_path(v->exec, TRUST_EXECUTABLE, msg, cap) < 0)
 		return "not_executable";
 	return NULL;
 }
@@ -170,10 +176,8 @@ static void start(struct helper *h, const struct request *q, const struct verb *
 		reply_error(h, to, "internal", "it could not be started");
 }
 
-static void answer_quick(struct helper *h, const struct verb *v, const struct verb_args *args,
-			 const struct reply_to *to)
+static void answer_health(struct helper *h, const struct verb *v, const struct reply_to *to)
 {
-	struct builtin_ctx x = {.verb = v, .args = args, .cfg = h->cfg, .cpu_before = h->cpu_older};
 	struct outcome o;
 	struct jsonw w;
 
@@ -181,15 +185,14 @@ static void answer_quick(struct helper *h, const struct verb *v, const struct ve
 	o.started = o.data = o.has_rc = true;
 	o.started_ms = clock_wall_ms();
 	jsonw_init(&w, &o.out);
-	x.w = &w;
 	jsonw_obj(&w, NULL);
-	if (builtin_run(&x) < 0) {
-		outcome_fail(&o, x.code, "%s", x.msg);
+	int r = health_answer(&h->cpu_older, &w);
+	jsonw_obj_end(&w);
+	if (r == 0)
+		r = jsonw_finish(&w);
+	if (r < 0) {
+		outcome_fail(&o, "internal", "/proc: %s", strerror(-r));
 		buf_clear(&o.out);
-	} else {
-		jsonw_obj_end(&w);
-		if (jsonw_finish(&w) < 0)
-			outcome_fail(&o, "internal", "out of memory");
 	}
 	o.finished_ms = clock_wall_ms();
 	o.duration_ms = o.finished_ms > o.started_ms ? o.finished_ms - o.started_ms : 0;
@@ -265,8 +268,8 @@ static void op_run(struct helper *h, struct request *q, struct reply_to *to)
 		code = check_start(h, q, v, msg, sizeof msg);
 		if (code)
 			reply_error(h, to, code, msg);
-		else if (v->builtin && builtin_is_quick(v->name) && h->cpu_older.total)
-			answer_quick(h, v, &args, to);
+		else if (answers_itself(h, v))
+			answer_health(h, v, to);
 		else
 			start(h, q, v, &args, digest, to);
 	}

@@ -9,8 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "builtin.h"
-
 static int read_text(const char *path, char *out, size_t cap)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -169,30 +167,15 @@ static void write_verdict(const struct health *h, struct jsonw *w)
 	jsonw_str(w, "status", worst == 0 ? "ok" : worst == 1 ? "warn" : "critical");
 }
 
-int builtin_system_health(struct builtin_ctx *x)
+int health_answer(const struct cpu_sample *before, struct jsonw *w)
 {
 	struct health h;
 
-	int r = health_read(&x->cpu_before, &h);
+	int r = health_read(before, &h);
 	if (r < 0)
-		return builtin_fail(x, "internal", "/proc: %s", strerror(-r));
-	health_write(&h, x->w);
-	jsonw_int(x->w, "cpus", h.cpus);
-	write_verdict(&h, x->w);
-	return 0;
-}
-
-int builtin_monitoring_data(struct builtin_ctx *x)
-{
-	const char *services = builtin_arg(x, "services");
-	struct health h;
-
-	int r = health_read(&x->cpu_before, &h);
-	if (r < 0)
-		return builtin_fail(x, "internal", "/proc: %s", strerror(-r));
-	health_write(&h, x->w);
-	containers_write_metrics(x->cfg, x->w);
-	if (services)
-		services_write(services, x->w);
+		return r;
+	health_write(&h, w);
+	jsonw_int(w, "cpus", h.cpus);
+	write_verdict(&h, w);
 	return 0;
 }

@@ -21,3 +21,5 @@ struct health {
 };
 int health_read(const struct cpu_sample *before, struct health *ret) MUST_CHECK;
 void health_write(const struct health *h, struct jsonw *w);
+/* All of get_system_health, with a verdict. */
+int health_answer(const struct cpu_sample *before, struct jsonw *w) MUST_CHECK;

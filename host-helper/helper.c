@@ -22,6 +22,7 @@
 #include "helper_main.h"
 #include "sandbox.h"
 #include "tree.h"
+#include "verbs_program.h"
 
 #define TICK_MS		  500
 #define LOCK_WAIT_MS	  3000
@@ -31,30 +32,52 @@
 
 /* ---- verbs ---- */
 
+/* One program of several built-in verbs is one fault. */
+static bool is_first_of(const struct verbs *verbs, size_t i)
+{
+	for (size_t k = 0; k < i; k++)
+		if (verbs_at(verbs, k)->builtin &&
+		    strcmp(verbs_at(verbs, k)->exec, verbs_at(verbs, i)->exec) == 0)
+			return false;
+	return true;
+}
+
 static void check_execs(const struct verbs *verbs, struct verbs_faults *faults)
 {
 	char why[256];
 
 	for (size_t i = 0; i < verbs_count(verbs); i++) {
 		const struct verb *v = verbs_at(verbs, i);
-		if (!v->builtin && trust_check_path(v->exec, TRUST_EXECUTABLE, why, sizeof why) < 0)
-			verbs_fault_add(faults, v->file, "exec", "%s", why);
+		const char *file = v->builtin ? "(built in)" : v->file;
+		if (v->local || (v->builtin && !is_first_of(verbs, i)))
+			continue;
+		if (trust_check_path(v->exec, TRUST_EXECUTABLE, why, sizeof why) < 0)
+			verbs_fault_add(faults, file, "exec", "%s", why);
 		if (!v->builtin && strcmp(v->run_as, "root") != 0 && !getpwnam(v->run_as))
-			verbs_fault_add(faults, v->file, "run_as", "there is no user %s",
-					v->run_as);
+			verbs_fault_add(faults, file, "run_as", "there is no user %s", v->run_as);
 		for (char **c = v->capabilities; c && *c; c++)
 			if (sandbox_capability(*c) < 0)
-				verbs_fault_add(faults, v->file, "capabilities", "%s is none", *c);
+				verbs_fault_add(faults, file, "capabilities", "%s is none", *c);
 	}
 }
 
 int helper_load_verbs(const char *dir, struct verbs **ret, struct verbs_faults *faults)
 {
+	char folder[4096];
 	int r = verbs_load(dir, VERBS_TRUST_ROOT, true, ret, faults);
 
-	if (*ret)
+	if (!*ret)
+		return r;
+	r = verbs_program_folder(folder, sizeof folder);
+	if (r == 0)
+		r = verbs_set_folder(*ret, folder);
+	if (r == 0) {
 		check_execs(*ret, faults);
-	return r == -EINVAL ? 0 : r;
+		return 0;
+	}
+	verbs_free(*ret);
+	*ret = NULL;
+	return r;
 }
 
 static void log_faults(const struct verbs_faults *faults)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "helper_main.h"
+#include "verbs_program.h"
 
 bool host_helper_check_manifests;
 
@@ -18,18 +19,6 @@ static const struct setting rows[] = {
 #include "host_helper_settings.def"
 #undef SETTING
 };
-
-int host_helper_parse_ports(const char *text, int *ret_first, int *ret_last)
-{
-	int first, last, used = 0;
-
-	if (sscanf(text, "%5d-%5d%n", &first, &last, &used) != 2 || text[used] || first < 1 ||
-	    last > 65535 || first > last)
-		return -EINVAL;
-	*ret_first = first;
-	*ret_last = last;
-	return 0;
-}
 
 static void check_uids(const char *csv, struct settings_faults *faults)
 {
@@ -88,7 +77,7 @@ static void validate(const void *cfg, struct settings_faults *faults)
 	for (size_t i = 0; i < ARRAY_LEN(paths); i++)
 		if (paths[i].path && paths[i].path[0] != '/')
 			settings_fault_add(faults, paths[i].name, "must be an absolute path");
-	if (c->container_ports && host_helper_parse_ports(c->container_ports, &first, &last) < 0)
+	if (c->container_ports && verbs_program_parse_ports(c->container_ports, &first, &last) < 0)
 		settings_fault_add(faults, "HOST_HELPER_CONTAINER_PORTS",
 				   "must be first-last within 1 to 65535, such as 8000-9000");
 	check_uids(c->allowed_uids, faults);

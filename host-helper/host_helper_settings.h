@@ -10,9 +10,6 @@ struct host_helper_settings {
 };
 extern const struct settings_spec host_helper_settings_spec;
 
-/* "first-last", 1 to 65535. -EINVAL. */
-int host_helper_parse_ports(const char *text, int *ret_first, int *ret_last) MUST_CHECK;
-
 /* Set by main.c for --check-config: then the manifests are part of what is valid. At a normal start
  * a faulty manifest only takes its own verb away. */
 extern bool host_helper_check_manifests;

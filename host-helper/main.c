@@ -32,7 +32,7 @@ static void print_verb(const struct verb *v)
 	       v->network ? "" : ", no network");
 	if (v->doc)
 		printf("    %s\n", v->doc);
-	if (!v->builtin && strcmp(v->run_as, "root") != 0)
+	if (strcmp(v->run_as, "root") != 0)
 		printf("    runs as %s\n", v->run_as);
 	for (char **c = v->capabilities; c && *c; c++)
 		printf("    capability %s\n", *c);

@@ -249,12 +249,13 @@ int sandbox_capability(const char *name)
 	return -1;
 }
 
-/* capset(2) alone is enough: under NoNewPrivileges an execve never gains what is not permitted. The
- * bounding set is cut as well where we may. */
+/* Permitted is all that an execve under NoNewPrivileges may leave to root; who is not root keeps
+ * what is ambient. The bounding set is cut as well where we may. */
 int sandbox_keep_capabilities(char *const *names)
 {
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[2];
+	bool ambient = getuid() != 0;
 	uint64_t keep = 0;
 
 	for (; *names; names++) {
@@ -273,16 +274,14 @@ int sandbox_keep_capabilities(char *const *names)
 		data[half].permitted &= mask;
 		data[half].effective = data[half].permitted;
 		data[half].inheritable &= mask;
+		if (ambient)
+			data[half].inheritable = data[half].permitted;
 	}
-	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
-}
-
-int sandbox_become_nobody(char *const *capabilities)
-{
-	const unsigned nobody = 65534;
-
-	if (setgroups(0, NULL) < 0 || setresgid(nobody, nobody, nobody) < 0 ||
-	    prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0 || setresuid(nobody, nobody, nobody) < 0)
+	if (syscall(SYS_capset, &head, data) < 0)
 		return -errno;
-	return sandbox_keep_capabilities(capabilities);
+	for (int cap = 0; ambient && cap < 64; cap++)
+		if (data[cap / 32].permitted >> (cap % 32) & 1 &&
+		    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
+			return -errno;
+	return 0;
 }

@@ -20,10 +20,8 @@ int sandbox_deny_network(void) MUST_CHECK;
 int sandbox_limit_writes(char *const *paths) MUST_CHECK;
 bool sandbox_can_limit_writes(void);
 
-/* Becomes `nobody` with only these capabilities. */
-int sandbox_become_nobody(char *const *capabilities) MUST_CHECK;
-
-/* Keeps only these capabilities (names, NULL-terminated) of those held. -EINVAL: unknown name. */
+/* Keeps only these capabilities (names, NULL-terminated) of those held, over an execve too, whoever
+ * the process is by now. -EINVAL: unknown name. */
 int sandbox_keep_capabilities(char *const *names) MUST_CHECK;
 /* The number of a capability by name, -1. */
 int sandbox_capability(const char *name);

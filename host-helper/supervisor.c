@@ -18,11 +18,10 @@
 #include "base/crash.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "base/utf8.h"
-#include "builtin.h"
 #include "child.h"
 #include "crypto/crypto.h"
 #include "tree.h"
+#include "verbs_program.h"
 #include "wire/wire.h"
 
 #define SLACK_BYTES   4096 /* the longest secret: what is cut is cut after masking */
@@ -46,68 +45,6 @@ struct run {
 size_t supervisor_reserve_bytes(const struct verb *v)
 {
 	return 2 * (size_t)v->max_output_bytes + 8192;
-}
-
-/* ---- output ---- */
-
-/* Raw output that was cut may end within a secret: drops the longest tail that begins one. */
-static size_t without_partial_secret(const struct secret_set *s, const char *raw, size_t n)
-{
-	size_t drop = 0;
-
-	for (size_t i = 0; s && i < s->n; i++) {
-		size_t len = strlen(s->value[i]);
-		for (size_t k = len < n ? len : n; k > drop; k--)
-			if (memcmp(raw + n - k, s->value[i], k) == 0) {
-				drop = k;
-				break;
-			}
-	}
-	return n - drop;
-}
-
-/* Bytes of the valid UTF-8 character at s, 0 when it is none, or NUL. */
-static size_t character(const char *s, size_t n)
-{
-	unsigned char c = (unsigned char)s[0];
-	size_t len = c < 0x80 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
-
-	return c != 0 && len <= n && (len == 1 || utf8_is_valid(s, len)) ? len : 0;
-}
-
-/* Appends valid UTF-8 as it is and any other byte, and NUL, as \xHH; stops at the cap. */
-static int append_clean(struct buf *out, const char *s, size_t n, size_t cap, bool *cut)
-{
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < n;) {
-		size_t len = character(s + i, n - i);
-		if (out->len + (len ? len : 4) > cap) {
-			*cut = true;
-			return 0;
-		}
-		r = len ? buf_append(out, s + i, len)
-			: buf_appendf(out, "\\x%02x", (unsigned char)s[i]);
-		i += len ? len : 1;
-	}
-	return r;
-}
-
-int supervisor_clean_output(const struct secret_set *secrets, const char *raw, size_t n,
-			    bool was_cut, size_t cap, struct buf *out, bool *cut)
-{
-	struct buf masked;
-
-	*cut = was_cut;
-	if (was_cut)
-		n = without_partial_secret(secrets, raw, n);
-	buf_init(&masked, 4 * n + 64);
-	int r = redact_text(secrets, raw, n, &masked);
-	if (r == 0 && masked.len)
-		r = append_clean(out, masked.data, masked.len, cap, cut);
-	buf_wipe(&masked);
-	buf_fini(&masked);
-	return r;
 }
 
 /* ---- starting ---- */
@@ -276,13 +213,27 @@ static void judge_exit(struct run *x)
 	o->rc = WIFEXITED(x->status) ? WEXITSTATUS(x->status) : 128 + WTERMSIG(x->status);
 }
 
-/* A built-in verb that failed by its rules wrote "<code>\n<msg>"; one that died leaves its effects
- * unknown. */
+/* "<code>\n<msg>", of the codes that are such a verb's to give: only we know what expired or was
+ * cancelled. NULL, or where the code ends. */
+static char *find_refusal(char *text)
+{
+	static const char *const codes[] = {"bad_args", "busy", "internal", "outcome_unknown",
+					    "verb_not_allowed"};
+	char *nl = text ? strchr(text, '\n') : NULL;
+
+	for (size_t i = 0; nl && i < ARRAY_LEN(codes); i++)
+		if (strlen(codes[i]) == (size_t)(nl - text) &&
+		    strncmp(codes[i], text, strlen(codes[i])) == 0)
+			return nl;
+	return NULL;
+}
+
+/* A built-in verb that died leaves its effects unknown. */
 static void judge_builtin(struct run *x)
 {
 	struct outcome *o = &x->outcome;
-	bool refused = WIFEXITED(x->status) && WEXITSTATUS(x->status) == BUILTIN_EXIT_REFUSED;
-	char *nl = refused && o->err.data ? strchr(o->err.data, '\n') : NULL;
+	bool refused = WIFEXITED(x->status) && WEXITSTATUS(x->status) == VERBS_EXIT_REFUSED;
+	char *nl = refused ? find_refusal(o->err.data) : NULL;
 
 	o->data = true;
 	if (WIFEXITED(x->status) && WEXITSTATUS(x->status) == 0 && o->out.len) {
@@ -303,8 +254,17 @@ static void judge_builtin(struct run *x)
 static int clean_stream(struct run *x, const struct buf *raw, bool was_cut, struct buf *out,
 			bool *cut)
 {
-	return supervisor_clean_output(&x->job->secrets, raw->data, raw->len, was_cut,
-				       (size_t)x->job->verb->max_output_bytes, out, cut);
+	return redact_output(&x->job->secrets, raw->data, raw->len, was_cut,
+			     (size_t)x->job->verb->max_output_bytes, out, cut);
+}
+
+/* A reply is one line: what goes into it as it is has no line end, between values neither. */
+static bool is_one_line(const char *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if ((unsigned char)s[i] < ' ')
+			return false;
+	return true;
 }
 
 /* The answer of a built-in verb is JSON whose texts it masked itself: masking the document would
@@ -316,6 +276,7 @@ static int take_data(struct run *x)
 
 	x->outcome.out_cut = x->cut_out;
 	if (x->cut_out || raw->len < 2 || raw->data[0] != '{' ||
+	    !is_one_line(raw->data, raw->len) ||
 	    json_validate(raw->data, raw->len, WIRE_MAX_DEPTH - 1, &fault) < 0)
 		return 0;
 	return buf_append(&x->outcome.out, raw->data, raw->len);

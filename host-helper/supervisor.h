@@ -34,8 +34,3 @@ _Noreturn void supervisor_main(struct job *job);
 
 /* Room that the start and done records of a verb need at most. */
 size_t supervisor_reserve_bytes(const struct verb *v);
-
-/* Makes raw output presentable: masks, then turns invalid UTF-8 and NULs into \xHH text, at most
- * cap bytes. *cut is set when something was left out. */
-int supervisor_clean_output(const struct secret_set *secrets, const char *raw, size_t n,
-			    bool was_cut, size_t cap, struct buf *out, bool *cut) MUST_CHECK;

@@ -13,6 +13,8 @@ results-writer|8|commands and their results into PostgreSQL
 viw-migrate|8|bring a database to the schema of the writers
 gateway-agent|8|the agent of a site
 host-helper|8|the privileged helper of a site
+host-helper-verbs|8|built-in verbs of host-helper that look at the host
+host-helper-containers|8|built-in verbs of host-helper that ask the container engine
 viwctl|1|see and steer a fleet of gateways
 '
 

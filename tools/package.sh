@@ -64,9 +64,10 @@ package_cycle() {
 	as_root cp -r "$debs"/*.deb "$debs/next" "$root/debs/"
 	say "Install, upgrade with a changed setting, remove, purge"
 	package_in "$root" sh -c 'apt-get -qq update && apt-get -qq -o APT::Sandbox::User=root install -y --no-install-recommends /debs/*.deb' >/dev/null
-	for program in agent-bridge telemetry-writer results-writer gateway-agent host-helper viwctl; do
+	for program in agent-bridge telemetry-writer results-writer gateway-agent host-helper host-helper-verbs host-helper-containers viwctl; do
 		package_in "$root" "$program" --version >/dev/null || die "$program does not start"
 	done
+	package_in "$root" host-helper --check-config 2>&1 | grep 'built in' && die "the helper does not trust its own programs"
 	for file in bash-completion/completions/viwctl zsh/vendor-completions/_viwctl viworks/sql/0001_roles.sql; do
 		[ -s "$root/usr/share/$file" ] || die "/usr/share/$file is not installed"
 	done

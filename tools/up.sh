@@ -150,14 +150,16 @@ up_layout() {
 	[ -s "$UP_DIR/secret/admin.header" ] ||
 		(umask 277 && printf 'Authorization: Bearer %s\n' "$(cat "$UP_DIR/secret/admin")" >"$UP_DIR/secret/admin.header")
 	# Copies for those who cannot or must not read ours. The agent's program too: the tree may be
-	# where only its owner may look.
+	# where only its owner may look. And the helper's: it starts nothing that is not root's own.
 	local id
 	id=$(id -u $UP_AGENT_USER)
 	as_root sh -c 'set -eu; d=$1 uid=$2 gid=$3 bin=$4 tree=$5
 		install -o root -g root -m 400 $d/secret/helper $d/helper/secret
 		install -o $uid -g $gid -m 400 $d/secret/helper $d/agent/helper.secret
 		install -o $uid -g $gid -m 400 $d/secret/shared $d/agent/shared.secret
-		cmp -s "$bin/gateway-agent" $d/bin/gateway-agent || install -m 755 "$bin/gateway-agent" $d/bin/gateway-agent
+		for p in gateway-agent host-helper host-helper-verbs host-helper-containers; do
+			cmp -s "$bin/$p" $d/bin/$p || install -m 755 "$bin/$p" $d/bin/$p
+		done
 		install -m 755 "$tree"/demo/leave_note.sh $d/scripts/
 		sed "s|@DIR@|$d|" "$tree"/demo/leave_note.json >$d/verbs.d/leave_note.json
 		chmod 644 $d/verbs.d/leave_note.json' \
@@ -243,7 +245,7 @@ up_start_helper() {
 		HOST_HELPER_SOCKET="$UP_DIR/socket/helper.sock" HOST_HELPER_SECRET_FILE="$UP_DIR/helper/secret" \
 		HOST_HELPER_VERBS_DIR="$UP_DIR/verbs.d" HOST_HELPER_STATE_DIR="$UP_DIR/helper" \
 		HOST_HELPER_ALLOWED_UIDS="$(id -u $UP_AGENT_USER)" \
-		HOST_HELPER_SOCKET_GROUP="$(id -g $UP_AGENT_USER)" -- "$UP_BIN/host-helper"
+		HOST_HELPER_SOCKET_GROUP="$(id -g $UP_AGENT_USER)" -- "$UP_DIR/bin/host-helper"
 }
 
 up_start_programs() {

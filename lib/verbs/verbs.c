@@ -77,6 +77,21 @@ void verbs_free(struct verbs *v)
 	free(v);
 }
 
+int verbs_set_folder(struct verbs *v, const char *folder)
+{
+	for (size_t i = 0; i < v->n; i++) {
+		struct verb *verb = v->item[i];
+		char *path;
+		if (!verb->builtin || verb->local)
+			continue;
+		if (asprintf(&path, "%s/%s", folder, strrchr(verb->exec, '/') + 1) < 0)
+			return -ENOMEM;
+		free(verb->exec);
+		verb->exec = path;
+	}
+	return 0;
+}
+
 const struct verb *verbs_find(const struct verbs *v, const char *name)
 {
 	for (size_t lo = 0, hi = v->n; lo < hi;) {

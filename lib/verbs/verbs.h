@@ -47,12 +47,13 @@ struct verb_param {
 struct verb {
 	char *name;
 	char *file;  /* manifest it came from; NULL: built in */
-	char *exec;  /* absolute path; NULL: built in */
+	char *exec;  /* absolute path; built in: only '/' and a name before verbs_set_folder */
 	char **argv; /* templates; NULL-terminated */
 	struct verb_param *param;
 	size_t params;
 	bool effects, idempotent, network, builtin;
-	bool local; /* the agent's own verb (ECHO, shutdown): the helper refuses it */
+	bool local;  /* the agent's own verb (ECHO, shutdown): the helper refuses it */
+	bool inside; /* built in, reads only and never waits: the helper may answer it itself */
 	int64_t timeout_s, max_output_bytes, concurrency;
 	char *run_as;
 	/* Declared needs of the script under the helper's sandbox. */
@@ -85,11 +86,17 @@ enum verbs_trust {
 int verbs_load(const char *dir, enum verbs_trust trust, bool partial, struct verbs **ret,
 	       struct verbs_faults *faults) MUST_CHECK;
 void verbs_free(struct verbs *v);
+/* Where the programs of the built-in verbs lie. */
+int verbs_set_folder(struct verbs *v, const char *folder) MUST_CHECK;
 /* One manifest; `file` names it in faults. 0, -EINVAL with faults, -ENOMEM. */
 int verb_parse(const char *json, size_t n, const char *file, struct verb **ret,
 	       struct verbs_faults *faults) MUST_CHECK;
 void verb_free(struct verb *v);
 const char *param_type_word(enum param_type t);
+/* Rules for every value, then its type's: the canonical text (malloc), or -EINVAL and what would be
+ * right (static text), -ENOMEM. */
+int param_check(const struct verb_param *p, const char *s, size_t n, char **ret,
+		const char **ret_why) MUST_CHECK;
 const struct verb *verbs_find(const struct verbs *v, const char *name);
 size_t verbs_count(const struct verbs *v);
 const struct verb *verbs_at(const struct verbs *v, size_t i); /* sorted by name */
@@ -139,3 +146,7 @@ int redact_params(const struct verb *v, struct span params, struct buf *out,
  * patterns masked (password=, token=, secret=, Authorization:, PEM private keys, WireGuard keys
  * after PrivateKey/PresharedKey). s may be NULL: patterns only. */
 int redact_text(const struct secret_set *s, const char *text, size_t n, struct buf *out) MUST_CHECK;
+/* Makes raw output presentable: masks, then turns invalid UTF-8 and NULs into \xHH text, at most
+ * cap bytes. *cut is set when something was left out; was_cut: raw itself ends somewhere. */
+int redact_output(const struct secret_set *secrets, const char *raw, size_t n, bool was_cut,
+		  size_t cap, struct buf *out, bool *cut) MUST_CHECK;

@@ -15,10 +15,6 @@ struct param_kind {
 };
 extern const struct param_kind param_kinds[PARAM_TYPES];
 
-/* Rules for every value, then its type's. *ret_why is static text. */
-int param_check(const struct verb_param *p, const char *s, size_t n, char **ret,
-		const char **ret_why) MUST_CHECK;
-
 /* Appends copies of the built-in verbs. */
 int verbs_add_builtins(struct verbs *v) MUST_CHECK;
 /* Takes v over on success. -EEXIST: the name is taken. */

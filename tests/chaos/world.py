@@ -97,8 +97,8 @@ class Program:
     def start(self):
         dir = self.world.dir / "logs" / self.name
         dir.mkdir(parents=True, exist_ok=True)
-        self.proc = viwtest.Proc([viwtest.BIN / self.binary, *self.args], name=self.name, dir=dir,
-                                 env=self.env, user=self.user)
+        path = viwtest.helper_program() if self.binary == "host-helper" else viwtest.BIN / self.binary
+        self.proc = viwtest.Proc([path, *self.args], name=self.name, dir=dir, env=self.env, user=self.user)
         self.starts += 1
         self.started, self.first_size = time.monotonic(), None
         return self

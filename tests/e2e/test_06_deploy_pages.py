@@ -34,7 +34,7 @@ class Machine:
 
     def __init__(self, s):
         self.s = s
-        for program in ("agent-bridge", "telemetry-writer", "results-writer", "host-helper", "gateway-agent", "viwctl",
+        for program in ("agent-bridge", "telemetry-writer", "results-writer", *viwtest.HELPER_PROGRAMS, "gateway-agent", "viwctl",
                         "viw-migrate"):
             s.put(f"/usr/bin/{program}", RELEASE / program, mode=0o755)
         for unit in (ROOT / "compose" / "systemd").iterdir():

@@ -77,7 +77,7 @@ class World:
         url = chain.pg.uri_as("operator_login")
         own = {k: v for p in (chain.bridge, chain.helper, chain.agent) for k, v in p.env.items()
                if k.startswith(("AGENT_BRIDGE_", "HOST_HELPER_", "VIW_AGENT_"))}
-        self.env = {"PATH": f"{viwtest.BIN}:{os.environ['PATH']}", "PAGER": "cat", "LANG": "C.UTF-8", "HOME": str(tmp),
+        self.env = {"PATH": f"{viwtest.helper_program().parent}:{viwtest.BIN}:{os.environ['PATH']}", "PAGER": "cat", "LANG": "C.UTF-8", "HOME": str(tmp),
                     "REDIS_URL": chain.redis.url, "DATABASE_URL": url, "OWNER_URL": chain.pg.uri, "BRIDGE": chain.http_url,
                     "ADMIN": str(tmp / "admin.header"), "VIWCTL_REDIS_URL": chain.redis.url, "VIWCTL_DATABASE_URL": url,
                     "VIWCTL_BRIDGE_URL": chain.http_url, "VIWCTL_ADMIN_TOKEN": "a-test-admin-token",

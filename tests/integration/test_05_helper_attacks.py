@@ -559,7 +559,7 @@ def test_socket_activation(helper, start, root_dir):
     helper.stop()
     path = root_dir / "run/activated.sock"
     args = ["-l", str(path)] + [f"-E{k}={v}" for k, v in helper.env.items()]
-    proc = start("/usr/bin/systemd-socket-activate", args=[*args, str(viwtest.BIN / "host-helper")])
+    proc = start("/usr/bin/systemd-socket-activate", args=[*args, str(viwtest.helper_program())])
     wait_for(path.exists)
     c = HelperClient(path, KEY)
     assert c.call(op="hello")["status"] == "ok"

@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from helperlib import MARK, Helper, code
-from viwtest import BIN, wait_for
+from viwtest import helper_program, wait_for
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_what_is_on_disk_before_something_starts_or_is_told(helper):
         pytest.skip("strace cannot trace here")
     trace = helper.root / "strace"
     helper.proc = helper._start("/usr/bin/strace", env=dict(helper.env, ASAN_OPTIONS="detect_leaks=0"), args=[
-        "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=fdatasync,fsync,renameat2,execve,sendto", str(BIN / "host-helper")])
+        "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=fdatasync,fsync,renameat2,execve,sendto", str(helper_program())])
     helper.proc.wait_log("ready")
     assert helper.run("greet", {"name": "a"}, cid="c-1")["status"] == "ok"
 
@@ -203,7 +203,7 @@ def test_what_was_answered_is_synced_within_seconds(helper):
     helper.stop()
     trace = helper.root / "strace"
     helper.proc = helper._start("/usr/bin/strace", env=dict(helper.env, ASAN_OPTIONS="detect_leaks=0"), args=[
-        "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=fdatasync", str(BIN / "host-helper")])
+        "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=fdatasync", str(helper_program())])
     helper.proc.wait_log("ready")
     assert code(helper.run("nope")) == "verb_not_allowed"
     wait_for(lambda: "/audit.log" in trace.read_text(), 8)

@@ -11,7 +11,7 @@ import uuid
 import pytest
 
 from helperlib import KEY, MARK, Helper, code, reload
-from viwtest import BIN, ROOT, free_port, helper_request, rfc3339, wait_for
+from viwtest import ROOT, free_port, helper_program, helper_request, rfc3339, wait_for
 
 SHIPPED = ROOT / "host-helper" / "verbs.d"
 
@@ -183,7 +183,7 @@ def test_a_uid_taken_off_the_list_is_turned_away_at_the_reload(helper):
 def test_a_passed_socket_that_is_none_of_unix_is_not_served(helper, start):
     port = free_port()
     args = ["-l", f"127.0.0.1:{port}"] + [f"-E{k}={v}" for k, v in helper.env.items()]
-    proc = start("/usr/bin/systemd-socket-activate", args=[*args, str(BIN / "host-helper")])
+    proc = start("/usr/bin/systemd-socket-activate", args=[*args, str(helper_program())])
 
     def connects():
         try:

@@ -13,7 +13,7 @@ import pytest
 
 from helperlib import KEY, Helper, code
 from realhost import Systemd
-from viwtest import BIN, ROOT, HelperClient, make_tmp, rfc3339, wait_for
+from viwtest import BIN, HELPER_PROGRAMS, ROOT, HelperClient, helper_program, make_tmp, rfc3339, wait_for
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 UNITS = ROOT / "compose" / "systemd"
@@ -38,7 +38,8 @@ class Host:
     def __init__(self, s):
         self.s = s
         s.run("groupadd", "-r", "viworks")
-        s.put("/usr/bin/host-helper", BIN / "host-helper", mode=0o755)
+        for program in HELPER_PROGRAMS:
+            s.put(f"/usr/bin/{program}", BIN / program, mode=0o755)
         for unit in ("viworks-host-helper.service", "viworks-host-helper.socket"):
             s.put(f"/etc/systemd/system/{unit}", UNITS / unit)
         # the leak checker of test builds traces its own process, which the unit forbids
@@ -302,7 +303,7 @@ def traced(helper, path, inject):
     trace = helper.root / "strace"
     trace.unlink(missing_ok=True)
     helper.proc = helper._start("/usr/bin/strace", env=dict(helper.env, ASAN_OPTIONS="detect_leaks=0"), args=[
-        "-f", "-qq", "-o", str(trace), "-P", str(path), "-e", "trace=mmap", "-e", f"inject=mmap:{inject}", str(BIN / "host-helper")])
+        "-f", "-qq", "-o", str(trace), "-P", str(path), "-e", "trace=mmap", "-e", f"inject=mmap:{inject}", str(helper_program())])
     helper.proc.wait_log("ready")
     return trace
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helperlib import MARK, Helper, alive, code, reload, supervisor_of
-from viwtest import BIN, rfc3339, wait_for
+from viwtest import helper_program, rfc3339, wait_for
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_children_of_whoever_started_it_are_left_alone(helper):
     """A wrapper that starts something in the background and then becomes the helper."""
     helper.verb("look", f"echo $$ > {helper.root}/pid; sleep 60", effects=False)
     env = dict(helper.env, ASAN_OPTIONS="detect_leaks=0")
-    helper.proc = helper._start("/bin/bash", env=env, args=["-c", f"sleep 300 & echo $! > {helper.root}/mine; exec {BIN}/host-helper"])
+    helper.proc = helper._start("/bin/bash", env=env, args=["-c", f"sleep 300 & echo $! > {helper.root}/mine; exec {helper_program()}"])
     helper.proc.wait_log("ready")
     mine = int((helper.root / "mine").read_text())
     c = helper.client()
@@ -291,7 +291,7 @@ def strace(helper, delay_s):
     env = dict(helper.env, ASAN_OPTIONS="detect_leaks=0")
     helper.proc = helper._start("/usr/bin/strace", env=env, args=[
         "-f", "-qq", "-o", str(helper.root / "strace"), "-e", "trace=fdatasync", "-e", f"inject=fdatasync:delay_enter={int(delay_s * 1e6)}",
-        str(BIN / "host-helper")])
+        str(helper_program())])
     helper.proc.wait_log("ready")
     kids = subprocess.run(["pgrep", "-P", str(helper.proc.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
     return int(kids[0])
@@ -345,7 +345,7 @@ def test_without_landlock_it_says_so_and_the_unit_is_what_holds(helper):
     helper.verb("once", f"echo x > {helper.root}/new && echo wrote", writable_paths=[])
     helper.proc = helper._start("/usr/bin/strace", env=dict(helper.env, ASAN_OPTIONS="detect_leaks=0"), args=[
         "-f", "-qq", "-o", "/dev/null", "-e", "trace=landlock_create_ruleset", "-e", "inject=landlock_create_ruleset:error=ENOSYS",
-        str(BIN / "host-helper")])
+        str(helper_program())])
     helper.proc.wait_log("no_landlock")
     helper.proc.wait_log("ready")
     assert helper.run("once")["stdout"] == "wrote\n"

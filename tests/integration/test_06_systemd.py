@@ -66,6 +66,8 @@ class Fleet:
             # 2 s instead of up to a minute
             s.put(f"/etc/systemd/system/viworks-{program}.service.d/test.conf", "[Service]\nWatchdogSec=2\n" +
                   ("PrivateUsers=no\n" if chroot and program != "host-helper" else ""))
+        for program in viwtest.HELPER_PROGRAMS[1:]:
+            self.install(program)
         s.put("/etc/systemd/system/viworks-host-helper.socket", UNITS / "viworks-host-helper.socket")
         etc = "/etc/viworks/"
         s.put(etc + "agent-bridge.shared-secret", SECRETS["shared"], mode=0o400)

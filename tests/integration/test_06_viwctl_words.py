@@ -82,7 +82,7 @@ def rendered(page):
 @pytest.mark.skipif(not shutil.which("man"), reason="no man here")
 def test_manual_pages_have_no_warnings(pages):
     made = sorted(pages.glob("*.[18]"))
-    assert [p.name for p in made] == ["agent-bridge.8", "gateway-agent.8", "host-helper.8", "results-writer.8",
+    assert [p.name for p in made] == ["agent-bridge.8", "gateway-agent.8", "host-helper-containers.8", "host-helper-verbs.8", "host-helper.8", "results-writer.8",
                                       "telemetry-writer.8", "viw-migrate.8", "viwctl.1"]
     for page in made:
         done = rendered(page)

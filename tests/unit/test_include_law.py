@@ -39,10 +39,10 @@ THIRD = {
     "postgresql/": ["lib/pg/"],
     "openssl/": ["lib/crypto/", "lib/http/", "agent-bridge/ws_server", "agent-bridge/tls", "gateway-agent/uplink",
                  "gateway-agent/trust", "bench/", "viwctl/"],
-    "jansson.h": ["lib/verbs/", "host-helper/", "viwctl/", "tests/"],
-    "systemd/": ["host-helper/"],
-    "seccomp.h": ["host-helper/"],
-    "curl/": ["host-helper/", "viwctl/"],
+    "jansson.h": ["lib/verbs/", "host-helper/verbs/", "viwctl/", "tests/"],
+    "systemd/": ["host-helper/verbs/"],
+    "seccomp.h": ["host-helper/sandbox"],
+    "curl/": ["host-helper/verbs/", "viwctl/"],
 }
 
 

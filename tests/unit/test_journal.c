@@ -289,7 +289,7 @@ static void expect_clean(const char *raw, size_t n, bool cut_before, size_t cap,
 	bool cut;
 
 	buf_init(&out, cap + 8);
-	assert_ok(supervisor_clean_output(&s, raw, n, cut_before, cap, &out, &cut));
+	assert_ok(redact_output(&s, raw, n, cut_before, cap, &out, &cut));
 	assert_string_equal(out.data ? out.data : "", want);
 	assert_int_equal(cut, want_cut);
 	buf_fini(&out);

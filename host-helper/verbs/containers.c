@@ -4,12 +4,10 @@
  * or not, so the allocation survives restarts of helper, engine and host.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -82,21 +80,24 @@ int builtin_list_containers(struct builtin_ctx *x)
 	return r;
 }
 
-void containers_write_metrics(const struct host_helper_settings *cfg, struct jsonw *w)
+int builtin_container_metrics(struct builtin_ctx *x)
 {
 	struct engine_reply reply;
 	int64_t running = 0;
-	if (access(cfg->engine_socket, F_OK) < 0)
-		return;
-	json_t *found = list(cfg->engine_socket, true, &reply);
+	int r = 0;
+
+	json_t *found = list(x->cfg->engine_socket, true, &reply);
 	if (found) {
 		for (size_t i = 0; i < json_array_size(found); i++)
 			running +=
 			    strcmp(text_at(json_array_get(found, i), "State"), "running") == 0;
-		jsonw_int(w, "containers_running", running);
-		write_list(found, w, false);
+		jsonw_int(x->w, "containers_running", running);
+		write_list(found, x->w, false);
+	} else {
+		r = builtin_fail(x, "internal", "container engine: %s", engine_reply_error(&reply));
 	}
 	engine_reply_fini(&reply);
+	return r;
 }
 
 /* ---- spawn ---- */
@@ -142,22 +143,12 @@ static int next_port(const struct builtin_ctx *x, json_t *all, int from)
 {
 	int first, last;
 
-	if (host_helper_parse_ports(x->cfg->container_ports, &first, &last) < 0)
+	if (verbs_program_parse_ports(x->cfg->container_ports, &first, &last) < 0)
 		return -1;
 	for (int port = from > first ? from : first; port <= last; port++)
 		if (!port_in_list(all, port) && port_is_bindable(port))
 			return port;
 	return -1;
-}
-
-/* One spawn at a time looks for a port: two would find the same one free. */
-static int lock_ports(const struct builtin_ctx *x)
-{
-	int fd = open(x->cfg->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-
-	if (fd >= 0 && flock(fd, LOCK_EX) < 0)
-		closep(&fd);
-	return fd;
 }
 
 static json_t *labels(const struct builtin_ctx *x, int port)
@@ -189,7 +180,7 @@ static json_t *environment(const struct builtin_ctx *x)
 
 static json_t *create_body(const struct builtin_ctx *x, const char *image, int port)
 {
-	const struct host_helper_settings *c = x->cfg;
+	const struct verbs_settings *c = x->cfg;
 	json_int_t memory = c->container_memory_mb << 20;
 	char inner[16], outer[12];
 
@@ -298,10 +289,7 @@ int builtin_spawn_container(struct builtin_ctx *x)
 	else
 		snprintf(name, sizeof name, "viw-%012llx",
 			 (unsigned long long)(ident_random_u64() & 0xffffffffffffULL));
-	int lock = lock_ports(x);
-	int r = lock < 0 ? builtin_fail(x, "internal", "the port lock cannot be had")
-			 : spawn_on_free_port(x, image, name);
-	closep(&lock);
+	int r = spawn_on_free_port(x, image, name);
 	free(image);
 	return r;
 }

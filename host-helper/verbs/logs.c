@@ -14,7 +14,6 @@
 
 #include "base/clock.h"
 #include "builtin.h"
-#include "supervisor.h"
 
 #define FIELD_MAX     8192 /* of one message; longer ones are cut */
 #define OPEN_ATTEMPTS 8
@@ -94,7 +93,7 @@ static void write_message(sd_journal *j, struct jsonw *w)
 	bool cut;
 
 	buf_init(&clean, FIELD_MAX + 8);
-	if (supervisor_clean_output(NULL, text, n, false, FIELD_MAX, &clean, &cut) == 0)
+	if (redact_output(NULL, text, n, false, FIELD_MAX, &clean, &cut) == 0)
 		jsonw_strn(w, "message", clean.data ? clean.data : "", clean.len);
 	buf_fini(&clean);
 }
