@@ -275,6 +275,7 @@ static void on_helper_up(void *arg, struct span data)
 	if (json_find(data, "journal_id", &m) && m.type == JSON_T_STR &&
 	    span_copy(m.raw, id, sizeof id) == 0)
 		remember_journal(a, id);
+	session_tell_changes(a->session);
 	metric_set(metrics_get(a->metrics, M_helper_up, NULL, NULL), 1);
 	take_audit(a, data);
 	if (loop_timer_active(a->first_dial))

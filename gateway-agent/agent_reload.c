@@ -57,6 +57,8 @@ static void adopt(struct agent *a, struct agent_settings *fresh, struct trust *t
 	trust_free(old);
 	if (anew)
 		commands_forget_unstarted(a->commands);
+	else
+		session_tell_changes(a->session);
 	if (helper && agent_open_helper(a, &h) == 0) {
 		a->helper = h;
 		metric_set(metrics_get(a->metrics, M_helper_up, NULL, NULL), 0);

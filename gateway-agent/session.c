@@ -147,7 +147,7 @@ static void on_hello_ack(struct session *s, const struct wire_hello_ack *f)
 									      : f->heartbeat_s.v);
 	if (span_copy(f->conn_id, s->conn_id, sizeof s->conn_id) < 0)
 		s->conn_id[0] = '\0';
-	if (session_hello(s) < 0)
+	if (session_hello(s, false) < 0)
 		uplink_hang_up(s->uplink, 1000, REDIAL_LOCAL, "HELLO could not be sent");
 }
 
@@ -368,6 +368,12 @@ void session_view(const struct session *s, struct session_view *ret)
 	    .peer = uplink_peer(s->uplink),
 	    .link = &s->link,
 	};
+}
+
+void session_tell_changes(struct session *s)
+{
+	if (s->state == READY && session_hello(s, true) < 0)
+		uplink_hang_up(s->uplink, 1000, REDIAL_LOCAL, "HELLO could not be sent");
 }
 
 bool session_is_ready(const struct session *s)

@@ -46,6 +46,8 @@ int session_reload(struct session *s, const struct trust *t, bool dial_anew) MUS
 
 /* What HELLO says; a change while connected dials anew. NULL: not known. */
 void session_set_journal(struct session *s, const char *journal_id);
+/* What HELLO says may be another now, journal aside: it is said again if so. */
+void session_tell_changes(struct session *s);
 /* 0; -ENOTCONN not READY; -ENOBUFS. */
 int session_send(struct session *s, enum wire_type type, const char *json, size_t n) MUST_CHECK;
 int session_audit(struct session *s, struct span record) MUST_CHECK;

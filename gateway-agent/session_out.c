@@ -48,10 +48,23 @@ static void put_labels(struct jsonw *w, const char *csv)
 	}
 }
 
-int session_hello(struct session *s)
+/* Of what a reload or the helper can change. */
+static void hello_digest(const struct wire_hello *h, uint8_t out[SHA256_BYTES])
+{
+	const struct span part[] = {h->supported_verbs, h->site, h->labels};
+	uint8_t all[ARRAY_LEN(part) * SHA256_BYTES];
+	size_t i;
+
+	for (i = 0; i < ARRAY_LEN(part); i++)
+		crypto_sha256(part[i].p ? part[i].p : "", part[i].n, all + i * SHA256_BYTES);
+	crypto_sha256(all, sizeof all, out);
+}
+
+int session_hello(struct session *s, bool changed_only)
 {
 	static const char capabilities[] = "[\"telemetry\",\"commands\",\"cancel\",\"audit\"]";
 	char host[256] = "", nonce[UUID_LEN + 1];
+	uint8_t digest[SHA256_BYTES];
 	struct wire_frame f = {.type = WIRE_HELLO};
 	struct buf verbs, labels;
 	struct jsonw w;
@@ -86,9 +99,11 @@ int session_hello(struct session *s)
 	};
 	if (s->cfg->labels)
 		f.hello.labels = (struct span){labels.data, labels.len};
-	memcpy(s->hello_journal, s->journal_id, sizeof s->hello_journal);
-	if (r == 0)
+	hello_digest(&f.hello, digest);
+	if (r == 0 && !(changed_only && crypto_equal(digest, s->hello_digest, sizeof digest)))
 		r = session_send_frame(s, &f);
+	if (r == 0)
+		memcpy(s->hello_digest, digest, sizeof digest);
 	buf_fini(&verbs);
 	buf_fini(&labels);
 	return r;

@@ -6,6 +6,7 @@
 #include "agent_metrics.h"
 #include "base/ident.h"
 #include "base/log_limit.h"
+#include "crypto/crypto.h"
 #include "ring.h"
 #include "uplink.h"
 
@@ -24,7 +25,8 @@ struct session {
 	struct ring ring;
 	struct ring_gap declaring; /* told in the next frame */
 	char boot_id[UUID_LEN + 1];
-	char journal_id[65], hello_journal[65];
+	char journal_id[65];
+	uint8_t hello_digest[SHA256_BYTES]; /* of the last HELLO */
 	enum session_state state;
 	uint64_t seq;
 
@@ -49,6 +51,6 @@ struct metric *session_metric(struct session *s, int id, const char *v1, const c
 
 /* session_out.c: frames to the bridge. 0 or -errno. */
 int session_send_frame(struct session *s, const struct wire_frame *f) MUST_CHECK;
-int session_hello(struct session *s) MUST_CHECK;
+int session_hello(struct session *s, bool changed_only) MUST_CHECK;
 void session_flush(struct session *s); /* TELEMETRY that waits */
 void session_heartbeat(struct session *s);

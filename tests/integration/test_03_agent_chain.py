@@ -1,4 +1,6 @@
 """03 command: real agent, bridge and helper together, where their promises meet."""
+import json
+import signal
 import time
 
 import peers
@@ -21,7 +23,7 @@ class Chain:
     def go(self, **env):
         self.agent = self.start("gateway-agent", env=peers.agent_env(
             self.tmp, self.bridge.url, VIW_AGENT_SHARED_SECRET=SECRET, VIW_AGENT_HELPER_SOCKET=self.helper.socket,
-            VIW_AGENT_HELPER_SECRET=KEY, VIW_AGENT_FEATURE_EXEC_ENABLE="true", **env))
+            VIW_AGENT_HELPER_SECRET=KEY, **{"VIW_AGENT_FEATURE_EXEC_ENABLE": "true", **env}))
         self.agent.wait_log("connected")
         return self.agent
 
@@ -47,6 +49,31 @@ def test_a_command_waits_for_the_helper_then_runs_once(chain):
     assert row["frame"]["status"] == "success" and row["frame"]["stdout"] == "made bob\n", row
     assert chain.helper.starts(cid) == 1
     wait_for(lambda: not leftovers(chain.redis), 10)
+
+
+def test_what_hello_said_and_a_reload_changed_is_said_again(chain, tmp):
+    """On the same connection: site, labels, and the verbs that may run now."""
+    conf = tmp / "agent.toml"
+    chain.helper.start()
+    conf.write_text('site = "north"\nfeature_exec_enable = false\n')
+    agent = chain.go(AGENT_CONFIG=conf, VIW_AGENT_FEATURE_EXEC_ENABLE=None)
+
+    def hellos():
+        return [(f["conn_id"], json.loads(f["frame"])) for _, f in chain.redis.client.xrange("viw.agent_hello")]
+    (conn, first), = wait_for(hellos, 10)
+    assert first["site"] == "north" and "make" not in first["supported_verbs"]
+    conf.write_text('site = "south"\nlabels = ["rack=7"]\nfeature_exec_enable = true\n')
+    agent.signal(signal.SIGHUP)
+    wait_for(lambda: len(hellos()) == 2, 10)
+    again, second = hellos()[1]
+    assert again == conn and second["site"] == "south" and second["labels"] == {"rack": "7"}
+    assert "make" in second["supported_verbs"]
+    cid = chain.xadd("make", params={"name": "bob"})
+    assert wait_result(chain.redis, cid)["frame"]["stdout"] == "made bob\n"
+    conf.write_text('site = "south"\nlabels = ["rack=7"]\nfeature_exec_enable = true\nmax_concurrency = 2\n')
+    agent.signal(signal.SIGHUP)
+    agent.wait_log("reloaded", count=2)
+    assert wait_result(chain.redis, chain.xadd("ECHO", params={"message": "x"})) and len(hellos()) == 2, "nothing new to say"
 
 
 def test_agent_killed_while_it_runs(chain):
