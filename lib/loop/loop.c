@@ -18,6 +18,7 @@
 
 #define CLOSE_DEADLINE_MS 2000
 #define RESOLVE_ADDRS_MAX 16
+#define HURRY_FACTOR	  4
 
 static void on_close_free(uv_handle_t *h)
 {
@@ -133,9 +134,10 @@ int64_t loop_now_ms(const struct loop *l)
 static void on_pace(uv_prepare_t *h)
 {
 	struct loop *l = h->data;
-	uint64_t now_ns = uv_hrtime(), due_ns = l->turn_ns + (uint64_t)l->pace_us * 1000u;
+	uint64_t us = l->hurry > 0 ? l->pace_us / HURRY_FACTOR : l->pace_us;
+	uint64_t now_ns = uv_hrtime(), due_ns = l->turn_ns + us * 1000u;
 
-	if (uv_now(&l->uv) > l->pace_until_ms) {
+	if (!loop_is_paced(l)) {
 		(void)uv_prepare_stop(h);
 		return;
 	}
@@ -151,6 +153,16 @@ void loop_pace(struct loop *l, unsigned us, int64_t for_ms)
 	l->pace_us = us;
 	l->pace_until_ms = uv_now(&l->uv) + (uint64_t)for_ms;
 	(void)uv_prepare_start(&l->pace, on_pace);
+}
+
+bool loop_is_paced(const struct loop *l)
+{
+	return uv_now(&l->uv) <= l->pace_until_ms;
+}
+
+void loop_hurry(struct loop *l, int by)
+{
+	l->hurry += by;
 }
 
 /* ---- timers ---- */

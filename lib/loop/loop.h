@@ -29,6 +29,10 @@ int64_t loop_now_ms(const struct loop *l);
 /* For the next for_ms, turns begin at least us microseconds apart (it sleeps before it looks for
  * events): each then finds several, and wakes, polls and what is done once a turn are shared. */
 void loop_pace(struct loop *l, unsigned us, int64_t for_ms);
+bool loop_is_paced(const struct loop *l);
+/* by 1, later by -1: between the two somebody waits for this loop, and turns that are paced come
+ * four times as often. */
+void loop_hurry(struct loop *l, int by);
 
 /* Timers fire once unless every_ms > 0. The struct is heap-owned by the loop module. */
 struct loop_timer;

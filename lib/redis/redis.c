@@ -45,6 +45,7 @@ struct pending {
 	void *arg;
 	int64_t sent_ms;
 	size_t bytes;
+	bool urgent;
 };
 
 struct redis {
@@ -70,6 +71,7 @@ struct redis {
 	struct redis_reader *reader;
 	struct pending *ring; /* ring_cap is a power of two */
 	size_t ring_cap, head, count, bytes;
+	size_t urgent; /* of them, where others gather */
 
 	unsigned busy;
 	bool closed;
@@ -98,12 +100,14 @@ static int ring_grow(struct redis *r)
 	return 0;
 }
 
-static void ring_push(struct redis *r, redis_cb cb, void *arg, size_t bytes)
+static void ring_push(struct redis *r, redis_cb cb, void *arg, size_t bytes, bool urgent)
 {
 	assert(r->count < r->ring_cap);
 	r->ring[(r->head + r->count++) & (r->ring_cap - 1)] =
-	    (struct pending){cb, arg, loop_now_ms(r->loop), bytes};
+	    (struct pending){cb, arg, loop_now_ms(r->loop), bytes, urgent};
 	r->bytes += bytes;
+	if (urgent && r->urgent++ == 0)
+		loop_hurry(r->loop, 1);
 }
 
 static struct pending ring_pop(struct redis *r)
@@ -113,6 +117,8 @@ static struct pending ring_pop(struct redis *r)
 	r->head = (r->head + 1) & (r->ring_cap - 1);
 	r->count--;
 	r->bytes -= p.bytes;
+	if (p.urgent && --r->urgent == 0)
+		loop_hurry(r->loop, -1);
 	return p;
 }
 
@@ -240,10 +246,12 @@ static void flush_out(struct redis *r)
 	(void)watch(r, LOOP_READ | LOOP_WRITE);
 }
 
-/* The buffer is worth a write now, or once the gathering time is over. */
+/* The buffer is worth a write now, or once the gathering time is over. Turns that are kept apart
+ * gather by themselves. */
 static void flush_soon(struct redis *r)
 {
-	if (!r->limits.gather_ms || r->out.len - r->out_sent >= GATHER_BYTES)
+	if (!r->limits.gather_ms || loop_is_paced(r->loop) ||
+	    r->out.len - r->out_sent >= GATHER_BYTES)
 		loop_later_ask(r->flush);
 	else if (!loop_timer_active(r->gather))
 		loop_timer_start(r->gather, r->limits.gather_ms, 0);
@@ -600,7 +608,7 @@ void redis_commit(struct redis *r, size_t n, redis_cb cb, void *arg)
 	if (!n)
 		return;
 	buf_commit(&r->out, n);
-	ring_push(r, cb, arg, n);
+	ring_push(r, cb, arg, n, false);
 	flush_soon(r);
 	arm_oldest(r);
 }
@@ -617,7 +625,7 @@ int redis_cmd(struct redis *r, redis_cb cb, void *arg, size_t argc, const struct
 		error = resp_append(&r->out, argc, argv);
 	if (error < 0)
 		return error;
-	ring_push(r, cb, arg, r->out.len - before);
+	ring_push(r, cb, arg, r->out.len - before, r->limits.gather_ms > 0);
 	loop_later_ask(r->flush);
 	arm_oldest(r);
 	return 0;

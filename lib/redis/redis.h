@@ -59,7 +59,9 @@ struct redis_limits {
 	size_t max_in_flight;	    /* commands; 0 = 16384 */
 	size_t max_in_flight_bytes; /* request bytes; 0 = 64 MiB */
 	int64_t timeout_ms;	    /* oldest unanswered command; 0 = 5000 */
-	int64_t gather_ms; /* commands of redis_commit may wait this long for company; 0: not */
+	/* Commands of redis_commit may wait this long for company, or for the end of the turn while
+	 * the loop is paced; who waits for an answer of redis_cmd hurries it. 0: neither. */
+	int64_t gather_ms;
 };
 int redis_open(struct loop *l, const char *url, const struct redis_limits *limits,
 	       const struct redis_ops *ops, void *arg, struct redis **ret) MUST_CHECK;

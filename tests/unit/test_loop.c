@@ -215,12 +215,25 @@ static void test_pace_keeps_turns_apart(void **state)
 	assert_true(ms_of_20_turns() >= 90);
 }
 
+static void test_who_waits_hurries_a_paced_loop(void **state)
+{
+	(void)state;
+	loop_pace(loop, 100000, 60000);
+	loop_hurry(loop, 1);
+	assert_in_range(ms_of_20_turns(), 450, 1800); /* unhurried 1,900 at least */
+	loop_hurry(loop, -1);
+	calls = 18;
+	assert_true(ms_of_20_turns() >= 90);
+}
+
 static void test_pace_ends_by_itself(void **state)
 {
 	struct loop_timer *t;
 
 	(void)state;
+	assert_false(loop_is_paced(loop));
 	loop_pace(loop, 1000, 5);
+	assert_true(loop_is_paced(loop));
 	assert_int_equal(loop_timer_new(loop, stop, NULL, &t), 0);
 	loop_timer_start(t, 20, 0);
 	run_with_deadline();
@@ -500,6 +513,7 @@ int main(void)
 	    CASE(test_wake_from_another_thread),
 	    CASE(test_pace_keeps_turns_apart),
 	    CASE(test_pace_ends_by_itself),
+	    CASE(test_who_waits_hurries_a_paced_loop),
 	    CASE(test_work_runs_elsewhere_and_reports_here),
 	    CASE(test_signal_gives_its_number),
 	    CASE(test_poll_reports_a_refused_connect),

@@ -332,6 +332,26 @@ static void test_committed_commands_gather(void **state)
 	redis_close(c.r);
 }
 
+/* Where turns are kept apart, nothing waits for the gathering time. */
+static void test_a_paced_loop_gathers_by_the_turn(void **state)
+{
+	static const char cmd[] = "*2\r\n$4\r\nECHO\r\n$3\r\nabc\r\n";
+	struct redis_limits limits = {.gather_ms = 60000};
+	struct client c = {0};
+	char *at;
+
+	(void)state;
+	open_client(&c, url, &limits);
+	run(&c, 1, 0, 0);
+	loop_pace(loop, 1000, 60000);
+	assert_int_equal(redis_reserve(c.r, 1000, &at), 0);
+	memcpy(at, cmd, sizeof(cmd) - 1);
+	redis_commit(c.r, sizeof(cmd) - 1, on_reply, &c);
+	run(&c, 0, 0, 1);
+	assert_string_equal(c.last, "abc");
+	redis_close(c.r);
+}
+
 static void test_limits_refuse_and_do_not_call_back(void **state)
 {
 	struct redis_limits limits = {.max_in_flight = 3, .max_in_flight_bytes = 1000};
@@ -730,6 +750,7 @@ int main(void)
 	    CASE(test_nested_and_large_replies),
 	    CASE(test_reserve_and_commit_write_in_place),
 	    CASE(test_committed_commands_gather),
+	    CASE(test_a_paced_loop_gathers_by_the_turn),
 	    CASE(test_limits_refuse_and_do_not_call_back),
 	    CASE(test_killed_server_nulls_then_reconnects),
 	    CASE(test_stopped_server_times_out_the_oldest),
