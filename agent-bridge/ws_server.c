@@ -402,25 +402,21 @@ static int write_some(struct ws_server *w, struct lws *wsi, struct ws_conn *c)
 	unsigned char ping[LWS_PRE + 1] = {[LWS_PRE] = 'v'};
 	struct session *s = c->s;
 	struct session_frame *q;
-	bool written = false;
 
 	if (!session_is_open(s))
 		return 0;
-	if (lws_send_pipe_choked(wsi)) {
+	/* Not lws_send_pipe_choked: that is a poll(2). Of a frame that does not fit lws keeps the
+	 * rest, and gets no other until that has gone. */
+	if (lws_partial_buffered(wsi)) {
 		lws_callback_on_writable(wsi);
 		return 0;
 	}
 	if (s->want_ping) {
 		s->want_ping = false;
-		written = true;
 		if (lws_write(wsi, ping + LWS_PRE, 1, LWS_WRITE_PING) < 0)
 			return -1;
 	}
-	/* Each look at the pipe is a poll(2). */
-	for (int i = 0; i < WRITES_PER_TURN && s->out.first; i++) {
-		if (written && lws_send_pipe_choked(wsi))
-			break;
-		written = true;
+	for (int i = 0; i < WRITES_PER_TURN && s->out.first && !lws_partial_buffered(wsi); i++) {
 		q = session_next(s);
 		if (write_frame(w, wsi, q) < 0)
 			return -1;

@@ -41,6 +41,7 @@ struct opening {
 	int fd;
 	unsigned tick, repeated;
 	bool drop, refused, headed; /* the last: TLS, its whole head was seen */
+	bool whole;		    /* plain: its head and nothing behind it can be read */
 	size_t head_n;		    /* TLS: decrypted so far */
 	char *head;
 };
@@ -127,9 +128,10 @@ static struct opening *opening_of(struct lws *wsi)
 	return tag & 1 ? (struct opening *)(tag - 1) : NULL; /* NOLINT */
 }
 
-/* Takes o. On failure lws closes its descriptor. */
+/* Takes o, which may be over when this returns. On failure lws closes its descriptor. */
 static void adopt(struct http_lws *h, struct opening *o)
 {
+	struct lws_pollfd ready = {.fd = o->fd, .events = LWS_POLLIN, .revents = LWS_POLLIN};
 	SSL *ssl;
 
 	o->wsi = lws_adopt_socket_vhost(h->vhost, o->fd);
@@ -138,8 +140,12 @@ static void adopt(struct http_lws *h, struct opening *o)
 		return;
 	}
 	lws_set_opaque_user_data(o->wsi, (void *)((uintptr_t)o | 1)); /* NOLINT */
-	if (!h->tls)
+	if (!h->tls) {
+		/* Now, before the loop has looked at the socket; of what lws leaves that will tell. */
+		if (o->whole)
+			(void)lws_service_fd_tsi(h->context, &ready, 0);
 		return;
+	}
 	handshake_begun(h, o);
 	ssl = lws_get_ssl(o->wsi);
 	if (h->cfg.once && ssl)
@@ -317,6 +323,7 @@ static int look(struct http_lws *h, struct opening *o)
 	}
 	if (h->cfg.once)
 		o->repeated = http_head_repeated(bytes, head, h->cfg.once);
+	o->whole = head == o->had;
 	return 1;
 }
 
