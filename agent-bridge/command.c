@@ -70,6 +70,17 @@ static void parse_run(struct command *c)
 		refuse(c, "bad_signature", "signature must be UTF-8 text of at most 4096 bytes");
 }
 
+/* A cancel needs its ids only; what else it brings counts where it is as it should be. */
+static void leave_out_bad(struct command *c)
+{
+	if (!command_is_verb(c->verb))
+		c->verb = (struct span){0};
+	if (!command_is_params(c->params))
+		c->params = SPAN("{}");
+	if (!command_is_text(c->signature, COMMAND_SIGNATURE_MAX_BYTES))
+		c->signature = (struct span){0};
+}
+
 void command_digest(struct span agent, struct span verb, struct span params, char *out)
 {
 	uint8_t part[3 * SHA256_BYTES], whole[SHA256_BYTES];
@@ -119,6 +130,7 @@ void command_parse(const struct stream_entry *e, const struct allowlist *allowed
 	memcpy(ret->agent, agent.p, agent.n);
 	if (op.n && span_eq(op, "cancel")) {
 		ret->kind = COMMAND_CANCEL;
+		leave_out_bad(ret);
 		ret->maybe_ran = ret->maybe_ran || span_eq(stream_field(e, "reason"), "redis_lost");
 		if (ret->maybe_ran)
 			(void)parse_times(e, entry_ms, ret);

@@ -305,12 +305,12 @@ static size_t put_command(const struct command *c, struct span id, struct span *
 	at[3] = span_of(c->agent);
 	at[4] = span_of(c->digest);
 	at[5] = reject ? span_of(c->code) : c->verb;
-	at[6] = c->params;
+	at[6] = reject ? SPAN("") : c->params; /* which may be what is wrong, and large */
 	at[7] = span_of(exp);
 	at[8] = span_of(c->expires_at);
 	at[9] = span_of(c->issued_at);
 	at[10] = c->by;
-	at[11] = c->signature;
+	at[11] = reject ? SPAN("") : c->signature;
 	at[12] = reject ? span_of(c->reason) : c->maybe_ran ? SPAN("1") : SPAN("");
 	return ROUTE_FIELDS;
 }

@@ -173,6 +173,27 @@ def test_malformed_ones_are_rejected_with_a_result_and_never_sent(bridge, redis)
     assert len(results(redis)) == len(REJECTED)
 
 
+def test_large_entries_hold_up_nobody(bridge, redis):
+    """Whoever may XADD: a hundred megabytes of commands are rejected, and what comes behind them goes on."""
+    agent = bridge.agent("a1")
+    pipe = redis.client.pipeline(transaction=True)
+    for i in range(6):
+        for fields in ({"params": "x" * 5_000_000}, {"signature": "x" * 5_000_000, "params": "{}"},
+                       {"op": "cancel", "requeued": "1", "params": "x" * 5_000_000}):
+            pipe.xadd("viw.commands", {"correlation_id": f"{next(iter(fields))}-{i}", "agent_id": "a1", "command": "ECHO", **fields})
+    pipe.execute()
+    last = redis.xadd_command("a1", "ECHO")
+    for i in range(6):  # these may have run: the agent is asked, without what they brought
+        assert agent.expect("CANCEL", timeout=15)["correlation_id"].startswith("op-")
+        agent.send(result(f"op-{i}", "a1", "cancelled"))
+    assert agent.expect("COMMAND", timeout=15)["correlation_id"] == last
+    agent.send(result(last, "a1"))
+    agent.expect("RESULT_ACK", correlation_id=last)
+    states = {r["correlation_id"]: r.get("error_code") for r in results(redis) if r["source"] == "bridge"}
+    assert states == {f"{what}-{i}": f"bad_{what}" for i in range(6) for what in ("params", "signature")}
+    assert leftovers(redis) == []
+
+
 def test_without_an_id_it_is_a_dead_letter_without_its_parameters(bridge, redis):
     redis.client.xadd("viw.commands", {"agent_id": "a1", "command": "ECHO", "params": '{"userpass":"hush"}'})
     entry = redis.client.xadd("viw.commands", {"correlation_id": "-bad", "agent_id": "a1", "command": "ECHO"})

@@ -219,6 +219,21 @@ def test_router_read_is_fenced_and_reads_pending_again(db, lua, site):
     assert lua.router_read(site.lease, ">", 64) == [ids[2], []]
 
 
+def test_router_read_cuts_what_is_longer_than_any_field_may_be(db, lua, site):
+    """And changes nothing else: what means something is there, the first of each name."""
+    plain = {"correlation_id": "x1", "agent_id": "a1", "params": "p" * 65536, "note": "n" * 100}
+    db.xadd("viw.commands", plain)
+    db.xadd("viw.commands", {**plain, "params": "p" * 1_000_000, "note": "n" * 1_000_000, "m" * 1_000_000: "1"})
+    many = [word for i in range(100) for word in (f"junk-{i}", "j" * 1000)]
+    db.execute_command("XADD", "viw.commands", "*", *many, "correlation_id", "x3", "op", "run", "op", "cancel", "agent_id", "a1")
+    entries = [dict(zip(e[1][::2], e[1][1::2])) for e in lua.router_read(site.lease, ">", 64)[1]]
+    assert entries == [plain, {**plain, "params": "p" * 70000, "note": "n" * 70000, "m" * 70000: "1"},
+                       {"correlation_id": "x3", "op": "run", "agent_id": "a1"}]
+    db.xdel("viw.commands", db.xrange("viw.commands")[0][0])
+    first = lua.router_read(site.lease, "0", 64)[1][0]  # deleted before it was routed
+    assert not first[1]
+
+
 def test_router_read_takes_over_what_other_consumers_left(db, lua, site):
     ids = [db.xadd("viw.commands", {"n": i}) for i in range(5)]
     db.xreadgroup("agent-bridge", "gone", {"viw.commands": ">"}, count=2)

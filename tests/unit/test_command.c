@@ -20,10 +20,11 @@ static struct stream_entry entry(const char *id, ...)
 {
 	struct stream_entry e;
 	const struct redis_reply *r;
-	char text[8192], fields[7000] = "";
+	static char text[301000], fields[300000];
 	size_t n = 0, at = 0;
 	va_list ap;
 
+	fields[0] = '\0';
 	va_start(ap, id);
 	for (const char *s = va_arg(ap, const char *); s; s = va_arg(ap, const char *), n++)
 		at += (size_t)snprintf(fields + at, sizeof(fields) - at, "$%zu\r\n%s\r\n",
@@ -129,6 +130,23 @@ static void test_cancel_needs_only_ids(void **state)
 	assert_true(parse(ENTRY("requeued", "offered", NULL)).maybe_ran);
 }
 
+static void test_cancel_leaves_out_what_is_not_as_it_should_be(void **state)
+{
+	static char large[100000];
+	struct command c;
+
+	(void)state;
+	memset(large, 'x', sizeof(large) - 1);
+	c = parse(
+	    ENTRY("op", "cancel", "requeued", "1", "params", large, "signature", large, NULL));
+	assert_int_equal(c.kind, COMMAND_CANCEL);
+	assert_true(c.maybe_ran && span_eq(c.params, "{}") && !c.signature.n);
+	assert_true(span_eq(c.verb, "ECHO"));
+	c = parse(entry("1700000000000-0", "correlation_id", "c-1", "agent_id", "a1", "command",
+			large, "params", "{\"a\":1}", "signature", "s", "op", "cancel", NULL));
+	assert_true(!c.verb.n && span_eq(c.params, "{\"a\":1}") && span_eq(c.signature, "s"));
+}
+
 static void test_a_bad_agent_id_becomes_safe_text(void **state)
 {
 	static const char *const cases[][2] = {
@@ -202,6 +220,7 @@ int main(void)
 	    CASE(test_ttl_counts_from_issued_at_but_never_from_the_future),
 	    CASE(test_twenty_four_hours_ahead_and_no_more),
 	    CASE(test_cancel_needs_only_ids),
+	    CASE(test_cancel_leaves_out_what_is_not_as_it_should_be),
 	    CASE(test_a_bad_agent_id_becomes_safe_text),
 	    CASE(test_no_id_is_dropped),
 	    CASE(test_allowlist),
