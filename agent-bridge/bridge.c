@@ -154,8 +154,8 @@ static void on_result_masked(void *arg, uint64_t sid, struct span json)
 	struct bridge *b = arg;
 	struct session *s = sessions_find(&b->sessions, sid);
 
-	if (s && session_set_text(&s->last_result, json) == 0)
-		s->last_result_n = json.n;
+	if (s)
+		ring_add(&b->sessions.results, &s->result, json.p, json.n);
 }
 
 static void on_close_session(void *arg, uint64_t sid, int code, const char *reason)

@@ -195,7 +195,7 @@ int session_set_text(char **field, struct span text)
 
 void session_fini(struct session *s)
 {
-	assert(!s->ring.oldest);
+	assert(!s->ring.oldest && !s->result.oldest);
 	while (s->out.first)
 		free(session_next(s));
 	while (s->held.first)
@@ -205,5 +205,4 @@ void session_fini(struct session *s)
 	free(s->site);
 	free(s->journal_id);
 	free(s->fingerprint);
-	free(s->last_result);
 }

@@ -95,10 +95,8 @@ struct session {
 	int64_t partial_since_ms;      /* boot clock: half a frame since; 0: none */
 	int64_t *violation_ms;	       /* boot clock, the last ones; NULL: none yet */
 	unsigned violations;
-	struct ring ring;
+	struct ring ring, result; /* telemetry; the last RESULT, masked */
 	char *version, *site, *journal_id, *fingerprint;
-	char *last_result;
-	size_t last_result_n;
 	int close_code;
 	const char *close_reason; /* a static word: goes to log, metric, event and peer */
 	char agent_id[AGENT_ID_MAX + 1];

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BUCKETS_MIN 64
+#define BUCKETS_MIN	  64
+#define RESULTS_MAX_BYTES ((size_t)64 << 20)
 
 static size_t agent_bucket(const struct sessions *all, const char *agent_id)
 {
@@ -20,6 +21,7 @@ int sessions_init(struct sessions *all, size_t ring_frames, size_t ring_bytes)
 {
 	*all = (struct sessions){.buckets = BUCKETS_MIN};
 	rings_init(&all->rings, ring_frames, ring_bytes);
+	rings_init(&all->results, 1, RESULTS_MAX_BYTES);
 	all->by_sid = calloc(all->buckets, sizeof(*all->by_sid));
 	all->by_agent = calloc(all->buckets, sizeof(*all->by_agent));
 	return all->by_sid && all->by_agent ? 0 : -ENOMEM;
@@ -134,6 +136,7 @@ void sessions_remove(struct sessions *all, struct session *s)
 		all->last = s->prev;
 	all->all--;
 	ring_clear(&all->rings, &s->ring);
+	ring_clear(&all->results, &s->result);
 	session_fini(s);
 	free(s);
 }
@@ -165,8 +168,7 @@ struct session *sessions_claim(struct sessions *all, struct session *s)
 	if (old) {
 		agent_unlink(all, old);
 		ring_move(&old->ring, &s->ring);
-		s->last_result = TAKE(old->last_result);
-		s->last_result_n = old->last_result_n;
+		ring_move(&old->result, &s->result);
 	}
 	agent_link(all, s);
 	s->claimed = true;

@@ -1,6 +1,6 @@
 /*
  * All sessions of this bridge: by sid (never reused), by agent id (the claimed one), and pages of
- * them in order of agent id. Owns them, their rings and the rings' budget.
+ * them in order of agent id. Owns them, their rings and the rings' budgets.
  */
 #pragma once
 
@@ -9,7 +9,7 @@
 struct sessions {
 	struct session *first, *last; /* in order of sid */
 	size_t all;		      /* how many, with those closing */
-	struct rings rings;
+	struct rings rings, results;  /* each with a budget of its own */
 	size_t held_bytes;
 	uint64_t last_sid;
 	struct session **by_sid, **by_agent; /* hash tables */

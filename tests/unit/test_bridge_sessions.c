@@ -52,14 +52,44 @@ static void test_claim_hands_ring_over(void **state)
 	new = add(&all, "a");
 	assert_null(sessions_claim(&all, old));
 	ring_add(&all.rings, &old->ring, "{}", 2);
+	ring_add(&all.results, &old->result, "{1}", 3);
 	assert_ptr_equal(sessions_claim(&all, new), old);
 	assert_ptr_equal(sessions_by_agent(&all, "a"), new);
 	assert_int_equal(new->ring.n, 1);
+	assert_int_equal(new->result.n, 1);
 	sessions_remove(&all, old);
 	assert_ptr_equal(sessions_by_agent(&all, "a"), new);
 	sessions_remove(&all, new);
 	assert_null(sessions_by_agent(&all, "a"));
 	assert_int_equal(all.rings.bytes, 0);
+	assert_int_equal(all.results.bytes, 0);
+	sessions_fini(&all);
+}
+
+/* Thousands of agents with large results cost no more than a budget. */
+static void test_last_results_have_a_budget(void **state)
+{
+	static const char text[100000];
+	struct sessions all;
+	struct session *first = NULL, *last = NULL;
+	size_t kept = 0;
+
+	(void)state;
+	assert_int_equal(sessions_init(&all, 5, 10000), 0);
+	for (int i = 0; i < 1000; i++) {
+		char id[16];
+
+		(void)snprintf(id, sizeof(id), "a%d", i);
+		last = add(&all, id);
+		first = first ? first : last;
+		ring_add(&all.results, &last->result, text, sizeof(text));
+		ring_add(&all.results, &last->result, text, sizeof(text)); /* the last one alone */
+		assert_int_equal(last->result.n, 1);
+		assert_true(all.results.bytes <= (size_t)64 << 20);
+	}
+	for (struct session *s = all.first; s; s = s->next)
+		kept += s->result.n;
+	assert_true(kept > 600 && first->result.n == 0 && last->result.n == 1);
 	sessions_fini(&all);
 }
 
@@ -230,6 +260,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_find_after_growth_and_removal),
 	    cmocka_unit_test(test_claim_hands_ring_over),
+	    cmocka_unit_test(test_last_results_have_a_budget),
 	    cmocka_unit_test(test_page_is_stable),
 	    cmocka_unit_test(test_ring_keeps_the_newest),
 	    cmocka_unit_test(test_ring_budget_drops_the_oldest_of_all),
