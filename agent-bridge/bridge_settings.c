@@ -94,4 +94,5 @@ const struct settings_spec bridge_settings_spec = {
     .validate = validate,
     .metric = bridge_metric_table,
     .metrics = M_BRIDGE_METRICS,
+    .metrics_markdown = metrics_markdown,
 };

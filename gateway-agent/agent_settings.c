@@ -150,4 +150,5 @@ const struct settings_spec agent_settings_spec = {
     .validate = validate,
     .metric = agent_metric_table,
     .metrics = ARRAY_LEN(agent_metric_table),
+    .metrics_markdown = metrics_markdown,
 };

@@ -20,7 +20,7 @@ PARTS = [
     ("built-in verbs", "nobody, a program of their own", "verbs/verbs_main verbs/containers_main verbs/builtin verbs/services verbs/logs verbs/containers verbs/engine"),
 ]
 # of lib/: what reads options, settings and manifests, which are root's own
-START = "builtin manifest metrics program settings settings_file settings_show".split()
+START = "builtin manifest program settings settings_file settings_show".split()
 
 
 def code_lines(path):

@@ -36,4 +36,5 @@ const struct settings_spec results_settings_spec = {
     .validate = validate,
     .metric = worker_metrics,
     .metrics = WORKER_METRICS,
+    .metrics_markdown = metrics_markdown,
 };

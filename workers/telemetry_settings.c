@@ -32,4 +32,5 @@ const struct settings_spec telemetry_settings_spec = {
     .validate = validate,
     .metric = worker_metrics,
     .metrics = WORKER_METRICS,
+    .metrics_markdown = metrics_markdown,
 };

@@ -18,7 +18,6 @@
 
 #include "base/buf.h"
 #include "base/log.h"
-#include "base/metrics.h"
 
 const char *const program_version = VIW_VERSION;
 
@@ -151,8 +150,10 @@ static int load(const struct settings_spec *spec, enum action action, void *cfg)
 static int print_metrics(const struct settings_spec *spec)
 {
 	struct buf b;
+	if (!spec->metrics_markdown)
+		return PROGRAM_OK;
 	buf_init(&b, 1 << 20);
-	int r = metrics_markdown(spec->metric, spec->metrics, &b);
+	int r = spec->metrics_markdown(spec->metric, spec->metrics, &b);
 	if (r == 0)
 		printf("%s", b.data);
 	buf_fini(&b);

@@ -116,6 +116,7 @@ void settings_warning_add(struct settings_faults *f, const char *setting, const 
     PRINTF_LIKE(3, 4);
 void settings_faults_fini(struct settings_faults *f);
 
+struct buf;
 struct metric_family;
 struct settings_spec {
 	const char *program;	  /* "agent-bridge" */
@@ -130,9 +131,11 @@ struct settings_spec {
 	/* Checks across settings; adds faults. May be NULL. Fields at fault hold their default; it
 	 * is not called while a SETTING_REQUIRED field is unset. */
 	void (*validate)(const void *cfg, struct settings_faults *faults);
-	/* The program's metrics, for --markdown-metrics. May be NULL. */
+	/* The program's metrics, for --markdown-metrics, and metrics_markdown: a program that has
+	 * none links nothing of them. May be NULL. */
 	const struct metric_family *metric;
 	size_t metrics;
+	int (*metrics_markdown)(const struct metric_family *table, size_t n, struct buf *out);
 };
 
 /* Fills cfg (zeroed first). 0 (perhaps with warnings), or -EINVAL with faults, -ENOMEM. envp as

@@ -39,6 +39,7 @@ static struct settings_spec spec = {
     .struct_size = sizeof(struct sample),
     .metric = metric,
     .metrics = 1,
+    .metrics_markdown = metrics_markdown,
 };
 
 static char out[16384];
