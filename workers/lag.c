@@ -5,17 +5,28 @@
 
 #include "base/clock.h"
 #include "intake.h"
+#include "origin.h"
 #include "worker_metrics.h"
 
-enum { EVERY_MS = 2000 };
+enum {
+	EVERY_MS = 2000,
+	AHEAD_MS = 60000, /* more than clocks differ */
+};
+
+extern const char script_lag[];
 
 struct anchor {
 	int64_t offset; /* entries XINFO counts as waiting that are gone */
 	bool set;
 };
+struct oldest { /* entry of a stream that is not stored */
+	char id[48];
+	int64_t since_ms; /* seen as such */
+};
 struct lag {
 	const struct intake *intake;
 	struct anchor anchor[INTAKE_STREAMS_MAX];
+	struct oldest oldest[INTAKE_STREAMS_MAX];
 	int64_t age_ms[INTAKE_STREAMS_MAX];
 	int64_t next_ms;
 };
@@ -45,63 +56,56 @@ struct look {
 	int64_t pending;    /* delivered, not acknowledged */
 	bool any_waiting;   /* an undelivered entry exists */
 	bool any_delivered; /* a delivered entry still exists */
-	int64_t oldest_ms;  /* of all not stored; 0: none */
+	int64_t age_ms;	    /* of the oldest not stored; 0: none */
 };
 
-/* One script, so that the numbers belong together. Bodies stay in Redis: only ids come out. */
-static const char script[] =
-    "local function fields(a) local f = {} for i = 1, #a, 2 do f[a[i]] = a[i + 1] end return f "
-    "end\n"
-    "local function id(key, from, to)\n"
-    "  local e = redis.call('XRANGE', key, from, to, 'COUNT', 1)[1]\n"
-    "  return e and e[1] or ''\n"
-    "end\n"
-    "local added = 0\n"
-    "local info = redis.call('XINFO', 'STREAM', KEYS[1])\n"
-    "added = fields(info)['entries-added']\n"
-    "for _, raw in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do\n"
-    "  local g = fields(raw)\n"
-    "  if g['name'] == ARGV[1] then\n"
-    "    local last = g['last-delivered-id']\n"
-    "    local read = g['entries-read']\n"
-    "    local oldest = ''\n"
-    "    if g['pending'] > 0 then\n"
-    "      oldest = redis.call('XPENDING', KEYS[1], ARGV[1])[2] or ''\n"
-    "    end\n"
-    "    return {redis.call('XLEN', KEYS[1]), read and added - read or -1, g['pending'],\n"
-    "      id(KEYS[1], '(' .. last, '+'), id(KEYS[1], '-', last), oldest}\n"
-    "  end\n"
-    "end\n"
-    "return false";
-
-static int64_t oldest_of(struct span a, struct span b)
+/* Who adds entries may choose their ids, and Redis counts on from the highest: an id that lies
+ * ahead does not tell when the entry came; then what it says itself must do. 0: unknown. */
+static int64_t came_ms(struct span id, struct span said, int64_t now_ms)
 {
-	int64_t x = 0, y = 0;
+	int64_t ms, said_ms;
 
-	if (a.n == 0 || stream_id_ms(a, &x) < 0)
-		x = 0;
-	if (b.n == 0 || stream_id_ms(b, &y) < 0)
-		y = 0;
-	return x == 0 ? y : y == 0 ? x : x < y ? x : y;
+	if (stream_id_ms(id, &ms) < 0)
+		return 0;
+	if (ms <= now_ms + AHEAD_MS)
+		return ms;
+	return origin_time(said, &said_ms) && said_ms <= now_ms + AHEAD_MS ? said_ms : 0;
 }
 
-static int lag_look(struct redis_sync *r, const char *stream, const char *group, struct look *ret)
+/* Milliseconds the oldest entry waits; where nothing tells, since it was first seen as the oldest.
+ */
+static int64_t lag_age(struct oldest *o, struct span id, struct span said)
 {
-	const struct span argv[] = {SPAN("EVAL"), span_of(script), SPAN("1"), span_of(stream),
+	int64_t now_ms = clock_wall_ms(), boot_ms = clock_boot_ms(), came;
+
+	if (id.n == 0 || !span_eq(id, o->id)) {
+		o->since_ms = boot_ms;
+		if (span_copy(id, o->id, sizeof o->id) < 0)
+			o->id[0] = '\0';
+	}
+	came = id.n ? came_ms(id, said, now_ms) : now_ms;
+	if (came == 0)
+		return boot_ms - o->since_ms;
+	return now_ms > came ? now_ms - came : 0;
+}
+
+static int lag_look(struct redis_sync *r, const char *stream, const char *group, struct oldest *o,
+		    struct look *ret)
+{
+	const struct span argv[] = {SPAN("EVAL"), span_of(script_lag), SPAN("1"), span_of(stream),
 				    span_of(group)};
 	int error;
 	const struct redis_reply *reply = redis_sync_cmd(r, &error, ARRAY_LEN(argv), argv);
 
-	if (!reply || redis_type(reply) != REDIS_ARR || redis_len(reply) != 6)
+	if (!reply || redis_type(reply) != REDIS_ARR || redis_len(reply) != 7)
 		return -EAGAIN;
-	struct span waiting = redis_str(redis_at(reply, 3));
 	*ret = (struct look){
 	    .length = redis_int(redis_at(reply, 0)),
 	    .raw = redis_int(redis_at(reply, 1)),
 	    .pending = redis_int(redis_at(reply, 2)),
-	    .any_waiting = waiting.n > 0,
-	    .any_delivered = redis_str(redis_at(reply, 4)).n > 0,
-	    .oldest_ms = oldest_of(waiting, redis_str(redis_at(reply, 5))),
+	    .any_waiting = redis_int(redis_at(reply, 3)) != 0,
+	    .any_delivered = redis_int(redis_at(reply, 4)) != 0,
+	    .age_ms = lag_age(o, redis_str(redis_at(reply, 5)), redis_str(redis_at(reply, 6))),
 	};
 	return 0;
 }
@@ -132,12 +136,11 @@ static void lag_measure_one(struct lag *l, struct redis_sync *r, struct metrics 
 	uint64_t lost = 0;
 
 	l->age_ms[i] = -1;
-	if (lag_look(r, stream, intake_group(l->intake), &k) < 0)
+	if (lag_look(r, stream, intake_group(l->intake), &l->oldest[i], &k) < 0)
 		return;
 	int64_t waiting = lag_waiting(&l->anchor[i], &k, &lost);
-	int64_t age_ms = k.oldest_ms ? clock_wall_ms() - k.oldest_ms : 0;
 	metric_set(metrics_get(m, M_lag_entries, stream, NULL), (double)(waiting + k.pending));
-	l->age_ms[i] = age_ms > 0 ? age_ms : 0;
+	l->age_ms[i] = k.age_ms;
 	metric_set(metrics_get(m, M_lag_seconds, stream, NULL), (double)l->age_ms[i] / 1000);
 	if (lost)
 		metric_add(metrics_get(m, M_lost, stream, NULL), lost);

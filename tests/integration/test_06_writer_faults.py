@@ -57,6 +57,23 @@ def test_postgres_away_loses_nothing_and_catches_up(redis, own_pg, start):
     wait_for(lambda: w.get("/_readyz")[0] == 200)
 
 
+def test_lag_is_true_behind_ids_that_lie_ahead(redis, start, tmp_path):
+    """Whoever adds entries may choose their ids, and Redis counts on from the highest."""
+    c = redis.client
+    then = (datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=500)).strftime(
+        "%Y-%m-%dT%H:%M:%SZ")
+    far = "9000000000000000000"
+    c.xadd("viw.telemetry", {**writers.origin("gw-1", received_at=then), "frame": "{}"}, id=f"{far}-1")
+    c.xadd("viw.agent_hello", {"agent_id": "gw-1"}, id=f"{far}-1")  # says nothing of when it came
+    c.xadd("viw.agent_events", {**writers.origin("gw-1"), "event": "connected"})
+    w = start_writer(start, "telemetry", redis, f"postgresql:///none?host={tmp_path}")
+
+    def lag(stream):
+        return w.metric("viw_stream_lag_seconds", stream=f"viw.{stream}")
+    wait_for(lambda: (lag("telemetry") or 0) >= 500 and (lag("agent_hello") or 0) > 2, 15)
+    assert lag("telemetry") < 560 and lag("agent_hello") < 60 and lag("agent_events") < 60
+
+
 def test_a_killed_workers_entries_are_taken_over_within_5_s(redis, pg, start):
     """Killed in the middle of its transaction; the other one stores all of it, once."""
     c = redis.client
