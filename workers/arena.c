@@ -13,6 +13,8 @@ struct arena_block {
 	alignas(max_align_t) char bytes[];
 };
 
+const char no_memory[] = "no_memory";
+
 void arena_init(struct arena *a)
 {
 	*a = (struct arena){0};

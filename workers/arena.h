@@ -5,6 +5,9 @@
 
 #include "wire/json_scan.h"
 
+/* What a stage function says where memory was missing: that makes no dead letter. */
+extern const char no_memory[];
+
 struct arena_block;
 struct arena {
 	struct arena_block *block; /* newest first */

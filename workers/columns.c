@@ -81,7 +81,7 @@ enum pg_verdict columns_exec(struct columns *c, struct pg *p, const struct pg_st
 
 	/* A value that does not fit its column is one row's fault; no memory is nobody's. */
 	if (c->err)
-		return c->err == -ERANGE ? PG_BAD_DATA : PG_PAUSE;
+		return c->err == -ERANGE ? PG_BAD_DATA : pg_no_memory(p);
 	if (c->rows == 0)
 		return PG_OK;
 	for (size_t i = 0; i < c->n; i++)

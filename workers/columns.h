@@ -22,6 +22,7 @@ void columns_text(struct columns *c, size_t i, struct span s); /* t, j, y; absen
 void columns_int(struct columns *c, size_t i, int64_t v);      /* i, l, z, b */
 void columns_int_if(struct columns *c, size_t i, bool set, int64_t v);
 void columns_num(struct columns *c, size_t i, double v); /* f; NaN: NULL */
-/* PG_OK without asking the server when there is no row. No memory: PG_PAUSE. */
+/* PG_OK without asking the server when there is no row. No memory: see
+ * pg_no_memory. */
 enum pg_verdict columns_exec(struct columns *c, struct pg *p, const struct pg_stmt *s,
 			     struct pg_rows **ret_rows) MUST_CHECK;

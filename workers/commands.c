@@ -231,18 +231,26 @@ static int ledger_params(struct commands *c, const struct stream_entry *e, struc
 	if (!params.n)
 		params = SPAN("{}");
 	if (!command_is_params(params)) {
+		struct json_fault fault;
+		if (json_validate(params.p, params.n, WIRE_MAX_DEPTH, &fault) == -ENOMEM)
+			return -ENOMEM;
 		/* The bridge will reject it; the row keeps none of it. */
 		f->params_masked = true;
 		return 0;
 	}
 	buf_clear(&c->scratch);
 	int r = redact_params(verb, params, &c->scratch, &f->params_masked);
-	if (r < 0)
+	if (r == -ENOMEM)
 		return r;
+	if (r < 0) {
+		f->params_masked = true; /* what cannot be masked is not kept */
+		return 0;
+	}
 	f->params = arena_copy(&c->arena, commands_scratch(c));
-	if (f->params_masked && secret_set_from_params(verb, params, &set) == 0)
+	r = f->params_masked ? secret_set_from_params(verb, params, &set) : 0;
+	if (r == 0)
 		secrets_put(c->secrets, f->id, &set, clock_boot_ms());
-	return c->arena.err;
+	return r == -ENOMEM ? r : c->arena.err;
 }
 
 static void ledger_times(const struct stream_entry *e, struct command_fact *f)
@@ -283,7 +291,7 @@ const char *commands_stage_ledger(struct commands *c, const struct stream_entry 
 		return NULL;
 	struct command_fact *f = commands_fact(c, COMMAND_LEDGER, id);
 	if (!f)
-		return "no_memory";
+		return no_memory;
 	f->at_ms = at_ms;
 	f->entry_id = e->id;
 	f->agent_id = agent.p && ident_is_agent_id(agent.p, agent.n) ? agent : (struct span){0};
@@ -292,7 +300,7 @@ const char *commands_stage_ledger(struct commands *c, const struct stream_entry 
 	f->is_signed = stream_field(e, "signature").n > 0;
 	ledger_times(e, f);
 	f->malformed = ledger_is_malformed(e, f);
-	return ledger_params(c, e, f) < 0 ? "no_memory" : NULL;
+	return ledger_params(c, e, f) < 0 ? no_memory : NULL;
 }
 
 /* ---- on its way: viw.command_events ---- */
@@ -318,7 +326,7 @@ const char *commands_stage_event(struct commands *c, const struct stream_entry *
 		return "unknown_event";
 	struct command_fact *f = commands_fact(c, offered ? COMMAND_OFFERED : COMMAND_ACCEPTED, id);
 	if (!f)
-		return "no_memory";
+		return no_memory;
 	f->agent_id = agent;
 	if (!origin_time(stream_field(e, "received_at"), &f->at_ms))
 		f->at_ms = entry_ms;

@@ -57,12 +57,13 @@ static void tell(const struct dead_note *x, const char *stream, long left_out)
 		 SPAN_ARG(e->id));
 }
 
-void dead_notes_tell(struct dead_notes *d, const struct intake *in, struct metrics *m)
+void dead_notes_tell(const struct dead_notes *d, const struct intake *in, struct metrics *m,
+		     struct log_limit *lines)
 {
 	for (size_t i = 0; i < d->n; i++) {
 		const struct dead_note *x = &d->item[i];
 		metric_add(metrics_get(m, M_dead, x->reason, NULL), 1);
-		long left_out = log_limit_pass(&d->lines, LINES_A_MINUTE);
+		long left_out = log_limit_pass(lines, LINES_A_MINUTE);
 		if (left_out >= 0)
 			tell(x, intake_stream_name(in, x->x->stream), left_out);
 	}

@@ -15,11 +15,12 @@ struct dead_note {
 struct dead_notes {
 	struct dead_note *item;
 	size_t n, cap;
-	struct log_limit lines;
 };
 
 void dead_notes_fini(struct dead_notes *d);
 void dead_notes_clear(struct dead_notes *d);
 int dead_notes_add(struct dead_notes *d, const struct intake_entry *x, const char *reason,
 		   const char *detail) MUST_CHECK;
-void dead_notes_tell(struct dead_notes *d, const struct intake *in, struct metrics *m);
+/* lines: what was logged so far. */
+void dead_notes_tell(const struct dead_notes *d, const struct intake *in, struct metrics *m,
+		     struct log_limit *lines);

@@ -132,7 +132,7 @@ void frames_fini(struct frames *f)
 void frames_clear(struct frames *f)
 {
 	f->n = f->groups = 0;
-	f->folded = false;
+	f->folded = f->put = false;
 	f->day_min = INT64_MAX;
 	f->day_max = INT64_MIN;
 	f->wrote_status = f->wrote_metrics = f->old_status = f->old_metrics = 0;
@@ -219,11 +219,11 @@ static struct frame_row *frames_row(struct frames *f)
 const char *frames_stage(struct frames *f, const struct stream_entry *e, struct origin *ret_origin)
 {
 	struct wire_frame frame;
-	struct wire_refusal_info info;
+	struct wire_refusal_info info = {0};
 	struct frame_row *x = frames_row(f);
 
 	if (!x)
-		return "no_memory";
+		return no_memory;
 	*x = (struct frame_row){0};
 	const char *bad = origin_parse(e, &x->o);
 	if (bad)
@@ -232,7 +232,7 @@ const char *frames_stage(struct frames *f, const struct stream_entry *e, struct 
 	    wire_decode(f->decoder, WIRE_FROM_AGENT, x->o.frame.p, x->o.frame.n, &frame, &info) !=
 		WIRE_OK ||
 	    frame.type != WIRE_TELEMETRY)
-		return "bad_frame";
+		return info.no_memory ? no_memory : "bad_frame";
 	if (span_order(frame.telemetry.agent_id, x->o.agent_id) != 0)
 		return "agent_mismatch";
 	x->seq = !frame.telemetry.seq.set	     ? -1
@@ -338,18 +338,19 @@ static void frames_put_group(struct frames *f, const struct frame_group *g)
 	columns_text(c, M_SEEN, group_samples(f, g));
 }
 
-static int frames_add_group(struct frames *f, size_t from, size_t to)
+static void frames_add_group(struct frames *f, size_t from, size_t to)
 {
 	if (f->groups == f->group_cap) {
 		size_t cap = f->group_cap ? f->group_cap * 2 : 256;
 		struct frame_group *larger = realloc(f->group, cap * sizeof *larger);
-		if (!larger)
-			return -ENOMEM;
+		if (!larger) {
+			f->arena.err = -ENOMEM;
+			return;
+		}
 		f->group = larger;
 		f->group_cap = cap;
 	}
 	f->group[f->groups++] = (struct frame_group){.from = from, .to = to};
-	return 0;
 }
 
 /* Drops equal samples of one minute: the same frame twice in one batch. */
@@ -364,12 +365,20 @@ static void frames_drop_repeats(struct frames *f)
 	f->n = kept;
 }
 
-static int frames_fold(struct frames *f)
+static void frames_put_pending_groups(struct frames *f)
+{
+	columns_clear(&f->metrics);
+	for (size_t i = 0; i < f->groups; i++)
+		if (!f->group[i].applied)
+			frames_put_group(f, &f->group[i]);
+}
+
+bool frames_fold(struct frames *f)
 {
 	struct frame_row *row = f->row;
 
 	if (f->folded || !f->n || !row)
-		return 0;
+		return false;
 	qsort(row, f->n, sizeof *row, by_order);
 	frames_drop_repeats(f);
 	const struct frame_row *newest = NULL;
@@ -380,8 +389,8 @@ static int frames_fold(struct frames *f)
 		if (!newest || row_is_newer(x, newest))
 			newest = x;
 		if (agent_ends || next->bucket_ms != x->bucket_ms) {
-			if (x->bucket_ms >= 0 && frames_add_group(f, from, i + 1) < 0)
-				return -ENOMEM;
+			if (x->bucket_ms >= 0)
+				frames_add_group(f, from, i + 1);
 			from = i + 1;
 		}
 		if (agent_ends) {
@@ -389,19 +398,12 @@ static int frames_fold(struct frames *f)
 			newest = NULL;
 		}
 	}
-	f->folded = true;
-	return 0;
+	frames_put_pending_groups(f);
+	f->folded = f->put = true;
+	return true;
 }
 
 /* ---- writing ---- */
-
-static void frames_put_pending_groups(struct frames *f)
-{
-	columns_clear(&f->metrics);
-	for (size_t i = 0; i < f->groups; i++)
-		if (!f->group[i].applied)
-			frames_put_group(f, &f->group[i]);
-}
 
 static bool group_is(const struct frames *f, const struct frame_group *g,
 		     const struct pg_rows *rows, size_t i)
@@ -483,6 +485,11 @@ static struct frame_group *frames_find_group(struct frames *f, const struct pg_r
 	return NULL;
 }
 
+static enum pg_verdict frames_upsert_metrics(struct frames *f, struct pg *p, struct pg_rows **ret)
+{
+	return f->arena.err ? pg_no_memory(p) : columns_exec(&f->metrics, p, &upsert_metrics, ret);
+}
+
 /* Some minutes share samples with their rows: read what those have, add the rest. */
 static enum pg_verdict frames_add_unseen(struct frames *f, struct pg *p)
 {
@@ -498,14 +505,14 @@ static enum pg_verdict frames_add_unseen(struct frames *f, struct pg *p)
 	for (size_t i = 0, at = 0; v == PG_OK && rows && i < pg_rows_len(rows); i++) {
 		struct frame_group *g = frames_find_group(f, rows, i, &at);
 		if (g && group_drop_seen(f, g, pg_rows_text(rows, i, 2)) < 0)
-			v = PG_PAUSE;
+			v = pg_no_memory(p);
 	}
 	pg_rows_free(rows);
 	if (v != PG_OK)
 		return v;
 	rows = NULL;
 	frames_put_pending_groups(f);
-	v = columns_exec(&f->metrics, p, &upsert_metrics, &rows);
+	v = frames_upsert_metrics(f, p, &rows);
 	if (v == PG_OK && rows)
 		frames_mark_applied(f, rows);
 	pg_rows_free(rows);
@@ -516,8 +523,10 @@ static enum pg_verdict frames_write_metrics(struct frames *f, struct pg *p)
 {
 	struct pg_rows *rows = NULL;
 
-	frames_put_pending_groups(f);
-	enum pg_verdict v = columns_exec(&f->metrics, p, &upsert_metrics, &rows);
+	if (!f->put)
+		frames_put_pending_groups(f);
+	f->put = false;
+	enum pg_verdict v = frames_upsert_metrics(f, p, &rows);
 	if (v == PG_OK && rows) {
 		bool all = pg_rows_len(rows) == f->metrics.rows;
 		frames_mark_applied(f, rows);
@@ -543,8 +552,9 @@ static enum pg_verdict frames_write_status(struct frames *f, struct pg *p)
 
 enum pg_verdict frames_flush(struct frames *f, struct pg *p)
 {
-	if (frames_fold(f) < 0)
-		return PG_PAUSE;
+	(void)frames_fold(f);
+	if (f->arena.err)
+		return pg_no_memory(p);
 	/* A transaction that is tried again starts from what was staged: groups that an earlier try
 	 * had shortened were shortened by rows it saw committed, which still hold. */
 	for (size_t i = 0; i < f->groups; i++)

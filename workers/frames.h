@@ -33,6 +33,7 @@ struct frames {
 	struct frame_group *group;
 	size_t groups, group_cap;
 	bool folded;
+	bool put; /* metrics has all groups, as they were folded */
 	int64_t late_ms;
 	struct arena arena;
 	struct wire_decoder *decoder;
@@ -47,4 +48,6 @@ void frames_fini(struct frames *f);
 void frames_clear(struct frames *f);
 /* NULL, or the reason of a dead letter. *ret_origin: who sent it. */
 const char *frames_stage(struct frames *f, const struct stream_entry *e, struct origin *ret_origin);
+/* Makes the rows of what was staged. True: did so; flush does it otherwise. */
+bool frames_fold(struct frames *f);
 enum pg_verdict frames_flush(struct frames *f, struct pg *p) MUST_CHECK;

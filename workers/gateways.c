@@ -170,6 +170,7 @@ void gateways_fini(struct gateways *g)
 void gateways_clear(struct gateways *g)
 {
 	g->n = 0;
+	g->sessions = false;
 	arena_clear(&g->arena);
 	columns_clear(&g->gateway);
 	columns_clear(&g->session);
@@ -192,6 +193,7 @@ static struct fact *gateways_fact(struct gateways *g, enum fact_kind kind, const
 	}
 	struct fact *f = &g->fact[g->n];
 	*f = (struct fact){.kind = kind, .order = g->n, .o = *o};
+	g->sessions |= kind == FACT_CONNECTED || kind == FACT_DISCONNECTED;
 	g->n++;
 	return f;
 }
@@ -200,7 +202,7 @@ const char *gateways_stage_hello(struct gateways *g, const struct stream_entry *
 {
 	struct origin o;
 	struct wire_frame f;
-	struct wire_refusal_info info;
+	struct wire_refusal_info info = {0};
 	const char *bad = origin_parse(e, &o);
 
 	if (bad)
@@ -208,19 +210,19 @@ const char *gateways_stage_hello(struct gateways *g, const struct stream_entry *
 	if (!o.frame.p ||
 	    wire_decode(g->decoder, WIRE_FROM_AGENT, o.frame.p, o.frame.n, &f, &info) != WIRE_OK ||
 	    f.type != WIRE_HELLO)
-		return "bad_frame";
+		return info.no_memory ? no_memory : "bad_frame";
 	if (span_order(f.hello.agent_id, o.agent_id) != 0)
 		return "agent_mismatch";
 	struct fact *x = gateways_fact(g, FACT_HELLO, &o);
 	if (!x)
-		return "no_memory";
+		return no_memory;
 	x->version = arena_copy(&g->arena, f.hello.version);
 	x->hostname = arena_copy(&g->arena, f.hello.hostname);
 	x->site = arena_copy(&g->arena, f.hello.site);
 	x->labels = f.hello.labels;
 	x->capabilities = f.hello.capabilities;
 	x->verbs = f.hello.supported_verbs;
-	return g->arena.err ? "no_memory" : NULL;
+	return g->arena.err ? no_memory : NULL;
 }
 
 static const struct {
@@ -248,11 +250,12 @@ const char *gateways_stage_event(struct gateways *g, const struct stream_entry *
 	if (events[i].kind != FACT_AUDIT && !o.conn_id.n)
 		return "bad_field";
 	struct json_fault fault;
-	if (o.frame.n && json_validate(o.frame.p, o.frame.n, WIRE_MAX_DEPTH, &fault) < 0)
-		return "bad_frame";
+	int valid = o.frame.n ? json_validate(o.frame.p, o.frame.n, WIRE_MAX_DEPTH, &fault) : 0;
+	if (valid < 0)
+		return valid == -ENOMEM ? no_memory : "bad_frame";
 	struct fact *x = gateways_fact(g, events[i].kind, &o);
 	if (!x)
-		return "no_memory";
+		return no_memory;
 	x->reason = reason;
 	struct columns *c = &g->event;
 	columns_int(c, E_AT, o.received_ms);
@@ -282,7 +285,7 @@ const char *gateways_stage_seen(struct gateways *g, const struct origin *o)
 			last->o.received_ms = o->received_ms;
 		return NULL;
 	}
-	return gateways_fact(g, FACT_SEEN, o) ? NULL : "no_memory";
+	return gateways_fact(g, FACT_SEEN, o) ? NULL : no_memory;
 }
 
 /* ---- folding ---- */
@@ -379,17 +382,8 @@ static void gateways_fold_session(struct gateways *g, const struct fact *from,
 	columns_text(c, S_REASON, off ? off->reason : (struct span){0});
 }
 
-static void gateways_fold(struct gateways *g)
+static void gateways_fold_sessions(struct gateways *g)
 {
-	if (!g->n)
-		return;
-	qsort(g->fact, g->n, sizeof *g->fact, by_agent);
-	for (size_t i = 0, j; i < g->n; i = j) {
-		for (j = i + 1;
-		     j < g->n && span_order(g->fact[j].o.agent_id, g->fact[i].o.agent_id) == 0;)
-			j++;
-		gateways_fold_agent(g, g->fact + i, g->fact + j);
-	}
 	qsort(g->fact, g->n, sizeof *g->fact, by_conn);
 	for (size_t i = 0, j; i < g->n; i = j) {
 		for (j = i + 1;
@@ -398,7 +392,23 @@ static void gateways_fold(struct gateways *g)
 		if (g->fact[i].o.conn_id.n)
 			gateways_fold_session(g, g->fact + i, g->fact + j);
 	}
+}
+
+bool gateways_fold(struct gateways *g)
+{
+	if (!g->n)
+		return false;
+	qsort(g->fact, g->n, sizeof *g->fact, by_agent);
+	for (size_t i = 0, j; i < g->n; i = j) {
+		for (j = i + 1;
+		     j < g->n && span_order(g->fact[j].o.agent_id, g->fact[i].o.agent_id) == 0;)
+			j++;
+		gateways_fold_agent(g, g->fact + i, g->fact + j);
+	}
+	if (g->sessions)
+		gateways_fold_sessions(g);
 	g->n = 0; /* folded once, however often the transaction is tried */
+	return true;
 }
 
 /* ---- writing ---- */

@@ -20,6 +20,7 @@ struct fact;
 struct gateways {
 	struct fact *fact;
 	size_t n, cap;
+	bool sessions; /* one of them begins or ends a connection */
 	struct arena arena;
 	struct wire_decoder *decoder;
 	struct columns gateway, session, superseded, event;
@@ -35,4 +36,6 @@ const char *gateways_stage_hello(struct gateways *g, const struct stream_entry *
 const char *gateways_stage_event(struct gateways *g, const struct stream_entry *e);
 /* A frame was received: the gateway lives. o must live until clear. */
 const char *gateways_stage_seen(struct gateways *g, const struct origin *o);
+/* Makes the rows of what was staged. True: did so; flush does it otherwise. */
+bool gateways_fold(struct gateways *g);
 enum pg_verdict gateways_flush(struct gateways *g, struct pg *p) MUST_CHECK;

@@ -1,4 +1,4 @@
-#include "intake.h"
+#include "intake_private.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -13,35 +13,9 @@ enum {
 	TIMEOUT_MS = 5000,
 	CLAIM_EVERY_MS = 1000,
 	CLAIM_IDLE_MS = 3000, /* with the line above: a dead worker's entries within 4 s */
-	KEEP_EVERY_MS = 1000,
 	COUNT_FIRST = 64,
 	BYTES_GOAL = 4 << 20, /* one batch; COUNT follows what entries weigh */
-	REPLY_MAX = 24 << 20, /* of more than one entry: light ones may be followed by heavy ones */
-};
-
-struct intake {
-	struct intake_config c;
-	char *name[INTAKE_STREAMS_MAX], *group, *consumer, *url;
-	size_t streams;
-	struct redis_sync *reader[2]; /* the batch's entries live in reader[at]'s last reply */
-	unsigned at;
-	bool ahead; /* the other reader was asked for the next batch and has not been read */
-	struct redis_sync *control;
-	bool ready;			      /* groups exist */
-	bool fresh;			      /* the batch is of new entries */
-	bool own_pending[INTAKE_STREAMS_MAX]; /* more of our own is still to be read, behind
-						 own_from */
-	char own_from[INTAKE_STREAMS_MAX][48];
-	char claim_cursor_text[INTAKE_STREAMS_MAX][48];
-	int64_t claim_at_ms;
-	unsigned claim_next;
-	int64_t kept_at_ms;
-	size_t count, ceiling; /* entries of a read; ceiling: what the database bears */
-	struct intake_entry *item;
-	size_t n, cap, bytes;
-	uint64_t lost[INTAKE_STREAMS_MAX];
-	uint64_t generation;
-	char error[240];
+	REPLY_MAX = 24 << 20, /* light entries may be followed by heavy ones; and the largest one */
 };
 
 /* ---- making and ending ---- */
@@ -95,7 +69,8 @@ void intake_free(struct intake *in)
 		free(in->name[i]);
 	free(in->group);
 	free(in->consumer);
-	free(in->item);
+	entries_fini(&in->now);
+	entries_fini(&in->next);
 	free(in);
 }
 
@@ -146,18 +121,20 @@ uint64_t intake_take_lost(struct intake *in, unsigned stream)
 
 /* ---- failures ---- */
 
-static int intake_fail(struct intake *in, struct redis_sync *r, int error)
+int intake_fail(struct intake *in, struct redis_sync *r, int error)
 {
 	snprintf(in->error, sizeof in->error, "%s", redis_sync_error(r));
 	in->ready = false;
 	/* What was delivered is read again as our own pending entries, one by one at first. */
-	if (error == -EMSGSIZE)
+	if (error == -EMSGSIZE) {
+		in->careful = in->count == 1 ? in->streams : 0;
 		in->count = 1;
+	}
 	return error ? error : -EIO;
 }
 
 /* An error reply: NOGROUP makes the groups anew, anything else is told and tried again. */
-static int intake_refused(struct intake *in, const struct redis_reply *reply)
+int intake_refused(struct intake *in, const struct redis_reply *reply)
 {
 	struct span text = redis_str(reply);
 
@@ -207,49 +184,6 @@ static int intake_prepare(struct intake *in)
 
 /* ---- taking entries out of replies ---- */
 
-static size_t entry_bytes(const struct stream_entry *e)
-{
-	size_t bytes = e->id.n;
-
-	for (size_t i = 0; i < redis_len(e->fields); i++)
-		bytes += redis_str(redis_at(e->fields, i)).n;
-	return bytes;
-}
-
-static int intake_push(struct intake *in, unsigned stream, const struct stream_entry *e)
-{
-	if (in->n == in->cap) {
-		size_t cap = in->cap ? in->cap * 2 : 256;
-		struct intake_entry *larger = realloc(in->item, cap * sizeof *larger);
-		if (!larger)
-			return -ENOMEM;
-		in->item = larger;
-		in->cap = cap;
-	}
-	in->item[in->n++] = (struct intake_entry){.stream = stream, .e = *e};
-	return 0;
-}
-
-/* An entry without a body was trimmed or deleted while pending. It is acknowledged with the batch
- * and counted: that is data nobody stored. */
-static int intake_take_entries(struct intake *in, unsigned stream,
-			       const struct redis_reply *entries)
-{
-	for (size_t i = 0; i < redis_len(entries); i++) {
-		struct stream_entry e;
-		if (stream_entry_parse(redis_at(entries, i), &e) < 0)
-			return -EBADMSG;
-		if (!e.fields)
-			in->lost[stream]++;
-		else
-			in->bytes += entry_bytes(&e);
-		int r = intake_push(in, stream, &e);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
 static int intake_stream_index(const struct intake *in, struct span name)
 {
 	for (size_t i = 0; i < in->streams; i++)
@@ -258,7 +192,9 @@ static int intake_stream_index(const struct intake *in, struct span name)
 	return -EBADMSG;
 }
 
-static int intake_take_streams(struct intake *in, const struct redis_reply *reply, bool *seen)
+/* ret_seen[i]: stream i gave entries. */
+static int intake_take_streams(struct intake *in, struct entries *l,
+			       const struct redis_reply *reply, bool *ret_seen)
 {
 	for (size_t i = 0; i < redis_len(reply); i++) {
 		const struct redis_reply *pair = redis_at(reply, i);
@@ -266,10 +202,10 @@ static int intake_take_streams(struct intake *in, const struct redis_reply *repl
 		if (at < 0)
 			return at;
 		const struct redis_reply *entries = redis_at(pair, 1);
-		int r = intake_take_entries(in, (unsigned)at, entries);
+		int r = entries_take(l, (unsigned)at, entries, &in->lost[at]);
 		if (r < 0)
 			return r;
-		seen[at] = redis_len(entries) > 0;
+		ret_seen[at] = redis_len(entries) > 0;
 	}
 	return 0;
 }
@@ -280,7 +216,7 @@ static int intake_take_streams(struct intake *in, const struct redis_reply *repl
  * once, up fourfold at most and only while reads come back full. */
 static void intake_adapt(struct intake *in, bool full)
 {
-	size_t fit = BYTES_GOAL / (in->bytes / in->n + 1) + 1;
+	size_t fit = BYTES_GOAL / (in->now.bytes / in->now.n + 1) + 1;
 
 	if (full && in->ceiling < in->c.batch_max)
 		in->ceiling += in->ceiling / 32 + 1;
@@ -334,18 +270,56 @@ static void intake_ask_ahead(struct intake *in)
 	redis_sync_set_timeout(r, TIMEOUT_MS);
 	redis_sync_set_reply_max(r, REPLY_MAX);
 	/* A failure shows when it is asked again. */
-	in->ahead = redis_sync_send(r, c.n, c.argv) == 0;
+	in->ahead = redis_sync_send(r, c.n, c.argv) == 0 ? AHEAD_ASKED : AHEAD_NONE;
+}
+
+/* What it comes to is kept for the read that would have asked. */
+static void intake_answered_ahead(struct intake *in, int error)
+{
+	bool seen[INTAKE_STREAMS_MAX] = {0};
+
+	in->ahead = AHEAD_ANSWERED;
+	in->ahead_error = error;
+	if (error < 0)
+		in->ahead_reply = NULL;
+	entries_clear(&in->next, 0);
+	if (redis_type(in->ahead_reply) == REDIS_ARR &&
+	    intake_take_streams(in, &in->next, in->ahead_reply, seen) == 0)
+		in->next.serial = ++in->serial;
+}
+
+int intake_look_ahead(struct intake *in, struct intake_batch *ret, int *ret_fd)
+{
+	if (in->ahead == AHEAD_ASKED) {
+		struct redis_sync *r = in->reader[!in->at];
+		int got = redis_sync_take(r, &in->ahead_reply);
+		if (got == -EAGAIN)
+			*ret_fd = redis_sync_fd(r);
+		if (got == 0 || got == -EAGAIN)
+			return got;
+		intake_answered_ahead(in, got < 0 ? got : 0);
+	}
+	if (in->ahead != AHEAD_ANSWERED || !in->next.serial)
+		return -ENOENT;
+	*ret = (struct intake_batch){.item = in->next.item,
+				     .n = in->next.n,
+				     .bytes = in->next.bytes,
+				     .serial = in->next.serial};
+	return 1;
 }
 
 /* An answer nobody will read must not be taken for the next one. */
 static int intake_drop_ahead(struct intake *in)
 {
-	if (!in->ahead)
+	if (in->ahead == AHEAD_NONE)
 		return 0;
+	entries_clear(&in->next, 0);
 	redis_sync_free(in->reader[!in->at]);
 	in->reader[!in->at] = NULL;
 	int r = redis_sync_new(in->url, TIMEOUT_MS, &in->reader[!in->at]);
-	in->ahead = r < 0; /* tried again before anything is read */
+	in->ahead_reply = NULL;
+	in->ahead_error = r;
+	in->ahead = r < 0 ? AHEAD_ANSWERED : AHEAD_NONE; /* tried again before anything is read */
 	return r;
 }
 
@@ -354,14 +328,20 @@ static const struct redis_reply *intake_ask(struct intake *in, bool own, int64_t
 {
 	struct read_command c;
 
-	if (!own && in->ahead) {
+	if (!own && in->ahead != AHEAD_NONE) {
+		if (in->ahead == AHEAD_ASKED) {
+			int error;
+			in->ahead_reply = redis_sync_receive(in->reader[!in->at], &error);
+			intake_answered_ahead(in, error);
+		}
 		in->at = !in->at;
-		in->ahead = false;
-		return redis_sync_receive(in->reader[in->at], ret_error);
+		in->ahead = AHEAD_NONE;
+		*ret_error = in->ahead_error;
+		return in->ahead_reply;
 	}
 	intake_read_command(in, own, own ? 0 : block_ms > 0 ? block_ms : 1, &c);
 	redis_sync_set_timeout(in->reader[in->at], TIMEOUT_MS + block_ms);
-	redis_sync_set_reply_max(in->reader[in->at], in->count > 1 ? REPLY_MAX : 0);
+	redis_sync_set_reply_max(in->reader[in->at], REPLY_MAX);
 	return redis_sync_cmd(in->reader[in->at], ret_error, c.n, c.argv);
 }
 
@@ -375,17 +355,85 @@ static int intake_read_group(struct intake *in, bool own, int64_t block_ms)
 		return intake_fail(in, in->reader[in->at], error);
 	if (redis_type(reply) == REDIS_ERR)
 		return intake_refused(in, reply);
-	int r = intake_take_streams(in, reply, seen);
+	int r = 0;
+	if (in->next.serial && !own) {
+		struct entries used = in->now;
+		in->now = in->next;
+		in->next = used;
+		entries_clear(&in->next, 0);
+	} else {
+		r = intake_take_streams(in, &in->now, reply, seen);
+	}
 	if (r < 0)
 		return r;
 	for (size_t i = 0; own && i < in->streams; i++)
 		in->own_pending[i] = seen[i];
-	for (size_t i = 0; own && i < in->n; i++) {
-		char *from = in->own_from[in->item[i].stream];
-		if (span_copy(in->item[i].e.id, from, sizeof in->own_from[0]) < 0)
+	for (size_t i = 0; own && i < in->now.n; i++) {
+		char *from = in->own_from[in->now.item[i].stream];
+		if (span_copy(in->now.item[i].e.id, from, sizeof in->own_from[0]) < 0)
 			return -EBADMSG;
 	}
 	in->fresh = !own;
+	return 0;
+}
+
+/* The entry of ours behind own_from is larger than one answer may be: of it only the id is taken.
+ */
+static int intake_take_large(struct intake *in, unsigned i)
+{
+	char from[sizeof in->own_from[0] + 1];
+	int error;
+
+	snprintf(from, sizeof from, "(%s", in->own_from[i]);
+	const struct span argv[] = {
+	    SPAN("XPENDING"), span_of(in->name[i]), span_of(in->group), span_of(from), SPAN("+"),
+	    SPAN("1"),	      span_of(in->consumer)};
+	const struct redis_reply *reply =
+	    redis_sync_cmd(in->control, &error, ARRAY_LEN(argv), argv);
+	if (!reply)
+		return intake_fail(in, in->control, error);
+	if (redis_type(reply) == REDIS_ERR)
+		return intake_refused(in, reply);
+	struct span id = redis_str(redis_at(redis_at(reply, 0), 0));
+	if (!id.n) /* gone meanwhile */
+		return 0;
+	if (span_copy(id, in->own_from[i], sizeof in->own_from[i]) < 0)
+		return -EBADMSG;
+	return entries_take_large(&in->now, i, span_of(in->own_from[i]));
+}
+
+static int intake_read_careful(struct intake *in)
+{
+	while (in->careful) {
+		unsigned i = (unsigned)(in->streams - in->careful--);
+		const struct span argv[] = {
+		    SPAN("XREADGROUP"),	   SPAN("GROUP"),	 span_of(in->group),
+		    span_of(in->consumer), SPAN("COUNT"),	 SPAN("1"),
+		    SPAN("STREAMS"),	   span_of(in->name[i]), span_of(in->own_from[i])};
+		bool seen[INTAKE_STREAMS_MAX] = {0};
+		int error;
+		if (!in->own_pending[i])
+			continue;
+		redis_sync_set_timeout(in->reader[in->at], TIMEOUT_MS);
+		redis_sync_set_reply_max(in->reader[in->at], REPLY_MAX);
+		const struct redis_reply *reply =
+		    redis_sync_cmd(in->reader[in->at], &error, ARRAY_LEN(argv), argv);
+		if (!reply && error == -EMSGSIZE)
+			return intake_take_large(in, i);
+		if (!reply)
+			return intake_fail(in, in->reader[in->at], error);
+		if (redis_type(reply) == REDIS_ERR)
+			return intake_refused(in, reply);
+		int r = intake_take_streams(in, &in->now, reply, seen);
+		if (r < 0)
+			return r;
+		in->own_pending[i] = seen[i];
+		if (in->now.n)
+			return span_copy(in->now.item[0].e.id, in->own_from[i],
+					 sizeof in->own_from[i]) < 0
+				   ? -EBADMSG
+				   : 0;
+	}
 	return 0;
 }
 
@@ -409,7 +457,7 @@ static int intake_claim(struct intake *in, unsigned i)
 				    span_of(idle),	span_of(in->claim_cursor_text[i]),
 				    SPAN("COUNT"),	span_of(count)};
 	redis_sync_set_timeout(in->reader[in->at], 0);
-	redis_sync_set_reply_max(in->reader[in->at], in->count > 1 ? REPLY_MAX : 0);
+	redis_sync_set_reply_max(in->reader[in->at], REPLY_MAX);
 	const struct redis_reply *reply =
 	    redis_sync_cmd(in->reader[in->at], &error, ARRAY_LEN(argv), argv);
 	if (!reply)
@@ -421,7 +469,7 @@ static int intake_claim(struct intake *in, unsigned i)
 		return -EBADMSG;
 	/* Redis drops deleted ones from the pending list itself and names them third. */
 	in->lost[i] += redis_len(redis_at(reply, 2));
-	return intake_take_entries(in, i, redis_at(reply, 1));
+	return entries_take(&in->now, i, redis_at(reply, 1), &in->lost[i]);
 }
 
 /* One stream a call, until one gives entries or all were asked; the cursor walks on in the next
@@ -431,7 +479,7 @@ static int intake_claim_round(struct intake *in)
 	while (in->claim_next < in->streams) {
 		unsigned i = in->claim_next++;
 		int r = intake_claim(in, i);
-		if (r < 0 || in->n)
+		if (r < 0 || in->now.n)
 			return r;
 	}
 	in->claim_next = 0;
@@ -443,11 +491,13 @@ static int intake_fill(struct intake *in, int64_t block_ms)
 {
 	int r = in->ready ? 0 : intake_prepare(in);
 
-	if (r == 0 && intake_has_own_pending(in))
+	if (r == 0 && in->careful)
+		r = intake_read_careful(in);
+	if (r == 0 && in->now.n == 0 && intake_has_own_pending(in))
 		r = intake_read_group(in, true, 0);
-	if (r == 0 && in->n == 0 && clock_boot_ms() >= in->claim_at_ms)
+	if (r == 0 && in->now.n == 0 && clock_boot_ms() >= in->claim_at_ms)
 		r = intake_claim_round(in);
-	if (r == 0 && in->n == 0)
+	if (r == 0 && in->now.n == 0)
 		r = intake_read_group(in, false, block_ms);
 	return r;
 }
@@ -459,10 +509,10 @@ static int intake_join(struct intake *in, bool *ret_joined)
 {
 	bool first = false;
 
-	for (size_t i = 0; i < in->n; i++)
-		first = first || in->item[i].stream == 0;
-	if (!in->c.join_ms || !in->fresh || !first || in->n >= JOIN_BELOW || in->n >= in->count ||
-	    in->count < in->c.batch_max || in->ahead)
+	for (size_t i = 0; i < in->now.n; i++)
+		first = first || in->now.item[i].stream == 0;
+	if (!in->c.join_ms || !in->fresh || !first || in->now.n >= JOIN_BELOW ||
+	    in->now.n >= in->count || in->count < in->c.batch_max || in->ahead != AHEAD_NONE)
 		return 0; /* nothing, enough, or as much as may be: more was too much (intake_limit)
 			   */
 	*ret_joined = true;
@@ -473,115 +523,34 @@ static int intake_join(struct intake *in, bool *ret_joined)
 
 int intake_read(struct intake *in, int64_t block_ms, struct intake_batch *ret)
 {
-	in->n = 0;
-	in->bytes = 0;
+	entries_clear(&in->now, ++in->serial);
 	in->fresh = false;
 	bool joined = false;
 	int r = intake_fill(in, block_ms);
 	if (r == 0)
 		r = intake_join(in, &joined);
-	if (r == -EMSGSIZE) {
-		in->n = 0;
+	/* Too much at once, then by COUNT 1 of each stream, then by one stream. */
+	for (int less = 0; r == -EMSGSIZE && less < 2; less++) {
+		entries_clear(&in->now, ++in->serial);
 		r = intake_fill(in, block_ms);
 	}
 	if (r < 0) {
-		in->n = 0;
+		entries_clear(&in->now, 0);
 		if (r == -EBADMSG)
 			snprintf(in->error, sizeof in->error, "not the answer of a stream command");
 		return r;
 	}
 	/* Asking ahead needs a reader whose reply is not in use. */
-	bool full = in->n >= in->count && !joined;
-	*ret =
-	    (struct intake_batch){.item = in->item, .n = in->n, .bytes = in->bytes, .full = full};
-	if (in->n)
+	bool full = in->now.n >= in->count && !joined;
+	*ret = (struct intake_batch){.item = in->now.item,
+				     .n = in->now.n,
+				     .bytes = in->now.bytes,
+				     .serial = in->now.serial,
+				     .full = full};
+	if (in->now.n)
 		intake_adapt(in, full);
-	if (full && in->fresh && !in->ahead)
+	if (full && in->fresh && in->ahead == AHEAD_NONE)
 		intake_ask_ahead(in);
 	in->kept_at_ms = clock_boot_ms();
 	return 0;
-}
-
-/* ---- afterwards ---- */
-
-/* Runs `words… id id id` for the entries of each stream, 500 ids a command. */
-static int intake_for_ids(struct intake *in, const struct intake_batch *b, bool ack)
-{
-	enum { IDS = 500, WORDS = 6 };
-	struct span argv[WORDS + IDS + 1];
-	int error;
-
-	for (unsigned s = 0; s < in->streams; s++) {
-		size_t i = 0;
-		while (i < b->n) {
-			size_t n = 0, first;
-			argv[n++] = ack ? SPAN("XACK") : SPAN("XCLAIM");
-			argv[n++] = span_of(in->name[s]);
-			argv[n++] = span_of(in->group);
-			if (!ack) {
-				argv[n++] = span_of(in->consumer);
-				argv[n++] = SPAN("0");
-			}
-			first = n;
-			for (; i < b->n && n < first + IDS; i++)
-				if (b->item[i].stream == s)
-					argv[n++] = b->item[i].e.id;
-			if (n == first)
-				break;
-			if (!ack)
-				argv[n++] = SPAN("JUSTID");
-			const struct redis_reply *reply =
-			    redis_sync_cmd(in->control, &error, n, argv);
-			if (!reply)
-				return intake_fail(in, in->control, error);
-			if (redis_type(reply) == REDIS_ERR)
-				return intake_refused(in, reply);
-		}
-	}
-	return 0;
-}
-
-int intake_ack(struct intake *in, const struct intake_batch *b)
-{
-	return intake_for_ids(in, b, true);
-}
-
-int intake_keep_alive(struct intake *in, const struct intake_batch *b)
-{
-	int64_t now_ms = clock_boot_ms();
-
-	if (now_ms - in->kept_at_ms < KEEP_EVERY_MS)
-		return 0;
-	in->kept_at_ms = now_ms;
-	int r = intake_for_ids(in, b, false);
-	return r < 0 ? r : 1;
-}
-
-void intake_forget_idle_consumers(struct intake *in, int64_t idle_ms)
-{
-	/* One script, because a consumer may take entries between the look and the removal, and
-	 * removing it would drop them. */
-	static const char script[] =
-	    "local gone = 0\n"
-	    "for _, c in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do\n"
-	    "  local f = {}\n"
-	    "  for i = 1, #c, 2 do f[c[i]] = c[i + 1] end\n"
-	    "  if f['pending'] == 0 and f['idle'] > tonumber(ARGV[3]) and f['name'] ~= ARGV[2] "
-	    "then\n"
-	    "    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], f['name'])\n"
-	    "    gone = gone + 1\n"
-	    "  end\n"
-	    "end\n"
-	    "return gone";
-	char idle[24];
-	int error;
-
-	snprintf(idle, sizeof idle, "%lld", (long long)idle_ms);
-	for (unsigned i = 0; i < in->streams; i++) {
-		const struct span argv[] = {
-		    SPAN("EVAL"),	span_of(script),       SPAN("1"),    span_of(in->name[i]),
-		    span_of(in->group), span_of(in->consumer), span_of(idle)};
-		if (!redis_sync_cmd(in->control, &error, ARRAY_LEN(argv), argv))
-			return;
-	}
 }

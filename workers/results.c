@@ -2,6 +2,7 @@
  * Results: entries of viw.command_results become rows of agent_command_results, or late evidence.
  * The part of commands.c that knows what a RESULT says; state and order are there.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -97,7 +98,10 @@ static struct span mask_output(struct commands *c, const struct secret_set *set,
 	if (!text.p)
 		return text;
 	buf_clear(&c->scratch);
-	if (redact_text(set, text.p, text.n, &c->scratch) < 0)
+	int r = redact_text(set, text.p, text.n, &c->scratch);
+	if (r == -ENOMEM)
+		c->result.err = r;
+	if (r < 0)
 		return SPAN("***");
 	return commands_scratch(c);
 }
@@ -161,7 +165,7 @@ const char *commands_stage_result(struct commands *c, const struct stream_entry 
 	struct span frame = stream_field(e, "frame");
 	bool by_bridge = span_eq(stream_field(e, "source"), "bridge");
 	struct wire_frame w;
-	struct wire_refusal_info info;
+	struct wire_refusal_info info = {0};
 	int64_t entry_ms;
 
 	if (!id.p || !ident_is_correlation_id(id.p, id.n))
@@ -177,13 +181,13 @@ const char *commands_stage_result(struct commands *c, const struct stream_entry 
 	/* A bridge's own word is in `state`; `rejected` comes from nobody else. */
 	const char *status = by_bridge ? terminal_of(stream_field(e, "state")) : NULL;
 	if (!decoded && (frame.n || !status))
-		return "bad_frame";
+		return info.no_memory ? no_memory : "bad_frame";
 	if (decoded && (span_order(w.result.correlation_id, id) != 0 ||
 			span_order(w.result.agent_id, agent) != 0))
 		return "agent_mismatch";
 	struct command_fact *f = commands_fact(c, COMMAND_RESULT, id);
 	if (!f)
-		return "no_memory";
+		return no_memory;
 	f->status = status ? status : terminal_of_result(&w.result);
 	f->never_offered =
 	    by_bridge && (!strcmp(f->status, "expired") || !strcmp(f->status, "cancelled"));

@@ -59,7 +59,7 @@ static const char *stage_refused(struct results_writer *t, const struct stream_e
 		detail = (struct span){0};
 	int r = dead_letters_add_raw(&t->refused, stream, id, reason.n ? reason : SPAN("unknown"),
 				     masked_payload, masked, detail);
-	return r < 0 ? "no_memory" : NULL;
+	return r < 0 ? no_memory : NULL;
 }
 
 static const char *on_stage(void *arg, unsigned stream, const struct stream_entry *e)
@@ -262,7 +262,7 @@ static int results_writer_build(struct results_writer *t)
 	if (r == 0)
 		r = requeue_new(cfg->stream_prefix, cfg->lost_after_s, &t->requeue);
 	if (r == 0)
-		r = worker_new(&wc, &ops, t, &t->worker);
+		r = worker_new(&wc, &ops, t, NULL, &t->worker);
 	if (r == 0)
 		count_states(t);
 	return r;

@@ -12,10 +12,10 @@
 #include "base/log.h"
 #include "base/log_limit.h"
 #include "base/program.h"
-#include "dead_notes.h"
 #include "endpoints.h"
 #include "lag.h"
 #include "outage.h"
+#include "staging.h"
 #include "worker_metrics.h"
 
 enum {
@@ -23,6 +23,7 @@ enum {
 	TIMEOUTS_MAX = 3,
 	SPLIT_MAX = 32, /* halves waiting while a batch is bisected */
 	CHORE_LINES = 6,
+	STAGED_AT_ONCE = 32, /* entries, some 60 us: an answer of PostgreSQL waits as long */
 };
 
 /* Points where tests/chaos may kill the process, by the program's short name. */
@@ -37,16 +38,15 @@ enum {
 struct worker {
 	struct worker_config c;
 	const struct worker_ops *ops;
-	void *arg;
+	struct staging side[2]; /* [at]: of the batch in work; the other: of the next */
+	unsigned at;
 	struct metrics *metrics;
 	struct endpoints *endpoints;
 	struct intake *intake;
 	struct pg *pg;
 	struct lag *lag;
-	struct dead_letters dead;
-	struct dead_notes dead_notes;
 	char dead_reason[32], dead_detail[256]; /* of the row that stands alone */
-	struct log_limit chore_lines;
+	struct log_limit chore_lines, dead_lines;
 	struct backoff pg_backoff, redis_backoff;
 	int signal_fd;
 	bool redis_up, pg_up;
@@ -146,6 +146,19 @@ static void worker_linger(void *arg)
 	lag_measure(w->lag, intake_control(w->intake), w->metrics, clock_boot_ms());
 }
 
+/* While PostgreSQL works on a batch: some of the next one. */
+static bool worker_ahead(void *arg, int *ret_fd)
+{
+	struct worker *w = arg;
+	struct staging *s = &w->side[!w->at];
+	struct intake_batch b;
+
+	if (!w->held)
+		return false;
+	int r = intake_look_ahead(w->intake, &b, ret_fd);
+	return r == 1 ? s->arg && staging_ahead(s, &b, STAGED_AT_ONCE) : r == 0;
+}
+
 /* Sleeps at most ms; a signal ends it at once. */
 static void worker_pause(struct worker *w, int64_t ms)
 {
@@ -180,7 +193,11 @@ static void worker_pg_away(struct worker *w, const char *what, enum pg_verdict v
 static void worker_batch_failed(struct worker *w, enum pg_verdict v)
 {
 	worker_count_retry(w, v);
-	if (v == PG_RECONNECT || v == PG_PAUSE)
+	if (pg_is_no_memory(w->pg)) {
+		if (log_limit_pass(&w->chore_lines, CHORE_LINES) >= 0)
+			LOG_WARN(FIELDS(.event = "no_memory"),
+				 "no memory for a batch; trying a smaller one");
+	} else if (v == PG_RECONNECT || v == PG_PAUSE)
 		worker_pg_away(w, "batch", v);
 	else
 		worker_tell_pg(w, "batch", v, 0);
@@ -208,54 +225,16 @@ static struct intake_batch range_batch(const struct intake_batch *b, struct rang
 	return (struct intake_batch){.item = b->item + r.from, .n = r.to - r.from};
 }
 
-static void worker_dead_letter(struct worker *w, const struct intake_entry *x, const char *reason,
-			       const char *detail)
+static enum pg_verdict worker_transaction(struct worker *w, struct staging *s)
 {
-	struct span value = {0};
-	const char *field = w->ops->mask ? w->ops->mask(w->arg, x->stream, &x->e, &value) : NULL;
-	const char *stream = intake_stream_name(w->intake, x->stream);
-	int r = dead_letters_add_entry(&w->dead, stream, &x->e, reason, detail, field, value);
-
-	if (r == -ENOBUFS) /* over the cap of a payload: the reason alone is kept */
-		r = dead_letters_add_raw(&w->dead, span_of(stream), x->e.id, span_of(reason),
-					 SPAN("(entry too large to keep)"), true, (struct span){0});
-	if (r == 0)
-		r = dead_notes_add(&w->dead_notes, x, reason, detail);
-	if (r < 0) {
-		w->dead.c.err = r; /* nothing of this range is committed, nor acknowledged */
-		LOG_ERROR(
-		    FIELDS(.event = "dead_letter_failed", .stream = stream, .error = strerror(-r)),
-		    "cannot keep a dead letter");
-	}
-}
-
-static void worker_stage(struct worker *w, const struct intake_batch *b, struct range r,
-			 const char *alone_reason)
-{
-	w->ops->clear(w->arg);
-	dead_letters_clear(&w->dead);
-	dead_notes_clear(&w->dead_notes);
-	for (size_t i = r.from; i < r.to; i++) {
-		const struct intake_entry *x = &b->item[i];
-		if (!x->e.fields)
-			continue; /* trimmed before it was stored; counted by intake */
-		const char *reason =
-		    alone_reason ? alone_reason : w->ops->stage(w->arg, x->stream, &x->e);
-		if (reason)
-			worker_dead_letter(w, x, reason, alone_reason ? w->dead_detail : NULL);
-	}
-}
-
-static enum pg_verdict worker_transaction(struct worker *w)
-{
-	enum pg_verdict v = w->ops->prepare ? w->ops->prepare(w->arg, w->pg) : PG_OK;
+	enum pg_verdict v = w->ops->prepare ? w->ops->prepare(s->arg, w->pg) : PG_OK;
 
 	if (v == PG_OK)
 		v = pg_begin(w->pg);
 	if (v == PG_OK)
-		v = w->ops->flush(w->arg, w->pg);
+		v = w->ops->flush(s->arg, w->pg);
 	if (v == PG_OK)
-		v = dead_letters_flush(&w->dead, w->pg);
+		v = dead_letters_flush(&s->dead, w->pg);
 	if (v == PG_OK) {
 		CRASH_POINT("worker.before_commit");
 		v = pg_commit(w->pg);
@@ -266,12 +245,33 @@ static enum pg_verdict worker_transaction(struct worker *w)
 	return v;
 }
 
-/* The same transaction until it commits or proves to hold a bad row. -EINTR: asked to stop. */
-static int worker_write(struct worker *w, struct range r, bool *ret_bad)
+/* False: asked to stop. */
+static bool worker_wait_to_retry(struct worker *w)
 {
+	int64_t until_ms = clock_boot_ms() + backoff_next_ms(&w->pg_backoff);
+
+	do {
+		if (program_should_stop())
+			return false;
+		worker_linger(w);
+		int64_t left = until_ms - clock_boot_ms();
+		worker_pause(w, left < 500 ? (left > 0 ? left : 0) : 500);
+	} while (clock_boot_ms() < until_ms);
+	return true;
+}
+
+/* The same transaction until it commits or proves to hold a bad row; with a reason, of dead letters
+ * for it. -EINTR: asked to stop. */
+static int worker_write(struct worker *w, const struct intake_batch *b, struct range r,
+			const char *reason, bool *ret_bad)
+{
+	struct staging *s = &w->side[w->at];
+	const char *detail = reason ? w->dead_detail : NULL;
+	int staged = staging_range(s, b, r.from, r.to, reason, detail);
+
 	for (int timeouts = 0;;) {
 		uint64_t from_us = clock_boot_us();
-		enum pg_verdict v = worker_transaction(w);
+		enum pg_verdict v = staged < 0 ? pg_no_memory(w->pg) : worker_transaction(w, s);
 		*ret_bad = v == PG_BAD_DATA;
 		if (v == PG_OK) {
 			if (!w->pg_up || w->pg_out.on)
@@ -285,21 +285,20 @@ static int worker_write(struct worker *w, struct range r, bool *ret_bad)
 		if (v == PG_BAD_DATA)
 			return 0;
 		worker_batch_failed(w, v);
-		/* Too much work for one statement's time: halves may pass. */
-		if (strcmp(pg_sqlstate(w->pg), "57014") == 0 && ++timeouts >= TIMEOUTS_MAX &&
-		    r.to - r.from > 1) {
+		/* Too much work for one statement's time, or too much for our memory: halves may
+		 * pass. */
+		bool timed_out = strcmp(pg_sqlstate(w->pg), "57014") == 0;
+		bool too_much = (timed_out && ++timeouts >= TIMEOUTS_MAX) || pg_is_no_memory(w->pg);
+		if (too_much && r.to - r.from > 1) {
 			intake_limit(w->intake, (r.to - r.from) / 2);
 			*ret_bad = true;
 			return 0;
 		}
-		int64_t until_ms = clock_boot_ms() + backoff_next_ms(&w->pg_backoff);
-		do {
-			if (program_should_stop())
-				return -EINTR;
-			worker_linger(w);
-			int64_t left = until_ms - clock_boot_ms();
-			worker_pause(w, left < 500 ? (left > 0 ? left : 0) : 500);
-		} while (clock_boot_ms() < until_ms);
+		bool anew = pg_is_no_memory(w->pg);
+		if (!worker_wait_to_retry(w))
+			return -EINTR;
+		if (anew)
+			staged = staging_range(s, b, r.from, r.to, reason, detail);
 	}
 }
 
@@ -307,10 +306,11 @@ static void worker_committed(struct worker *w, const struct intake_batch *b, str
 {
 	uint64_t stored[INTAKE_STREAMS_MAX] = {0};
 	struct intake_batch done = range_batch(b, r);
+	const struct staging *side = &w->side[w->at];
 
-	bool told = w->ops->committed(w->arg);
-	worker_count_rows(w, "dead_letters", w->dead.c.rows);
-	dead_notes_tell(&w->dead_notes, w->intake, w->metrics);
+	bool told = w->ops->committed(side->arg);
+	worker_count_rows(w, "dead_letters", side->dead.c.rows);
+	dead_notes_tell(&side->dead_notes, w->intake, w->metrics, &w->dead_lines);
 	for (size_t i = 0; i < done.n; i++)
 		stored[done.item[i].stream]++;
 	for (unsigned s = 0; s < intake_streams(w->intake); s++)
@@ -338,8 +338,7 @@ static int worker_process(struct worker *w, const struct intake_batch *b)
 	while (n) {
 		struct range r = todo[--n];
 		bool bad;
-		worker_stage(w, b, r, NULL);
-		int error = worker_write(w, r, &bad);
+		int error = worker_write(w, b, r, NULL, &bad);
 		if (error < 0)
 			return error;
 		if (bad && r.to - r.from > 1) {
@@ -353,8 +352,7 @@ static int worker_process(struct worker *w, const struct intake_batch *b)
 			snprintf(w->dead_reason, sizeof w->dead_reason, "%s%s",
 				 state[0] ? "sqlstate_" : "value_out_of_range", state);
 			snprintf(w->dead_detail, sizeof w->dead_detail, "%s", pg_error(w->pg));
-			worker_stage(w, b, r, w->dead_reason);
-			error = worker_write(w, r, &bad);
+			error = worker_write(w, b, r, w->dead_reason, &bad);
 			if (error < 0)
 				return error;
 			if (bad) {
@@ -426,7 +424,7 @@ static void worker_chores(struct worker *w)
 	}
 	if (!w->pg_up || w->pg_out.on)
 		worker_set_pg(w, true);
-	w->ops->chores(w->arg, w);
+	w->ops->chores(w->side[0].arg, w);
 }
 
 static int worker_turn(struct worker *w)
@@ -435,7 +433,7 @@ static int worker_turn(struct worker *w)
 
 	worker_alive(w);
 	if (program_take_reload() && w->ops->reload)
-		w->ops->reload(w->arg);
+		w->ops->reload(w->side[0].arg);
 	int r = intake_read(w->intake, BLOCK_MS, &b);
 
 	if (r < 0) {
@@ -449,6 +447,8 @@ static int worker_turn(struct worker *w)
 		CRASH_POINT("worker.after_read");
 		uint64_t from_us = clock_boot_us();
 		w->held = &b;
+		if (w->side[!w->at].serial == b.serial)
+			w->at = !w->at;
 		r = worker_process(w, &b);
 		w->held = NULL;
 		if (r < 0)
@@ -501,7 +501,7 @@ int worker_run(struct worker *w)
 
 /* ---- making and ending ---- */
 
-static int worker_build(struct worker *w)
+static int worker_build(struct worker *w, void *arg, void *ahead)
 {
 	struct intake_config ic = {.redis_url = w->c.redis_url,
 				   .group = w->c.group,
@@ -512,13 +512,17 @@ static int worker_build(struct worker *w)
 	memcpy(ic.stream, w->c.stream, sizeof ic.stream);
 	int r = metrics_new(worker_metrics, WORKER_METRICS, &w->metrics);
 	if (r == 0)
-		r = dead_letters_init(&w->dead);
-	if (r == 0)
 		r = intake_new(&ic, &w->intake);
 	if (r == 0)
-		r = pg_new(w->c.database_url, w->c.program, &w->pg);
+		r = staging_init(&w->side[0], w->ops, arg, w->intake);
 	if (r == 0)
+		r = staging_init(&w->side[1], w->ops, ahead, w->intake);
+	if (r == 0)
+		r = pg_new(w->c.database_url, w->c.program, &w->pg);
+	if (r == 0) {
 		pg_set_on_wait(w->pg, worker_linger, w);
+		pg_set_meanwhile(w->pg, worker_ahead, w);
+	}
 	if (r == 0)
 		r = lag_new(w->intake, &w->lag);
 	if (r == 0)
@@ -526,7 +530,7 @@ static int worker_build(struct worker *w)
 	return r;
 }
 
-int worker_new(const struct worker_config *c, const struct worker_ops *ops, void *arg,
+int worker_new(const struct worker_config *c, const struct worker_ops *ops, void *arg, void *ahead,
 	       struct worker **ret)
 {
 	struct worker *w = calloc(1, sizeof *w);
@@ -535,10 +539,9 @@ int worker_new(const struct worker_config *c, const struct worker_ops *ops, void
 		return -ENOMEM;
 	w->c = *c;
 	w->ops = ops;
-	w->arg = arg;
 	backoff_init(&w->pg_backoff, 100, 3000);
 	backoff_init(&w->redis_backoff, 100, 1500);
-	int r = worker_build(w);
+	int r = worker_build(w, arg, ahead);
 	if (r < 0) {
 		worker_free(w);
 		return r;
@@ -555,8 +558,8 @@ void worker_free(struct worker *w)
 	lag_free(w->lag);
 	pg_free(w->pg);
 	intake_free(w->intake);
-	dead_letters_fini(&w->dead);
+	staging_fini(&w->side[0]);
+	staging_fini(&w->side[1]);
 	metrics_free(w->metrics);
-	dead_notes_fini(&w->dead_notes);
 	free(w);
 }

@@ -3,10 +3,11 @@
  *
  *   read a batch → stage every entry → BEGIN, write, COMMIT → XACK → chores when due
  *
+ * While PostgreSQL works, what has come of the next batch is taken and staged, a little at a time.
  * A batch is one transaction. What its failure means is decided by the SQLSTATE: the same again,
  * reconnect and again, wait for an operator, or "one row is at fault", which halves the batch
  * until the row stands alone and goes to dead_letters. Nothing is acknowledged before it is
- * committed, nothing is read while a batch cannot be written.
+ * committed, and no more than the next batch is read while one cannot be written.
  */
 #pragma once
 
@@ -23,12 +24,16 @@ struct worker;
 
 /* What one program makes of its streams. */
 struct worker_ops {
-	/* Prepares an entry's rows. NULL, or why it is a dead letter (a static word). */
+	/* Prepares an entry's rows. NULL, or why it is a dead letter (a static word); no_memory:
+	 * staged anew later. */
 	const char *(*stage)(void *arg, unsigned stream, const struct stream_entry *e);
 	/* Forgets what was staged. */
 	void (*clear)(void *arg);
 	/* Needs outside the transaction (partitions). May be NULL. */
 	enum pg_verdict (*prepare)(void *arg, struct pg *p);
+	/* Something of what can be made of a batch once all of it is staged, a millisecond or so;
+	 * flush does what is left. False: nothing is left. May be NULL. */
+	bool (*fold)(void *arg);
 	/* Writes what was staged, inside the transaction. */
 	enum pg_verdict (*flush)(void *arg, struct pg *p);
 	/* After the commit: counters, and what Redis must know before it is acknowledged. False:
@@ -51,7 +56,11 @@ struct worker_config {
 	int64_t batch_max, batch_wait_ms, consumer_idle_s, join_ms;
 };
 
-int worker_new(const struct worker_config *c, const struct worker_ops *ops, void *arg,
+/* arg: of ops. ahead: another one for stage to mask, by turns with it, so that the next batch is
+ * staged while one is written (stage and clear then come between the statements of flush). NULL:
+ * not.
+ */
+int worker_new(const struct worker_config *c, const struct worker_ops *ops, void *arg, void *ahead,
 	       struct worker **ret) MUST_CHECK;
 /* Until SIGTERM or SIGINT. Returns the exit code. */
 int worker_run(struct worker *w);

@@ -27,6 +27,8 @@ struct pg {
 	int64_t deadline_ms;
 	void (*on_wait)(void *arg);
 	void *on_wait_arg;
+	bool (*meanwhile)(void *arg, int *ret_fd);
+	void *meanwhile_arg;
 	const struct pg_stmt *prepared[STMT_MAX];
 	size_t n_prepared;
 	char sqlstate[6];
@@ -98,6 +100,19 @@ static enum pg_verdict pg_fail_conn(struct pg *p, const char *text)
 	pg_set_error(p, "", text);
 	pg_disconnect(p);
 	return PG_RECONNECT;
+}
+
+static const char no_memory_text[] = "no memory for parameters";
+
+enum pg_verdict pg_no_memory(struct pg *p)
+{
+	pg_set_error(p, "", no_memory_text);
+	return PG_PAUSE;
+}
+
+bool pg_is_no_memory(const struct pg *p)
+{
+	return strcmp(p->error, no_memory_text) == 0;
 }
 
 const char *pg_error(const struct pg *p)
@@ -174,6 +189,12 @@ void pg_set_on_wait(struct pg *p, void (*on_wait)(void *arg), void *arg)
 {
 	p->on_wait = on_wait;
 	p->on_wait_arg = arg;
+}
+
+void pg_set_meanwhile(struct pg *p, bool (*meanwhile)(void *arg, int *ret_fd), void *arg)
+{
+	p->meanwhile = meanwhile;
+	p->meanwhile_arg = arg;
 }
 
 void pg_disconnect(struct pg *p)
@@ -265,16 +286,18 @@ static bool pg_await(struct pg *p, int64_t until_ms)
 		int64_t left = until_ms ? until_ms - monotonic_ms() : -1;
 		if (until_ms && left <= 0)
 			return false;
-		struct pollfd fd = {.fd = PQsocket(p->conn),
-				    .events = (short)(POLLIN | (unsent ? POLLOUT : 0))};
+		struct pollfd fd[] = {
+		    {.fd = PQsocket(p->conn), .events = (short)(POLLIN | (unsent ? POLLOUT : 0))},
+		    {.fd = -1, .events = POLLIN}};
+		bool more = p->meanwhile && p->meanwhile(p->meanwhile_arg, &fd[1].fd);
 		if (p->on_wait && (left < 0 || left > WAIT_MS))
 			left = WAIT_MS;
-		int ready = poll(&fd, 1, (int)left);
+		int ready = poll(fd, ARRAY_LEN(fd), more ? 0 : (int)left);
 		if (ready < 0 && errno != EINTR)
 			return false;
-		if (ready == 0 && p->on_wait)
+		if (ready == 0 && !more && p->on_wait)
 			p->on_wait(p->on_wait_arg);
-		if ((fd.revents & (POLLIN | POLLERR | POLLHUP)) && !PQconsumeInput(p->conn))
+		if ((fd[0].revents & (POLLIN | POLLERR | POLLHUP)) && !PQconsumeInput(p->conn))
 			return false;
 	}
 }

@@ -45,9 +45,17 @@ void pg_set_deadline_ms(struct pg *p, int64_t ms);
 /* Called about once a second while a statement waits for the server, so that a program stays
  * visibly alive; must not use p. NULL: nothing. */
 void pg_set_on_wait(struct pg *p, void (*on_wait)(void *arg), void *arg);
+/* What to do while a statement is on its way or in work: a little a call (well under a
+ * millisecond), without using p. True: there is more. False: wait; also for *ret_fd (-1 before the
+ * call) to turn readable, if that is set. NULL: nothing. */
+void pg_set_meanwhile(struct pg *p, bool (*meanwhile)(void *arg, int *ret_fd), void *arg);
 /* Text of the last failure: SQLSTATE and primary message; no row data, no password. */
 const char *pg_error(const struct pg *p);
 const char *pg_sqlstate(const struct pg *p); /* "" when none */
+/* For callers that run out of memory while they make parameters: takes it as the last failure,
+ * without a word to the server. PG_PAUSE. */
+enum pg_verdict pg_no_memory(struct pg *p);
+bool pg_is_no_memory(const struct pg *p); /* the last failure was that */
 
 /* ---- parameters ---- */
 struct pg_array; /* one binary array column being built, reused between batches */

@@ -106,16 +106,21 @@ void redis_sync_free(struct redis_sync *r);
  * dropped and made anew by the next call). The reply lives until the next call. */
 const struct redis_reply *redis_sync_cmd(struct redis_sync *r, int *ret_error, size_t argc,
 					 const struct span *argv);
-/* The same in two halves, so that the caller works while the server does: every successful send is
- * followed by one receive before any other call. */
+/* The same in two halves, so that the caller works while the server does: as many receives as there
+ * were successful sends, in their order, before any other call. */
 int redis_sync_send(struct redis_sync *r, size_t argc, const struct span *argv) MUST_CHECK;
 const struct redis_reply *redis_sync_receive(struct redis_sync *r, int *ret_error);
+/* A receive in small steps that never waits, 64 KiB at most: 1 and the reply; 0: some of it came,
+ * call again; -EAGAIN: nothing is there, redis_sync_fd turns readable when there is; -errno. */
+int redis_sync_take(struct redis_sync *r, const struct redis_reply **ret) MUST_CHECK;
+int redis_sync_fd(const struct redis_sync *r);
 const struct redis_reply *redis_sync_cmdf(struct redis_sync *r, int *ret_error, const char *fmt,
 					  ...);
 /* Longer wait for one blocking command (XREADGROUP BLOCK). 0: back to the default. */
 void redis_sync_set_timeout(struct redis_sync *r, int64_t timeout_ms);
-/* A longer reply fails with -EMSGSIZE and ends the connection, so that what a peer put into Redis
- * does not decide how much memory is used. 0: no limit. */
+/* A longer reply, or one that takes more than twice as much memory, fails with -EMSGSIZE and ends
+ * the connection, so that what a peer put into Redis does not decide how much is used. 0: no limit.
+ */
 void redis_sync_set_reply_max(struct redis_sync *r, size_t bytes);
 /* Connects also to a server that refuses PING and writes for its full disk (MISCONF): for asking it
  * what is wrong. */

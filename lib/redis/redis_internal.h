@@ -37,6 +37,8 @@ int redis_reader_reset(struct redis_reader *d) MUST_CHECK;
 int redis_reader_feed(struct redis_reader *d, const char *bytes, size_t n) MUST_CHECK;
 /* 1 and a reply that lives until the next call, 0 when more bytes are needed, -EPROTO. */
 int redis_reader_next(struct redis_reader *d, const struct redis_reply **ret) MUST_CHECK;
+/* Memory of the reply that is being read, or was last. */
+size_t redis_reader_held(const struct redis_reader *d);
 
 /* out: 41 bytes, hex. RFC 3174; only names scripts, protects nothing. */
 void redis_sha1_hex(const char *text, size_t n, char *out);

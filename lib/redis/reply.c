@@ -38,6 +38,7 @@ struct chunk {
 struct redis_reader {
 	redisReader *rd;
 	struct chunk *chunks; /* the newest first; the last one is kept between replies */
+	size_t held;	      /* bytes of them */
 };
 
 static void *arena_alloc(struct redis_reader *d, size_t n)
@@ -56,6 +57,7 @@ static void *arena_alloc(struct redis_reader *d, size_t n)
 		c->used = 0;
 		c->cap = cap;
 		d->chunks = c;
+		d->held += cap;
 	}
 	p = (char *)c->bytes + c->used;
 	c->used += n;
@@ -68,6 +70,7 @@ static void arena_reset(struct redis_reader *d)
 		struct chunk *c = d->chunks;
 
 		d->chunks = c->next;
+		d->held -= c->cap;
 		free(c);
 	}
 	if (d->chunks)
@@ -206,6 +209,11 @@ void redis_reader_free(struct redis_reader *d)
 int redis_reader_feed(struct redis_reader *d, const char *bytes, size_t n)
 {
 	return redisReaderFeed(d->rd, bytes, n) == READER_OK ? 0 : -EPROTO;
+}
+
+size_t redis_reader_held(const struct redis_reader *d)
+{
+	return d->held;
 }
 
 int redis_reader_next(struct redis_reader *d, const struct redis_reply **ret)

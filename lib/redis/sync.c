@@ -25,6 +25,7 @@ struct redis_sync {
 	struct buf out;
 	struct redis_reader *reader;
 	size_t reply_max; /* 0: no limit */
+	size_t taken;	  /* bytes of the reply that is being read */
 	bool bears_misconf;
 	char error[200];
 };
@@ -188,35 +189,52 @@ static int write_out(struct redis_sync *r, int64_t deadline)
 	return 0;
 }
 
-static int read_reply(struct redis_sync *r, int64_t deadline, const struct redis_reply **ret)
+/* One read at most, without waiting: 1 a reply, 0 some bytes, -EAGAIN none there. */
+static int read_some(struct redis_sync *r, const struct redis_reply **ret)
 {
 	char bytes[READ_BYTES];
-	size_t taken = 0;
+	int error = redis_reader_next(r->reader, ret);
+	ssize_t n;
 
+	if (error < 0)
+		return fail(r, -EPROTO, "read", "not a Redis answer");
+	if (error > 0) {
+		r->taken = 0;
+		return 1;
+	}
+	/* Many tiny words take ten times their bytes. */
+	if (r->reply_max && redis_reader_held(r->reader) / 2 > r->reply_max)
+		return fail_errno(r, EMSGSIZE, "read");
+	n = recv(r->fd, bytes, sizeof(bytes), 0);
+	if (n > 0) {
+		r->taken += (size_t)n;
+		if (r->reply_max && r->taken > r->reply_max)
+			return fail_errno(r, EMSGSIZE, "read");
+		if (redis_reader_feed(r->reader, bytes, (size_t)n) < 0)
+			return fail_errno(r, ENOMEM, "read");
+		return 0;
+	}
+	if (n == 0)
+		return fail(r, -ENOTCONN, "read", "closed by the server");
+	if (errno == EAGAIN || errno == EWOULDBLOCK)
+		return -EAGAIN;
+	return errno == EINTR ? 0 : fail_errno(r, errno, "read");
+}
+
+static int read_reply(struct redis_sync *r, int64_t deadline, const struct redis_reply **ret)
+{
 	for (;;) {
-		int error = redis_reader_next(r->reader, ret);
-		ssize_t n;
+		int error = read_some(r, ret);
 
-		if (error < 0)
-			return fail(r, -EPROTO, "read", "not a Redis answer");
 		if (error > 0)
 			return 0;
-		n = recv(r->fd, bytes, sizeof(bytes), 0);
-		if (n > 0) {
-			taken += (size_t)n;
-			if (r->reply_max && taken > r->reply_max)
-				return fail_errno(r, EMSGSIZE, "read");
-			if (redis_reader_feed(r->reader, bytes, (size_t)n) < 0)
-				return fail_errno(r, ENOMEM, "read");
-		} else if (n == 0) {
-			return fail(r, -ENOTCONN, "read", "closed by the server");
-		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+		if (error == -EAGAIN) {
 			error = wait_for(r, POLLIN, deadline);
 			if (error < 0)
 				return fail_errno(r, -error, "read");
-		} else if (errno != EINTR) {
-			return fail_errno(r, errno, "read");
 		}
+		if (error < 0)
+			return error;
 	}
 }
 
@@ -245,6 +263,7 @@ static int ensure_connected(struct redis_sync *r)
 	if (r->fd >= 0)
 		return 0;
 	buf_clear(&r->out);
+	r->taken = 0;
 	error = redis_reader_reset(r->reader);
 	if (error < 0)
 		return error;
@@ -274,6 +293,16 @@ const struct redis_reply *redis_sync_receive(struct redis_sync *r, int *ret_erro
 
 	*ret_error = read_reply(r, clock_boot_ms() + r->timeout_ms, &reply);
 	return *ret_error < 0 ? NULL : reply;
+}
+
+int redis_sync_take(struct redis_sync *r, const struct redis_reply **ret)
+{
+	return r->fd < 0 ? -ENOTCONN : read_some(r, ret);
+}
+
+int redis_sync_fd(const struct redis_sync *r)
+{
+	return r->fd;
 }
 
 const struct redis_reply *redis_sync_cmd(struct redis_sync *r, int *ret_error, size_t argc,

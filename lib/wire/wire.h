@@ -123,6 +123,7 @@ struct wire_refusal_info {
 	char msg[160];		    /* for the peer: names field, fault and remedy */
 	struct span correlation_id; /* when it could still be read, so that ERROR can carry it */
 	enum wire_type type;	    /* WIRE_TYPES when unknown */
+	bool no_memory;		    /* nothing is said of the frame: it may be well-formed */
 };
 
 struct wire_decoder;

@@ -24,6 +24,7 @@ struct member {
 struct wire_decoder {
 	const struct wire_table *table;
 	size_t max_bytes, frame_bytes;
+	bool no_memory;	  /* for the frame being decoded */
 	uint32_t frame;	  /* number of the frame being decoded, from 1 */
 	struct buf arena; /* unescaped strings of the frame */
 	struct member member[WIRE_NAMES_MAX];
@@ -96,8 +97,10 @@ static int unescaped(struct wire_decoder *d, struct span raw, bool escaped, stru
 	}
 	if (at == 0) {
 		r = buf_reserve(&d->arena, d->frame_bytes, &room);
-		if (r < 0)
+		if (r < 0) {
+			d->no_memory = r == -ENOMEM;
 			return r;
+		}
 	}
 	r = json_unescape(raw, &d->arena);
 	if (r < 0)
@@ -409,6 +412,7 @@ static enum wire_refusal refuse(struct wire_decoder *d, struct wire_refusal_info
 
 	info->code = code;
 	info->field = field;
+	info->no_memory = d->no_memory;
 	for (unsigned i = 0; i < t->names && !m && code != WIRE_BAD_JSON; i++) {
 		if (!strcmp(t->name[i], "correlation_id"))
 			m = seen(d, i);
@@ -433,6 +437,7 @@ static void info_reset(struct wire_refusal_info *info)
 	info->msg[0] = '\0';
 	info->correlation_id = (struct span){NULL, 0};
 	info->type = WIRE_TYPES;
+	info->no_memory = false;
 }
 
 static enum wire_refusal scan(struct wire_decoder *d, const char *json, size_t n,
@@ -445,6 +450,7 @@ static enum wire_refusal scan(struct wire_decoder *d, const char *json, size_t n
 	buf_clear(&d->arena);
 	buf_trim(&d->arena, ARENA_KEEP_BYTES);
 	d->frame_bytes = n;
+	d->no_memory = false;
 	if (++d->frame == 0) { /* numbers wrapped: forget what the old ones marked */
 		memset(d->member, 0, sizeof d->member);
 		d->frame = 1;
@@ -454,8 +460,11 @@ static enum wire_refusal scan(struct wire_decoder *d, const char *json, size_t n
 			       "the frame has %zu bytes; send at most %zu", n, d->max_bytes);
 		return refuse(d, info, WIRE_BAD_JSON, NULL);
 	}
-	if (json_scan(json, n, WIRE_MAX_DEPTH, &sink, &fault) < 0)
+	int r = json_scan(json, n, WIRE_MAX_DEPTH, &sink, &fault);
+	if (r < 0) {
+		d->no_memory = r == -ENOMEM;
 		return bad_json(d, info, &fault);
+	}
 	return WIRE_OK;
 }
 

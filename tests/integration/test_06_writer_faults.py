@@ -1,12 +1,14 @@
 """The writers when something is away, slow, killed or lost: nothing lost, nothing twice, no neighbour hurt."""
 import datetime
+import random
+import time
 
 import pytest
 
 import viwtest
 import writers
 from viwtest import wait_for
-from writers import add_command, add_result, add_telemetry, start_writer, wait_drained
+from writers import add_command, add_event, add_result, add_telemetry, start_writer, wait_drained
 
 
 @pytest.fixture
@@ -72,6 +74,39 @@ def test_lag_is_true_behind_ids_that_lie_ahead(redis, start, tmp_path):
         return w.metric("viw_stream_lag_seconds", stream=f"viw.{stream}")
     wait_for(lambda: (lag("telemetry") or 0) >= 500 and (lag("agent_hello") or 0) > 2, 15)
     assert lag("telemetry") < 560 and lag("agent_hello") < 60 and lag("agent_events") < 60
+
+
+def test_killed_at_any_moment_each_frame_counts_once(redis, pg, start):
+    """Under load, so that one batch is written, the next one staged and another on its way; with entries that are
+    refused by the writer, and rows refused by the server, in each of them."""
+    c, n, rng = redis.client, 4000, random.Random(5)
+    pg.query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' "
+             "USING ERRCODE = '22023'; END $$")
+    pg.query("CREATE TRIGGER refuse BEFORE INSERT ON os_gateway_status FOR EACH ROW "
+             "WHEN (NEW.agent_id = 'gw-refused') EXECUTE FUNCTION refuse()")
+    now, bad, refused = minute(), 0, 0
+    for i in range(n):
+        if i % 800 == 0:
+            pipe = c.pipeline(transaction=False)
+        if i % 800 == 500:
+            pipe.xadd("viw.telemetry", {**writers.origin("gw-bad"), "frame": "{"})
+            add_telemetry(pipe, "gw-refused", seq=i, cpu_pct=1)
+            bad, refused = bad + 1, refused + 1
+        add_telemetry(pipe, f"gw-{i % 10}", ts=now, seq=i, cpu_pct=i % 100)
+        if i % 50 == 0:
+            add_event(pipe, f"gw-{i % 10}", "audit", record={"n": i})
+        if i % 800 == 799:
+            pipe.execute()
+            w = start_writer(start, "telemetry", redis, pg.uri, BATCH_MAX=300, CONSUMER="one")
+            time.sleep(rng.random() * 0.3)
+            w.proc.kill()
+    w = start_writer(start, "telemetry", redis, pg.uri, BATCH_MAX=300, CONSUMER="one")
+    wait_drained(c, "telemetry", 60)
+    assert pg.query("SELECT sum(samples) AS n FROM os_gateway_metrics WHERE agent_id <> 'gw-refused'") == [{"n": n}]
+    assert pg.query("SELECT count(*) AS n FROM agent_events") == [{"n": n // 50}]
+    dead = {r["reason"]: r["n"] for r in pg.query("SELECT reason, count(*) AS n FROM dead_letters GROUP BY 1")}
+    assert dead == {"bad_frame": bad, "sqlstate_22023": refused}
+    assert pg.query("SELECT max(seq) AS n FROM os_gateway_status") == [{"n": n - 1}]
 
 
 def test_a_killed_workers_entries_are_taken_over_within_5_s(redis, pg, start):

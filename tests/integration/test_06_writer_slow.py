@@ -49,6 +49,28 @@ def test_entries_of_a_slow_statement_are_not_taken_over(redis, pg, start, lock_t
     assert not other.metric("viw_entries_stored_total", stream="viw.commands")
 
 
+def test_entries_read_ahead_stay_ours_too(redis, pg, start, lock_table):
+    """While one batch waits for a lock the next is at hand already, and no more than the next."""
+    c = redis.client
+    release = lock_table("os_gateway_status")
+    for i in range(150):
+        add_telemetry(c, f"gw-{i:03}", seq=1, cpu_pct=i)
+    start_writer(start, "telemetry", redis, pg.uri, BATCH_MAX=50)
+
+    def idle_ms():
+        return [x["time_since_delivered"] for x in
+                c.xpending_range("viw.telemetry", "telemetry-writer", "-", "+", 200)]
+    wait_for(lambda: len(idle_ms()) == 100)
+    until = time.monotonic() + 4.7  # lock_timeout is 5 s; another worker takes over after 3 s
+    while time.monotonic() < until:
+        idle = idle_ms()
+        assert len(idle) == 100 and max(idle) < 2900, idle
+        time.sleep(0.1)
+    release()
+    wait_drained(c, "telemetry")
+    assert pg.query("SELECT count(*) AS n, sum(samples) AS s FROM os_gateway_metrics") == [{"n": 150, "s": 150}]
+
+
 def test_an_idle_consumer_of_another_worker_stays(redis, pg, start):
     c = redis.client
     start_writer(start, "results", redis, pg.uri, CONSUMER="a", CONSUMER_IDLE_S=3600)

@@ -1,6 +1,7 @@
 /* lib/pg: arrays, verdicts and URIs always; the rest against the PostgreSQL of VIW_TEST_PG_URI
  * (tests/integration/test_00_pg.py starts one and demands that nothing was skipped). */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 /* clang-format off */
 #include <cmocka.h>
 /* clang-format on */
@@ -197,6 +200,55 @@ static void test_no_answer_within_the_deadline_gives_the_connection_up(void **st
 	pg_free(p);
 }
 
+struct idler {
+	int calls, more, ready; /* turns readable at the first call */
+};
+
+static bool on_meanwhile(void *arg, int *ret_fd)
+{
+	struct idler *x = arg;
+
+	assert_int_equal(*ret_fd, -1);
+	x->calls++;
+	if (x->more > 0)
+		return --x->more > 0;
+	if (x->ready >= 0) {
+		char byte;
+		if (read(x->ready, &byte, 1) == 1)
+			x->ready = -1;
+		else
+			*ret_fd = x->ready;
+	}
+	return false;
+}
+
+static void test_something_else_is_done_while_the_server_works(void **state UNUSED)
+{
+	static const struct pg_stmt nap = {"nap", "SELECT pg_sleep(0.3)"};
+	struct pg *p = server();
+	struct idler x = {.more = 1000, .ready = -1};
+	int fd[2];
+
+	assert_int_equal(pg_connect(p), PG_OK);
+	pg_set_meanwhile(p, on_meanwhile, &x);
+	assert_int_equal(pg_exec(p, &nap, 0, NULL, NULL), PG_OK);
+	assert_int_equal(x.more, 0);	      /* all of it, */
+	assert_in_range(x.calls, 1000, 1020); /* and then it waits */
+	/* A descriptor that turns readable ends the wait, too. */
+	assert_int_equal(pipe2(fd, O_NONBLOCK), 0);
+	x = (struct idler){.ready = fd[0]};
+	if (fork() == 0) {
+		usleep(50000);
+		_exit(write(fd[1], "x", 1) != 1);
+	}
+	assert_int_equal(pg_exec(p, &nap, 0, NULL, NULL), PG_OK);
+	assert_int_equal(x.ready, -1);
+	(void)wait(NULL);
+	close(fd[0]);
+	close(fd[1]);
+	pg_free(p);
+}
+
 static void test_connect_refused_says_why_without_the_password(void **state UNUSED)
 {
 	struct pg *p = NULL;
@@ -218,6 +270,7 @@ int main(void)
 	    cmocka_unit_test(test_errors_give_a_verdict_and_leave_the_connection_usable),
 	    cmocka_unit_test(test_a_broken_connection_is_made_anew_with_its_session),
 	    cmocka_unit_test(test_no_answer_within_the_deadline_gives_the_connection_up),
+	    cmocka_unit_test(test_something_else_is_done_while_the_server_works),
 	    cmocka_unit_test(test_connect_refused_says_why_without_the_password),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -271,6 +272,36 @@ static void test_nested_and_large_replies(void **state)
 	assert_int_equal(redis_type(redis_at(redis_at(redis_at(r, 1), 1), 2)), REDIS_NIL);
 	assert_int_equal(redis_len(redis_at(r, 2)), 0);
 	assert_null(redis_at(r, 4));
+	/* Both halves by themselves, several at once, and in steps that do not wait. */
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(redis_sync_send(s, 2, (struct span[]){SPAN("GET"), SPAN("big")}),
+				 0);
+	r = redis_sync_receive(s, &error);
+	assert_int_equal(redis_str(r).n, n);
+	int steps = 0, got;
+	while ((got = redis_sync_take(s, &r)) != 1) {
+		struct pollfd fd = {.fd = redis_sync_fd(s), .events = POLLIN};
+		assert_true(got == 0 || got == -EAGAIN);
+		steps += got == 0;
+		if (got == -EAGAIN)
+			assert_int_equal(poll(&fd, 1, 5000), 1);
+	}
+	assert_true(steps > 10);
+	assert_int_equal(redis_str(r).n, n);
+	redis_sync_set_reply_max(s, n / 2);
+	assert_int_equal(redis_sync_send(s, 2, (struct span[]){SPAN("GET"), SPAN("big")}), 0);
+	while ((got = redis_sync_take(s, &r)) == 0 || got == -EAGAIN)
+		(void)poll(NULL, 0, 1);
+	assert_int_equal(got, -EMSGSIZE);
+	assert_int_equal(redis_sync_take(s, &r), -ENOTCONN);
+	/* A hundred thousand words of one letter: 0.7 MB, but ten times that in memory. */
+	r = redis_sync_cmdf(s, &error, "EVAL %b 0",
+			    SPAN("local t = {} for i = 1, 100000 do t[i] = 'x' end return t"));
+	assert_null(r);
+	assert_int_equal(error, -EMSGSIZE);
+	redis_sync_set_reply_max(s, 0);
+	r = redis_sync_cmdf(s, &error, "ECHO well");
+	assert_true(span_eq(redis_str(r), "well"));
 	redis_sync_free(s);
 	open_client(&c, url, NULL);
 	run(&c, 1, 0, 0);
