@@ -94,7 +94,8 @@ static const struct {
     [DISPATCH_UNAVAILABLE] = {SESSION_CLOSE_REDIS, "redis_away"},
 };
 
-static void on_claimed(void *arg, uint64_t sid, enum dispatch_claim result, uint64_t epoch)
+static void on_claimed(void *arg, uint64_t sid, enum dispatch_claim result, uint64_t epoch,
+		       int64_t redis_ms)
 {
 	struct bridge *b = arg;
 	struct session *s = sessions_find(&b->sessions, sid), *old;
@@ -120,7 +121,7 @@ static void on_claimed(void *arg, uint64_t sid, enum dispatch_claim result, uint
 	LOG_INFO(FIELDS(.event = "connected", .agent_id = s->agent_id, .conn_id = s->conn_id,
 			.ip = s->ip),
 		 "agent connected");
-	frames_greet(b->frames, s, loop_now_ms(b->loop));
+	frames_greet(b->frames, s, loop_now_ms(b->loop), redis_ms);
 }
 
 static int on_send_command(void *arg, uint64_t sid, const struct dispatch_command *c)

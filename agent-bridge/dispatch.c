@@ -253,7 +253,7 @@ static void claim_answered(struct dispatch *d, uint64_t sid, const struct redis_
 		holding_drop(d, s);
 		return;
 	}
-	d->ops->on_claimed(d->arg, sid, verdict, s->epoch);
+	d->ops->on_claimed(d->arg, sid, verdict, s->epoch, redis_int(redis_at(reply, 3)));
 	s = dispatch_find(d, sid);
 	if (s && verdict != DISPATCH_CLAIMED)
 		holding_drop(d, s);

@@ -39,7 +39,9 @@ enum dispatch_result_fate {
 };
 /* Implemented by the session side. A sid that is gone is ignored. */
 struct dispatch_ops {
-	void (*on_claimed)(void *arg, uint64_t sid, enum dispatch_claim result, uint64_t epoch);
+	/* redis_ms: the clock of Redis, by which commands expire. */
+	void (*on_claimed)(void *arg, uint64_t sid, enum dispatch_claim result, uint64_t epoch,
+			   int64_t redis_ms);
 	/* 0 queued to the socket; -EAGAIN its send queue is full (offered again later); -ENOENT
 	 * gone. */
 	int (*send_command)(void *arg, uint64_t sid, const struct dispatch_command *c);

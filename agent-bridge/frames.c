@@ -332,7 +332,7 @@ void frames_release(struct frames *f, struct session *s, int64_t boot_ms)
 
 /* ---- sending ---- */
 
-void frames_greet(struct frames *f, struct session *s, int64_t boot_ms)
+void frames_greet(struct frames *f, struct session *s, int64_t boot_ms, int64_t redis_ms)
 {
 	struct wire_frame a = {.type = WIRE_HELLO_ACK};
 
@@ -340,7 +340,8 @@ void frames_greet(struct frames *f, struct session *s, int64_t boot_ms)
 	a.hello_ack.agent_id = span_of(s->agent_id);
 	a.hello_ack.conn_id = span_of(s->conn_id);
 	a.hello_ack.epoch = (struct wire_uint){s->epoch, true};
-	a.hello_ack.server_time = (struct wire_time){clock_wall_ms(), true};
+	/* not ours: the agent reads expires_at by it, which is by the clock of Redis */
+	a.hello_ack.server_time = (struct wire_time){redis_ms, true};
 	a.hello_ack.supported = span_of(f->supported);
 	a.hello_ack.heartbeat_s = (struct wire_uint){HEARTBEAT_S, true};
 	a.hello_ack.max_frame_bytes =

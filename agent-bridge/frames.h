@@ -30,7 +30,7 @@ void frames_receive(struct frames *f, struct session *s, const char *json, size_
 void frames_release(struct frames *f, struct session *s, int64_t boot_ms);
 
 /* CLAIM succeeded: HELLO_ACK goes out, held frames are taken. */
-void frames_greet(struct frames *f, struct session *s, int64_t boot_ms);
+void frames_greet(struct frames *f, struct session *s, int64_t boot_ms, int64_t redis_ms);
 /* A frame was sent: counts. */
 void frames_sent(struct frames *f, const struct session_frame *q);
 

@@ -1,7 +1,7 @@
 #!lua
 -- CLAIM: an agent has connected; from now on this connection owns it.
 --   in:  prefix, agent, bridge, conn, nonce or '', nonce remembered until (ms), fingerprint or ''
---   out: 'claimed' epoch former-owner | 'nonce_seen' | 'decommissioned' | 'revoked'
+--   out: 'claimed' epoch former-owner now (ms) | 'nonce_seen' | 'decommissioned' | 'revoked'
 -- Repeating a CLAIM whose answer was lost is safe: the nonce is known to be this connection's.
 -- @include lib/keys.lua
 -- @include lib/hint.lua
@@ -32,4 +32,4 @@ redis.call('HSET', key('owner'), agent, bridge .. '|' .. epoch .. '|' .. conn)
 if former_bridge ~= '' and former_bridge ~= bridge then
   hint(former_bridge, 's|' .. agent .. '|' .. epoch)
 end
-return {'claimed', epoch, former}
+return {'claimed', epoch, former, int(now_ms())}

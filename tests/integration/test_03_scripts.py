@@ -43,7 +43,7 @@ class Site:
 
     def claim(self, conn=None, bridge=None):
         self.conn, self.bridge = conn or self.conn, bridge or self.bridge
-        word, self.epoch, _ = self.lua.claim(self.agent, self.bridge, self.conn, "", 0, "")
+        word, self.epoch, _, _ = self.lua.claim(self.agent, self.bridge, self.conn, "", 0, "")
         assert word == "claimed"
         self.owner = f"{self.bridge}|{self.epoch}|{self.conn}"
 
@@ -101,9 +101,10 @@ def site(db, lua):
 
 def test_claim_epochs_rise_and_the_former_bridge_is_told(db, lua):
     lua.bridge_lease("b1", "i", "", 15000)
-    word, first, former = lua.claim("a1", "b1", "c1", "n-1", now_ms(db) + 60000, "")
+    word, first, former, now = lua.claim("a1", "b1", "c1", "n-1", now_ms(db) + 60000, "")
     assert (word, former) == ("claimed", "") and abs(int(first) - now_ms(db)) < 5000
-    word, second, former = lua.claim("a1", "b2", "c2", "n-2", now_ms(db) + 60000, "")
+    assert abs(int(now) - now_ms(db)) < 5000
+    word, second, former, _ = lua.claim("a1", "b2", "c2", "n-2", now_ms(db) + 60000, "")
     assert int(second) > int(first) and former == f"b1|{first}|c1"
     assert db.hget("viw.owner", "a1") == f"b2|{second}|c2"
     assert db.lrange("viw.wake.b1", 0, -1) == [f"s|a1|{second}"]

@@ -86,7 +86,7 @@ static void expect_sent(struct fixture *x, const char *text)
 
 static void greet(struct fixture *x)
 {
-	frames_greet(x->frames, x->s, 1000);
+	frames_greet(x->frames, x->s, 1000, clock_wall_ms());
 	expect_sent(x, "{\"type\":\"HELLO_ACK\",\"agent_id\":\"gw-1\"");
 }
 
