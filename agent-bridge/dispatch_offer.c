@@ -14,7 +14,7 @@
 #include "base/crash.h"
 
 #define FIELDS_A_COMMAND 10
-#define FIRST_COMMAND	 4
+#define FIRST_COMMAND	 5
 #define FRESH_MS	 2000
 #define CANCEL_AGAIN_MS	 25000
 
@@ -103,6 +103,7 @@ static void take_answer(struct dispatch *d, struct holding *s, const struct redi
 			int64_t elapsed_ms, bool again)
 {
 	const struct redis_reply *f[FIELDS_A_COMMAND];
+	bool more = redis_int(redis_at(reply, 4)) == 1;
 	uint64_t sid = s->sid;
 
 	dispatch_set_left(d, s, (uint64_t)redis_int(redis_at(reply, 0)));
@@ -126,8 +127,12 @@ static void take_answer(struct dispatch *d, struct holding *s, const struct redi
 	}
 	if (dispatch_find(d, sid) != s)
 		return;
-	if (again && !s->blocked)
+	if (more) {
+		s->wanted = true;
+		s->again = s->again || again;
+	} else if (again && !s->blocked) {
 		drop_unseen(d, s);
+	}
 	if (s->wanted && !s->blocked)
 		start_offer(d, s);
 }

@@ -264,7 +264,8 @@ static void get_last_result(void *arg, const struct http_request *q, struct http
 	if (s->result.newest)
 		respond_raw(r, s->result.newest->bytes, s->result.newest->n);
 	else
-		http_respond_error(r, 404, "no_result", "this agent sent no result, or it is no longer in memory");
+		http_respond_error(r, 404, "no_result",
+				   "this agent sent no result, or it is no longer in memory");
 }
 
 /* ---- commands ---- */

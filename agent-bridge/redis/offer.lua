@@ -4,7 +4,8 @@
 --        '1' to offer again what was offered and not answered (a new connection), bridge, conn,
 --        epoch, now as text, offers this bridge remembers
 --   out: 'FENCED', or the number left in the mailbox, this bridge's offers, 1 if Redis lost some, 1 if some wait for
---        the ledger (offer again soon), then 10 for each entry to send:
+--        the ledger (offer again soon), 1 if many ended here and there may be more (offer again at once, as now), then
+--        10 for each entry to send:
 --        kind (command, cancel), correlation id, verb, params, ttl left (ms), expires_ms,
 --        issued_at, issued by, signature, age since the stream entry (ms)
 -- An id that was offered under one journal never goes to another one: it ends unknown. Past its
@@ -15,6 +16,7 @@
 -- @include lib/groups.lua
 -- @include lib/ledger.lua
 local _, agent, mine, journal, window, again, bridge, conn, epoch, received_at, seen = unpack(ARGV)
+local ENDS_MAX = 64 -- a call: others wait meanwhile
 window = tonumber(window)
 if redis.call('HGET', key('owner'), agent) ~= mine then
   return 'FENCED'
@@ -23,7 +25,7 @@ end
 local mbox, offered = key('mbox.' .. agent), key('offered.' .. agent)
 local now = now_ms()
 local offers, lost = count_offers(bridge, seen)
-local out, open, done, waits = {0, 0, lost, 0}, 0, 0, false
+local out, open, done, ended, waits = {0, 0, lost, 0, 0}, 0, 0, 0, false
 
 local function send(kind, e)
   local exp = tonumber(e.exp)
@@ -44,7 +46,7 @@ local function bind(e)
 end
 
 local function ends(e, state, code, msg, mark)
-  done = done + 1
+  done, ended = done + 1, ended + 1
   finish(e.cid, agent, e.id, bridge_result(e.cid, agent, state, code, msg, bridge, received_at),
     mark)
 end
@@ -83,7 +85,7 @@ local from = '-'
 while open < window do
   local got = redis.call('XRANGE', mbox, from, '+', 'COUNT', window)
   for _, raw in ipairs(got) do
-    if open < window then
+    if open < window and ended < ENDS_MAX then
       local e = {id = raw[1]}
       for i = 1, #raw[2], 2 do
         e[raw[2][i]] = raw[2][i + 1]
@@ -92,11 +94,12 @@ while open < window do
     end
     from = '(' .. raw[1]
   end
-  if #got < window then
+  if #got < window or ended >= ENDS_MAX then
     break
   end
 end
 out[1] = redis.call('XLEN', mbox)
 out[2] = add_offers(bridge, offers, done)
 out[4] = waits and 1 or 0
+out[5] = ended >= ENDS_MAX and 1 or 0
 return out

@@ -88,6 +88,25 @@ def test_expired_before_an_offer(bridge, redis):
     assert leftovers(redis) == []
 
 
+def test_a_mailbox_full_of_expired_ones_is_emptied_at_once(bridge, redis):
+    """In many small steps: what waits behind them is offered without a look of its own."""
+    pipe = redis.client.pipeline(transaction=True)
+    for i in range(1000):
+        pipe.xadd("viw.commands", {"correlation_id": f"old-{i}", "agent_id": "a1", "command": "ECHO", "ttl_s": "2"})
+    pipe.execute()
+    over_s = redis.client.time()[0] + 4
+    redis.xadd_command("a1", "ECHO", "live")
+    wait_for(lambda: redis.client.hget("viw.cid.live", "state") == "queued")
+    redis.client.set("viw.lease.router", "elsewhere|1", px=600000)  # nobody ends them meanwhile
+    wait_for(lambda: metric(bridge, "viw_router_leads") == 0)
+    wait_for(lambda: redis.client.time()[0] >= over_s)
+    began = time.monotonic()
+    agent = bridge.agent("a1")
+    assert agent.expect("COMMAND")["correlation_id"] == "live"
+    assert time.monotonic() - began < 4  # sooner than the periodic check
+    assert len(results(redis)) == 1000 and redis.client.xlen("viw.mbox.a1") == 1
+
+
 def test_expired_after_the_offer_only_the_agent_can_say(bridge, redis):
     agent = bridge.agent("a1")
     cid = redis.xadd_command("a1", "ECHO", ttl_s="1")
