@@ -17,7 +17,7 @@ PARTS = [
     ("dispatcher", "root, all the time", "listen line conn request dispatch reply run run_private settle audit audit_counts helper loop health"),
     ("supervisor and child", "root, one process a run", "supervisor child verbs_program tree journal outcome sandbox"),
     ("start and subcommands", "root, out of the socket's reach", "main helper_main host_helper_settings verbs_settings audit_verify"),
-    ("built-in verbs", "nobody, a program of their own", "verbs/verbs_main verbs/containers_main verbs/builtin verbs/services verbs/logs verbs/containers verbs/engine"),
+    ("built-in verbs", "nobody, programs of their own", "verbs/verbs_main verbs/containers_main verbs/builtin verbs/services verbs/logs verbs/confine verbs/containers verbs/engine"),
 ]
 # of lib/: what reads options, settings and manifests, which are root's own
 START = "builtin manifest program settings settings_file settings_show".split()

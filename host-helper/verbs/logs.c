@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "builtin.h"
+#include "confine.h"
 
 #define FIELD_MAX     8192 /* of one message; longer ones are cut */
 #define OPEN_ATTEMPTS 8
@@ -248,6 +249,14 @@ int builtin_tail_logs(struct builtin_ctx *x)
 	const size_t len = x->w->out->len;
 	static volatile int cut;
 
+	/* The capability that opens journals opens every file, and who writes to the journal may be
+	 * anybody. */
+	const char *const folders[] = {x->cfg->journal_dir ? x->cfg->journal_dir
+							   : "/var/log/journal",
+				       "/run/log/journal", NULL};
+	int r = confine_reads(folders);
+	if (r < 0)
+		return builtin_fail(x, "internal", "cannot be confined: %s", strerror(-r));
 	if (sigsetjmp(file_was_cut, 1) && ++cut == OPEN_ATTEMPTS)
 		return builtin_fail(x, "internal",
 				    "the journal changes too quickly to be read; ask again");

@@ -356,6 +356,22 @@ def test_a_journal_file_that_is_cut_while_it_is_read(start, root_dir, journal):
     end_traced(helper)
 
 
+def test_tail_logs_reads_journals_and_nothing_else(start, root_dir, journal):
+    """Its capability opens every file: Landlock opens the journal's folder only. A link in there leads nowhere."""
+    folder = root_dir / "links"
+    folder.mkdir()
+    (folder / "system.journal").symlink_to(journal)
+    helper = Helper(start, root_dir, HOST_HELPER_JOURNAL_DIR=str(folder)).start()
+    if helper.proc.find_logs("no_landlock"):
+        pytest.skip("this kernel has no Landlock")
+    reply = helper.run("tail_logs", {"lines": 20})
+    assert code(reply) is None and reply["data"]["lines"] == [], reply
+    helper.stop()
+    helper.start(HOST_HELPER_JOURNAL_DIR=str(journal.parent))
+    journal.chmod(0o600)
+    assert len(helper.run("tail_logs", {"lines": 20})["data"]["lines"]) == 20, "the capability it keeps opens root's own"
+
+
 # ---------------------------------------------------------------- a real OpenVPN
 
 
