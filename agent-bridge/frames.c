@@ -215,10 +215,15 @@ static const struct {
     [WIRE_PING] = {on_ping, false},    [WIRE_PONG] = {on_pong, false},
 };
 
-/* AUDIT, and HELLO but a connection's first, of which handshakes are the limit. */
-static bool is_kept(const struct session *s, enum wire_type t)
+/* AUDIT; HELLO too, of which a connection's first is free unless it is large: handshakes limit it.
+ */
+static int64_t kept_units(const struct session *s, enum wire_type t, size_t n)
 {
-	return t == WIRE_AUDIT || (t == WIRE_HELLO && s->state == SESSION_READY);
+	int64_t units = (int64_t)(n / KEPT_UNIT_BYTES);
+
+	if (t == WIRE_AUDIT)
+		return units + 1;
+	return t == WIRE_HELLO ? units + (s->state == SESSION_READY) : 0;
 }
 
 /* ---- receiving ---- */
@@ -284,7 +289,7 @@ static int take(struct frames *f, struct session *s, struct span json, int64_t b
 			  (struct span){0}, boot_ms);
 		return 0;
 	}
-	kept = is_kept(s, w.type) ? 1 + (int64_t)(json.n / KEPT_UNIT_BYTES) : 0;
+	kept = kept_units(s, w.type, json.n);
 	if (kept && !ratelimit_allows(f->kept, s->agent_id, strlen(s->agent_id), KEPT_A_MINUTE,
 				      kept, boot_ms)) {
 		violation(f, s, "too_many", "too many frames of this type: wait", (struct span){0},

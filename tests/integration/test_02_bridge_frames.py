@@ -147,6 +147,9 @@ def test_what_only_a_writer_removes_is_limited_by_agent(bridge, frame, most):
     first = rounds if stream == "agent_hello" else 0  # a connection's first HELLO, of which handshakes are the limit
     assert most <= len(kept) - first <= most * (1 + (time.monotonic() - began) / 60) + 1
     assert b.metric("viw_frames_refused_total", code="too_many") == 10 * rounds
+    large = b.connect("gw-1", hello=False)  # a first one that is large counts as well
+    large.send({"type": "HELLO", "agent_id": "gw-1", "version": "1", "capabilities": [], "hostname": "h", "pad": "x" * 60000})
+    assert large.expect("ERROR")["code"] == "too_many"
     b.connect("gw-2").send({**frame, "agent_id": "gw-2"})  # the limit is gw-1's alone
     b.entries(stream, agent_id="gw-2")
     assert b.connect("gw-1").welcome
