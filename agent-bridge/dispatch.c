@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/crash.h"
 #include "bridge_metrics.h"
 #include "masking.h"
@@ -272,7 +273,7 @@ int dispatch_claim(struct dispatch *d, uint64_t sid, const struct store_conn *c,
 {
 	struct holding *s = holding_new(d, sid, c);
 	struct dispatch_call *call = dispatch_call_new(d, sid);
-	char until[24];
+	char keep[24];
 	struct span argv[] = {span_of(d->cfg.prefix),
 			      span_of(c->agent_id),
 			      span_of(d->cfg.bridge_id),
@@ -280,10 +281,11 @@ int dispatch_claim(struct dispatch *d, uint64_t sid, const struct store_conn *c,
 			      span_of(nonce ? nonce : ""),
 			      {0},
 			      span_of(fingerprint ? fingerprint : "")};
+	int64_t keep_ms = nonce_until_ms - clock_wall_ms();
 	int r = -ENOMEM;
 
-	(void)snprintf(until, sizeof(until), "%" PRId64, nonce_until_ms);
-	argv[5] = span_of(until);
+	(void)snprintf(keep, sizeof(keep), "%" PRId64, keep_ms > 1 ? keep_ms : 1);
+	argv[5] = span_of(keep);
 	CRASH_POINT("dispatch.before_claim");
 	if (s && call)
 		r = store_is_up(d->store)

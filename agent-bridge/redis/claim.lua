@@ -1,11 +1,11 @@
 #!lua
 -- CLAIM: an agent has connected; from now on this connection owns it.
---   in:  prefix, agent, bridge, conn, nonce or '', nonce remembered until (ms), fingerprint or ''
+--   in:  prefix, agent, bridge, conn, nonce or '', nonce remembered for (ms), fingerprint or ''
 --   out: 'claimed' epoch former-owner now (ms) | 'nonce_seen' | 'decommissioned' | 'revoked'
 -- Repeating a CLAIM whose answer was lost is safe: the nonce is known to be this connection's.
 -- @include lib/keys.lua
 -- @include lib/hint.lua
-local _, agent, bridge, conn, nonce, nonce_until, fingerprint = unpack(ARGV)
+local _, agent, bridge, conn, nonce, nonce_keep, fingerprint = unpack(ARGV)
 
 if redis.call('SISMEMBER', key('decommissioned'), agent) == 1 then
   return {'decommissioned'}
@@ -19,7 +19,7 @@ if nonce ~= '' then
   if seen and seen ~= conn then
     return {'nonce_seen'}
   end
-  redis.call('SET', name, conn, 'PXAT', nonce_until)
+  redis.call('SET', name, conn, 'PX', nonce_keep) -- the bridge's clock may be another
 end
 
 -- Time keeps epochs rising even when Redis has lost the last one.

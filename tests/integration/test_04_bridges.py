@@ -8,7 +8,7 @@ import time
 
 import pytest
 import viwtest
-from bridges import SECRET, Bridge, leftovers, metric, result, results, wait_result
+from bridges import SECRET, Bridge, elsewhen, leftovers, metric, result, results, wait_result
 from viwtest import wait_for
 from writers import start_writer
 
@@ -101,6 +101,14 @@ def test_a_nonce_used_at_another_bridge_is_4001(two):
     first.expect("HELLO_ACK")
     again = two[1].connect(two[1].url, headers=headers)
     assert again.wait_closed(3) == 4001
+
+
+def test_a_nonce_is_known_for_its_whole_window_whatever_the_clock_of_redis(redis, start, connect):
+    """Both bridges are 400 s behind it, which is more than the window."""
+    b1, b2 = (Bridge(elsewhen(start, "-400s"), redis, connect, name) for name in ("b1", "b2"))
+    headers = viwtest.handshake_headers("a1", SECRET, timestamp=viwtest.rfc3339(-400))
+    connect(b1.url, headers=headers).expect("HELLO_ACK")
+    assert connect(b2.url, headers=headers).wait_closed(3) == 4001
 
 
 def test_decommissioned_while_connected(two, redis):

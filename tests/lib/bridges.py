@@ -1,11 +1,27 @@
 """Bridges and the agents that talk to them, for the command chapters."""
 import json
 import urllib.request
+from pathlib import Path
 
+import pytest
 import viwtest
 from viwtest import wait_for
 
 SECRET = "a-test-secret-of-the-handshake"
+
+
+LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+def elsewhen(start, ahead):
+    """start for programs whose wall clock is ahead, as "+120s"."""
+    plain = viwtest.plain_build()
+    if plain is None or not LIBFAKETIME.exists():
+        pytest.skip("needs libfaketime, and a build without AddressSanitizer, which waits for it for ever: ./viw build release")
+
+    def go(name, env):
+        return start(str(plain / name), env=dict(env, LD_PRELOAD=str(LIBFAKETIME), FAKETIME=ahead, FAKETIME_DONT_FAKE_MONOTONIC="1"))
+    return go
 
 
 class Bridge:
