@@ -4,36 +4,37 @@
 --   out: 'FENCED', or the last id delivered and the entries as XRANGE gives them
 -- What another consumer of the group has read (an earlier version, a person with redis-cli) and not acknowledged
 -- is nobody's: with '0' the router takes it over. Only one name is used, so nobody is robbed.
--- Whoever may XADD cannot make this answer as large as he likes: what is longer than any field may be is cut, which
--- leaves it too long; of an entry with many fields those that mean something are left, the first of each name.
+-- Whoever may XADD cannot make this answer as large as he likes: of an entry with a long field or many of them those
+-- that mean something are left, the first of each name, and what is longer than it may be is cut, yet still too long.
 -- @include lib/keys.lua
 -- @include lib/groups.lua
-local FIELD_MAX, FIELDS_MAX = 70000, 40
-local KNOWN = {correlation_id = 1, agent_id = 1, command = 1, params = 1, issued_by_admin_id = 1, ttl_s = 1,
-  issued_at = 1, expires_at = 1, op = 1, signature = 1, reason = 1, requeued = 1}
+local LONG, MANY = 5000, 40
+local KEPT = {params = 70000, correlation_id = LONG, agent_id = LONG, command = LONG, issued_by_admin_id = LONG,
+  ttl_s = LONG, issued_at = LONG, expires_at = LONG, op = LONG, signature = LONG, reason = LONG, requeued = LONG}
 local _, lease, from, count = unpack(ARGV)
 
 local function is_large(fields)
-  for i = 1, #fields do
-    if #fields[i] > FIELD_MAX then
+  for i = 1, #fields, 2 do
+    if #fields[i] > LONG or #fields[i + 1] > (KEPT[fields[i]] or LONG) then
       return true
     end
   end
-  return #fields > 2 * FIELDS_MAX
+  return #fields > 2 * MANY
 end
 
 local function cut(fields)
   local out, seen = {}, {}
   for i = 1, #fields, 2 do
-    local name = fields[i]:sub(1, FIELD_MAX)
-    if #fields <= 2 * FIELDS_MAX or (KNOWN[name] and not seen[name]) then
+    local name = fields[i]
+    if KEPT[name] and not seen[name] then
       seen[name] = true
       out[#out + 1] = name
-      out[#out + 1] = fields[i + 1]:sub(1, FIELD_MAX)
+      out[#out + 1] = fields[i + 1]:sub(1, KEPT[name])
     end
   end
   return out
 end
+
 if redis.call('GET', key('lease.router')) ~= lease then
   return 'FENCED'
 end
