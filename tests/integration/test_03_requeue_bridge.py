@@ -246,6 +246,7 @@ def test_a_cancel_that_redis_forgot_is_not_undone(redis, pg, start, connect):
     redis.xadd_command("gw-1", "ECHO", "c-open", ttl_s="60")
     pg.wait_row("SELECT 1 FROM agent_commands WHERE status = 'queued' HAVING count(*) = 2")
     wait_for(lambda: redis.client.xpending("viw.commands", "results-writer")["pending"] == 0)
+    wait_for(lambda: redis.client.hget("viw.cid.c-open", "state") == "queued", what="both are routed")
     forget = later_forget_what_comes(redis)
     redis.xadd_command("gw-1", "ECHO", "c-over", op="cancel")
     pg.wait_row("SELECT 1 FROM agent_commands WHERE correlation_id = 'c-over' AND status = 'cancelled'")
