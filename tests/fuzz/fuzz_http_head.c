@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	FUZZ_CHECK(length <= n);
 	fault = http_head_fault(text, length ? length : n, &status);
 	FUZZ_CHECK(fault || !length || !memchr(text, 0, length));
-	for (size_t cut = 0; cut < n && cut < 64; cut++) {
+	for (size_t cut = 0; cut < n && cut < 16; cut++) {
 		prefix = http_head_length(text, n - cut);
 		FUZZ_CHECK(prefix == 0 || prefix == length);
 		early = prefix ? fault : http_head_fault(text, n - cut, &early_status);
