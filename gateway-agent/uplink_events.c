@@ -67,7 +67,7 @@ static void classify(struct uplink *u, struct lws *wsi, const char *text)
 {
 	const char *tls = u->tls_error ? ERR_reason_error_string(u->tls_error) : NULL;
 	const char *proxy = proxy_status(text);
-	char detail[160], ip[NETADDR_TEXT_MAX];
+	char detail[192], ip[NETADDR_TEXT_MAX];
 	unsigned status = u->phase == REQUESTED ? lws_http_client_http_response(wsi) : 0;
 
 	if (u->peer.pin_mismatch) {
