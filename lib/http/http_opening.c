@@ -141,7 +141,8 @@ static void adopt(struct http_lws *h, struct opening *o)
 	}
 	lws_set_opaque_user_data(o->wsi, (void *)((uintptr_t)o | 1)); /* NOLINT */
 	if (!h->tls) {
-		/* Now, before the loop has looked at the socket; of what lws leaves that will tell. */
+		/* Now, before the loop has looked at the socket; of what lws leaves that will tell.
+		 */
 		if (o->whole)
 			(void)lws_service_fd_tsi(h->context, &ready, 0);
 		return;
