@@ -137,7 +137,7 @@ static void on_pace(uv_prepare_t *h)
 	uint64_t us = l->hurry > 0 ? l->pace_us / HURRY_FACTOR : l->pace_us;
 	uint64_t now_ns = uv_hrtime(), due_ns = l->turn_ns + us * 1000u;
 
-	if (!loop_is_paced(l)) {
+	if (!loop_pace_us(l)) {
 		(void)uv_prepare_stop(h);
 		return;
 	}
@@ -155,9 +155,9 @@ void loop_pace(struct loop *l, unsigned us, int64_t for_ms)
 	(void)uv_prepare_start(&l->pace, on_pace);
 }
 
-bool loop_is_paced(const struct loop *l)
+unsigned loop_pace_us(const struct loop *l)
 {
-	return uv_now(&l->uv) <= l->pace_until_ms;
+	return uv_now(&l->uv) <= l->pace_until_ms ? l->pace_us : 0;
 }
 
 void loop_hurry(struct loop *l, int by)

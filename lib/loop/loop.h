@@ -29,7 +29,7 @@ int64_t loop_now_ms(const struct loop *l);
 /* For the next for_ms, turns begin at least us microseconds apart (it sleeps before it looks for
  * events): each then finds several, and wakes, polls and what is done once a turn are shared. */
 void loop_pace(struct loop *l, unsigned us, int64_t for_ms);
-bool loop_is_paced(const struct loop *l);
+unsigned loop_pace_us(const struct loop *l); /* 0: not paced */
 /* by 1, later by -1: between the two somebody waits for this loop, and turns that are paced come
  * four times as often. */
 void loop_hurry(struct loop *l, int by);

@@ -247,10 +247,10 @@ static void flush_out(struct redis *r)
 }
 
 /* The buffer is worth a write now, or once the gathering time is over. Turns that are kept apart
- * gather by themselves. */
+ * that long gather by themselves. */
 static void flush_soon(struct redis *r)
 {
-	if (!r->limits.gather_ms || loop_is_paced(r->loop) ||
+	if (loop_pace_us(r->loop) >= r->limits.gather_ms * 1000 ||
 	    r->out.len - r->out_sent >= GATHER_BYTES)
 		loop_later_ask(r->flush);
 	else if (!loop_timer_active(r->gather))

@@ -59,8 +59,8 @@ struct redis_limits {
 	size_t max_in_flight;	    /* commands; 0 = 16384 */
 	size_t max_in_flight_bytes; /* request bytes; 0 = 64 MiB */
 	int64_t timeout_ms;	    /* oldest unanswered command; 0 = 5000 */
-	/* Commands of redis_commit may wait this long for company, or for the end of the turn while
-	 * the loop is paced; who waits for an answer of redis_cmd hurries it. 0: neither. */
+	/* Commands of redis_commit may wait this long for company, unless the loop's turns are as
+	 * far apart already; who waits for an answer of redis_cmd hurries it. 0: neither. */
 	int64_t gather_ms;
 };
 int redis_open(struct loop *l, const char *url, const struct redis_limits *limits,

@@ -231,9 +231,9 @@ static void test_pace_ends_by_itself(void **state)
 	struct loop_timer *t;
 
 	(void)state;
-	assert_false(loop_is_paced(loop));
+	assert_int_equal(loop_pace_us(loop), 0);
 	loop_pace(loop, 1000, 5);
-	assert_true(loop_is_paced(loop));
+	assert_int_equal(loop_pace_us(loop), 1000);
 	assert_int_equal(loop_timer_new(loop, stop, NULL, &t), 0);
 	loop_timer_start(t, 20, 0);
 	run_with_deadline();
