@@ -372,7 +372,7 @@ def test_header_in_pieces(shared_bridge):
 
 def test_huge_head_is_refused_and_others_go_on(shared_bridge):
     b = shared_bridge
-    for junk in (9000, 20000, 2000000):
+    for junk in (9000, 20000, 300000):
         status, error, _ = body_of(raw(b.port, upgrade(b.headers("gw-1"), extra="X-Junk: " + "j" * junk + "\r\n"), 2))
         assert (status, error["code"]) == (431, "head_too_large"), junk
     assert b.connect(f"gw-{uuid.uuid4().hex[:8]}").welcome
