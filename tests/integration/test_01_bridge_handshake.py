@@ -297,7 +297,8 @@ def test_a_head_that_cannot_be_read_is_400(shared_bridge, name):
     before, lines = b.metric("viw_handshake_refused_total", code="bad_request"), len(b.proc.find_logs("handshake_refused"))
     status, error, head = body_of(raw(b.port, BAD_HEADS[name]))
     assert (status, error["code"]) == (400, "bad_request") and error["msg"] and "application/json" in head
-    line = viwtest.wait_for(lambda: b.proc.find_logs("handshake_refused")[lines:], what="a log line")
+    line = viwtest.wait_for(lambda: [x for x in b.proc.find_logs("handshake_refused")[lines:] if x["msg"] == error["msg"]],
+                            what="a log line")
     assert [(x["error"], x["ip"]) for x in line] == [("bad_request", "127.0.0.1")]
     assert b.metric("viw_handshake_refused_total", code="bad_request") == before + 1
 

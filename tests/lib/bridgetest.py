@@ -92,9 +92,10 @@ class Bridge:
         try:
             self.connect_ws(self.url(path), headers=headers, **kwargs)
         except wslib.InvalidStatusCode as e:
-            [log] = viwtest.wait_for(lambda: self.proc.find_logs("handshake_refused")[lines:], what="a log line")
+            [log] = viwtest.wait_for(lambda: [line for line in self.proc.find_logs("handshake_refused")[lines:]
+                                              if line.get("agent_id") == headers["X-Agent-Id"]], what="a log line")
             code = log["error"]
-            assert log["level"] == "warn" and log["ip"] and log["msg"] and log["agent_id"] == headers["X-Agent-Id"], log
+            assert log["level"] == "warn" and log["ip"] and log["msg"], log
             assert e.headers["Content-Type"] == "application/json" and int(e.headers["Content-Length"]) > len(code)
             if counted is not None:
                 now = self.refusals()
