@@ -1,32 +1,39 @@
-"""Whoever is called at night finds every warning of the writers, and the metric beside it, in the runbooks."""
+"""Whoever is called at night finds every warning of the writers and of the agent, and the metric beside it, in the runbooks."""
 import re
 
+import pytest
 from viwtest import ROOT
 
-PAGE = (ROOT / "runbooks" / "writer-log.md").read_text()
-SOURCES = sorted((ROOT / "workers").glob("*.c"))
+# page, its program's folder and metrics
+PAGES = [("writer-log.md", "workers", "worker_metrics.def"), ("agent-log.md", "gateway-agent", "agent_metrics.def")]
 
 
-def warned():
-    for path in SOURCES:
-        for call in re.findall(r"LOG_(?:WARN|ERROR)\((.*?)\);", path.read_text(), re.S):
+def sources(folder):
+    return [path.read_text() for path in sorted((ROOT / folder).glob("*.c"))]
+
+
+def warned(folder):
+    for text in sources(folder):
+        for call in re.findall(r"LOG_(?:WARN|ERROR)\((.*?)\);", text, re.S):
             event = re.search(r"\.event = (.*?),\s*\.", call, re.S) or re.search(r"\.event = (.*?)\)", call, re.S)
             assert event, call
             yield from re.findall(r'"([a-z_]+)"', event[1])
 
 
-def test_every_warning_of_the_writers_is_explained():
-    events = set(warned())
+@pytest.mark.parametrize("page,folder,metrics", PAGES)
+def test_every_warning_is_explained(page, folder, metrics):
+    events, text = set(warned(folder)), (ROOT / "runbooks" / page).read_text()
     assert len(events) > 10
-    assert {e for e in events if f"`{e}`" not in PAGE} == set()
+    assert {e for e in events if f"`{e}`" not in text} == set()
 
 
-def test_what_is_explained_exists():
-    rows = [line.split("|")[1:] for line in PAGE.splitlines() if line.startswith("| `")]
-    text = "".join(p.read_text() for p in SOURCES)
-    metrics = (ROOT / "workers" / "worker_metrics.def").read_text()
+@pytest.mark.parametrize("page,folder,metrics", PAGES)
+def test_what_is_explained_exists(page, folder, metrics):
+    rows = [line.split("|")[1:] for line in (ROOT / "runbooks" / page).read_text().splitlines() if line.startswith("| `")]
+    text, table = "".join(sources(folder)), (ROOT / folder / metrics).read_text()
+    assert rows
     for row in rows:
         for event in re.findall(r"`(\w+)`", row[0]):
             assert f'"{event}"' in text, event
         for metric in re.findall(r"`(viw_\w+)`", row[2]):
-            assert f'"{metric}"' in metrics, metric
+            assert f'"{metric}"' in table, metric
