@@ -20,8 +20,8 @@
 /* lws keeps the time limits of closing sockets in one sorted list: with thousands in it each
  * further one costs a long walk. The next are closed as these are gone. */
 #define CLOSING_MAX 1000
-/* From 2,000 frames a second on, turns are two milliseconds apart, from 20,000 on one; a quarter of
- * that while a command, a result or a handshake waits for Redis. */
+/* From 2,000 frames a second on, turns are two milliseconds apart, from 20,000 on one; half of
+ * one while commands, results or handshakes, but not many, wait for Redis. */
 #define BUSY_WINDOW_MS 8
 #define BUSY_FRAMES    16 /* in such a window */
 #define BUSY_PACE_US   2000

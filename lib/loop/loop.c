@@ -18,7 +18,7 @@
 
 #define CLOSE_DEADLINE_MS 2000
 #define RESOLVE_ADDRS_MAX 16
-#define HURRY_FACTOR	  4
+#define HURRY_US	  500u
 
 static void on_close_free(uv_handle_t *h)
 {
@@ -134,7 +134,7 @@ int64_t loop_now_ms(const struct loop *l)
 static void on_pace(uv_prepare_t *h)
 {
 	struct loop *l = h->data;
-	uint64_t us = l->hurry > 0 ? l->pace_us / HURRY_FACTOR : l->pace_us;
+	uint64_t us = l->hurry > 0 && l->pace_us > HURRY_US ? HURRY_US : l->pace_us;
 	uint64_t now_ns = uv_hrtime(), due_ns = l->turn_ns + us * 1000u;
 
 	if (!loop_pace_us(l)) {

@@ -30,8 +30,8 @@ int64_t loop_now_ms(const struct loop *l);
  * events): each then finds several, and wakes, polls and what is done once a turn are shared. */
 void loop_pace(struct loop *l, unsigned us, int64_t for_ms);
 unsigned loop_pace_us(const struct loop *l); /* 0: not paced */
-/* by 1, later by -1: between the two somebody waits for this loop, and turns that are paced come
- * four times as often. */
+/* by 1, later by -1: between the two somebody waits for this loop, and turns are no more than
+ * half a millisecond apart. */
 void loop_hurry(struct loop *l, int by);
 
 /* Timers fire once unless every_ms > 0. The struct is heap-owned by the loop module. */

@@ -20,7 +20,7 @@ struct loop {
 	uv_prepare_t pace; /* runs before each poll while pace_until_ms is ahead */
 	uint64_t turn_ns, pace_until_ms;
 	unsigned pace_us;
-	int hurry; /* who waits: a quarter of pace_us */
+	int hurry; /* how many wait */
 };
 
 /* Closes a handle whose first member of the owning struct is that handle; frees the struct. */

@@ -36,6 +36,7 @@
 #define READ_BYTES	65536
 #define READS_A_TURN	4
 #define GATHER_BYTES	((size_t)32 << 10)
+#define HURRY_MAX	16
 #define KEEP_OUT_BYTES	((size_t)256 << 10)
 
 enum state { WAITING, RESOLVING, CONNECTING, GREETING, UP };
@@ -72,6 +73,7 @@ struct redis {
 	struct pending *ring; /* ring_cap is a power of two */
 	size_t ring_cap, head, count, bytes;
 	size_t urgent; /* of them, where others gather */
+	bool hurried;
 
 	unsigned busy;
 	bool closed;
@@ -100,14 +102,26 @@ static int ring_grow(struct redis *r)
 	return 0;
 }
 
+/* Many at once are a storm: they gain more from company than from haste. */
+static void hurry(struct redis *r)
+{
+	bool hurried = r->urgent > 0 && r->urgent <= HURRY_MAX;
+
+	if (hurried != r->hurried)
+		loop_hurry(r->loop, hurried ? 1 : -1);
+	r->hurried = hurried;
+}
+
 static void ring_push(struct redis *r, redis_cb cb, void *arg, size_t bytes, bool urgent)
 {
 	assert(r->count < r->ring_cap);
 	r->ring[(r->head + r->count++) & (r->ring_cap - 1)] =
 	    (struct pending){cb, arg, loop_now_ms(r->loop), bytes, urgent};
 	r->bytes += bytes;
-	if (urgent && r->urgent++ == 0)
-		loop_hurry(r->loop, 1);
+	if (urgent) {
+		r->urgent++;
+		hurry(r);
+	}
 }
 
 static struct pending ring_pop(struct redis *r)
@@ -117,8 +131,10 @@ static struct pending ring_pop(struct redis *r)
 	r->head = (r->head + 1) & (r->ring_cap - 1);
 	r->count--;
 	r->bytes -= p.bytes;
-	if (p.urgent && --r->urgent == 0)
-		loop_hurry(r->loop, -1);
+	if (p.urgent) {
+		r->urgent--;
+		hurry(r);
+	}
 	return p;
 }
 

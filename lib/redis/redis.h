@@ -60,7 +60,7 @@ struct redis_limits {
 	size_t max_in_flight_bytes; /* request bytes; 0 = 64 MiB */
 	int64_t timeout_ms;	    /* oldest unanswered command; 0 = 5000 */
 	/* Commands of redis_commit may wait this long for company, unless the loop's turns are as
-	 * far apart already; who waits for an answer of redis_cmd hurries it. 0: neither. */
+	 * far apart already; the few who wait for an answer of redis_cmd hurry it. 0: neither. */
 	int64_t gather_ms;
 };
 int redis_open(struct loop *l, const char *url, const struct redis_limits *limits,

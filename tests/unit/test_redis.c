@@ -376,7 +376,7 @@ static void test_a_paced_loop_gathers_by_the_turn(void **state)
 	open_client(&c, url, &limits);
 	run(&c, 1, 0, 0);
 	loop_pace(loop, 3000000, 60000);
-	loop_hurry(loop, 1); /* the first turn does not wait, others 750 ms */
+	loop_hurry(loop, 1); /* a turn more does not matter */
 	began = clock_boot_ms();
 	assert_int_equal(redis_reserve(c.r, 1000, &at), 0);
 	memcpy(at, cmd, sizeof(cmd) - 1);
