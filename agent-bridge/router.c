@@ -235,7 +235,7 @@ static void wait_answered(struct router *r, const struct redis_reply *reply)
 	if (r->step != WAITING)
 		return;
 	/* Nothing came: a moment to look whether anything is left behind, or the group gone. */
-	r->pending = redis_type(reply) == REDIS_NIL;
+	r->pending = r->pending || redis_type(reply) == REDIS_NIL;
 	if (reply && redis_type(reply) != REDIS_ERR)
 		read_next(r);
 	else
