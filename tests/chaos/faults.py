@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import links
+import psycopg2
 import viwtest
 
 POINT = re.compile(r'CRASH_POINT\("([^"]+)"\)')
@@ -246,7 +247,13 @@ def pg_lock(world, rng):
     table = rng.choice(("agent_commands", "agent_command_results", "os_gateways", "agent_events"))
     conn = world.pg.connect()
     conn.autocommit = False
-    conn.cursor().execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+    cursor = conn.cursor()
+    cursor.execute("SET LOCAL lock_timeout = '2s'")
+    try:
+        cursor.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+    except psycopg2.errors.LockNotAvailable:  # another of these holds it, or a writer for long
+        conn.close()
+        return None, None
     return f"lock {table}", conn.close
 
 
