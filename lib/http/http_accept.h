@@ -44,7 +44,8 @@ void http_accept_count(struct http_lws *h, int by);
 int http_opening_init(struct http_lws *h) MUST_CHECK;
 /* Takes an accepted socket: hands it to lws now, or once its client has said enough. */
 void http_opening_take(struct http_lws *h, int fd, const struct netaddr *peer);
-/* The socket's first request is there, its body too, or it is gone. Returns which of cfg.once were repeated. */
+/* The socket's first request is there, its body too, or it is gone. Returns which of cfg.once were
+ * repeated. */
 unsigned http_opening_over(struct http_lws *h, struct lws *wsi);
 /* Too many TLS handshakes are at work to begin another one. */
 bool http_opening_busy(struct http_lws *h);
