@@ -10,6 +10,17 @@ static int add(struct nonces *s, const char *owner, const char *nonce, int64_t u
 	return nonces_add(s, owner, nonce, strlen(nonce), until, now);
 }
 
+/* n0, n1, … of owner "a", the first until then, each 1 ms longer. */
+static void fill(struct nonces *s, int count, int64_t until, int64_t now)
+{
+	char n[16];
+
+	for (int i = 0; i < count; i++) {
+		snprintf(n, sizeof n, "n%d", i);
+		assert_ok(add(s, "a", n, until + i, now));
+	}
+}
+
 static void test_seen_until_its_time(void **state)
 {
 	struct nonces *s;
@@ -63,10 +74,7 @@ static void test_full_refuses_and_forgets_nothing(void **state)
 	char n[16];
 	(void)state;
 	assert_ok(nonces_new(1000, &s));
-	for (int i = 0; i < 1000; i++) {
-		snprintf(n, sizeof n, "n%d", i);
-		assert_ok(add(s, "a", n, 1000 + i, 0));
-	}
+	fill(s, 1000, 1000, 0);
 	assert_int_equal(add(s, "a", "one more", 9000, 0), -ENOSPC);
 	assert_int_equal(add(s, "a", "one more", 9000, 999), -ENOSPC);
 	for (int i = 0; i < 1000; i++) {
@@ -195,13 +203,9 @@ static void test_full_store_does_not_look_at_all_for_one(void **state)
 static void test_refusals_of_a_full_store_cost_nothing(void **state)
 {
 	struct nonces *s;
-	char n[16];
 	(void)state;
 	assert_ok(nonces_new(1000, &s));
-	for (int i = 0; i < 1000; i++) {
-		snprintf(n, sizeof n, "n%d", i);
-		assert_ok(add(s, "a", n, 600000 + i, 1));
-	}
+	fill(s, 1000, 600000, 1);
 	uint64_t before = nonces_moves(s);
 	for (int i = 0; i < 100000; i++)
 		assert_int_equal(add(s, "a", "one more", 900000, 1 + i), -ENOSPC);
