@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import socket
 import uuid
 from pathlib import Path
 
@@ -9,6 +10,16 @@ import viwtest
 from viwtest import HelperClient, rfc3339, wait_for, write_script, write_secret, write_verb
 
 KEY = "0123456789abcdef0123456789abcdef"
+
+
+def silent_engine(path):
+    """A listening engine socket that is root's alone and answers nothing by itself."""
+    engine = socket.socket(socket.AF_UNIX)
+    engine.bind(str(path))
+    path.chmod(0o600)
+    engine.listen()
+    engine.settimeout(10)
+    return engine
 
 
 class Helper:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helperlib import MARK, Helper, alive, code, reload, supervisor_of
+from helperlib import MARK, Helper, alive, code, reload, silent_engine, supervisor_of
 from viwtest import helper_program, rfc3339, wait_for
 
 
@@ -264,11 +264,7 @@ def status_of(pid):
 def test_built_in_verbs_run_as_nobody_with_what_they_need(helper):
     """An engine that never answers, so that the process can be looked at."""
     path = helper.root / "engine.sock"
-    engine = socket.socket(socket.AF_UNIX)
-    engine.bind(str(path))
-    path.chmod(0o600)
-    engine.listen()
-    engine.settimeout(10)
+    engine = silent_engine(path)
     helper.start(HOST_HELPER_ENGINE_SOCKET=str(path))
     c = helper.client()
     c.send(verb="list_containers", args={})

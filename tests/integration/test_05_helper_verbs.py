@@ -3,13 +3,12 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 
 import pytest
 
 import viwtest
-from helperlib import Helper, alive, code, reload
+from helperlib import Helper, alive, code, reload, silent_engine
 from viwtest import HELPER_PROGRAMS, helper_program, wait_for, write_script
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -173,11 +172,8 @@ def test_a_program_of_built_in_verbs_leaves_nothing(helper):
 
 def test_an_upgrade_while_a_built_in_verb_runs(helper):
     """The one that runs answers as what it is; the next request is the new program's."""
-    engine = socket.socket(socket.AF_UNIX)
     path = helper.root / "engine.sock"
-    engine.bind(str(path))
-    engine.listen()
-    engine.settimeout(10)
+    engine = silent_engine(path)
     helper.start(HOST_HELPER_ENGINE_SOCKET=str(path))
     c = helper.client()
     c.send(verb="list_containers", args={})
@@ -227,12 +223,8 @@ def by_hand(program, *words, **env):
 
 @pytest.fixture
 def engine(root_dir):
-    s = socket.socket(socket.AF_UNIX)
-    s.bind(str(root_dir / "engine.sock"))
-    os.chmod(root_dir / "engine.sock", 0o600)
-    s.listen()
-    yield root_dir / "engine.sock"
-    s.close()
+    with silent_engine(root_dir / "engine.sock"):
+        yield root_dir / "engine.sock"
 
 
 def test_who_starts_it_by_hand_gains_nothing(engine):
