@@ -259,7 +259,8 @@ static int open_redis_side(struct bridge *b)
 	struct store_config store = {.redis_url = c->redis_url,
 				     .prefix = c->stream_prefix,
 				     .bridge_id = b->id,
-				     .telemetry_maxlen = c->telemetry_maxlen};
+				     .telemetry_maxlen = c->telemetry_maxlen,
+				     .telemetry_max_bytes = c->telemetry_max_bytes};
 	struct dispatch_config dispatch = {.prefix = c->stream_prefix,
 					   .bridge_id = b->id,
 					   .verbs_dir = c->verbs_dir,

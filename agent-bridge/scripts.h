@@ -18,7 +18,8 @@
 	X(router_lease) \
 	X(router_read)  \
 	X(router_yield) \
-	X(trim)
+	X(trim)         \
+	X(trim_bytes)
 
 enum script {
 #define X(name) SCRIPT_##name,

@@ -514,7 +514,7 @@ int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg
 	s->ops.on_answer = on_op_answer;
 	s->ops.on_passing = on_op_passing;
 	s->ops.arg = s;
-	store_telemetry_init(s, cfg->telemetry_maxlen > 0 ? cfg->telemetry_maxlen : 1000000);
+	store_telemetry_init(s, cfg);
 	if (r == 0)
 		r = loop_timer_new(l, on_probe, s, &s->probe);
 	if (r == 0)

@@ -21,7 +21,7 @@ struct store;
 
 struct store_config {
 	const char *redis_url, *prefix, *bridge_id;
-	int64_t telemetry_maxlen; /* MAXLEN ~ of the telemetry stream */
+	int64_t telemetry_maxlen, telemetry_max_bytes; /* bounds of the telemetry stream */
 };
 struct store_ops {
 	void (*on_up)(void *arg);

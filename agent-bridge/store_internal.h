@@ -39,6 +39,9 @@ struct store {
 	uint64_t heads_put;
 	struct backlog backlog;
 	uint64_t telemetry_sent, sample_us; /* sample_us 0: none under way */
+	/* Bytes written and not yet marked, how many a mark comes at, how many one is asked for. */
+	uint64_t unmarked, mark_due, marking;
+	int64_t telemetry_max_bytes;
 
 	int64_t now_ms;
 	char now_text[CLOCK_RFC3339_LEN + 1];
@@ -57,7 +60,7 @@ void store_pump(struct store *s);
 void store_drain_check(struct store *s);
 
 /* ---- store_telemetry.c ---- */
-void store_telemetry_init(struct store *s, int64_t maxlen);
+void store_telemetry_init(struct store *s, const struct store_config *cfg);
 void store_telemetry_fini(struct store *s);
 /* Sends what waits, at most so many. */
 void store_telemetry_pump(struct store *s, size_t max);

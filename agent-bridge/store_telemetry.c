@@ -5,6 +5,7 @@
 #include "store_internal.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 #define LARGE_FRAME_BYTES 8192 /* looked at one by one, small ones every 256 */
 #define TRIM_EVERY	  100  /* entries; each MAXLEN costs Redis a tenth of an XADD */
 #define SAMPLE_EVERY	  64   /* replies whose time is measured */
+#define MARKS		  256  /* in so many parts the bound in bytes is kept */
 
 static char *put_bytes(char *at, const char *bytes, size_t n)
 {
@@ -108,14 +110,56 @@ static void on_sampled_telemetry(void *arg, const struct redis_reply *reply)
 	on_telemetry(s, reply);
 }
 
-static void commit_telemetry(struct store *s, size_t n)
+/* ---- the bound in bytes ---- */
+
+static uint64_t mark_step(const struct store *s)
 {
-	if (++s->telemetry_sent % SAMPLE_EVERY == 0 && !s->sample_us) {
-		s->sample_us = clock_boot_us();
-		redis_commit(s->redis, n, on_sampled_telemetry, s);
+	return (uint64_t)s->telemetry_max_bytes / MARKS;
+}
+
+static void mark(struct store *s);
+
+static void on_mark(void *arg, const struct redis_reply *reply)
+{
+	struct store *s = arg;
+
+	if (redis_type(reply) != REDIS_INT) { /* counted with the next */
+		s->mark_due = s->unmarked + mark_step(s);
 		return;
 	}
-	redis_commit(s->redis, n, on_telemetry, s);
+	s->unmarked -= s->marking;
+	s->mark_due = mark_step(s);
+	if (s->unmarked >= s->mark_due) /* of what left meanwhile */
+		mark(s);
+}
+
+/* Tells Redis how many bytes it was sent; it drops what they push past the bound. */
+static void mark(struct store *s)
+{
+	char bytes[24], bound[24];
+	struct span argv[] = {span_of(s->prefix), {0}, {0}};
+
+	(void)snprintf(bytes, sizeof(bytes), "%" PRIu64, s->unmarked);
+	(void)snprintf(bound, sizeof(bound), "%" PRId64, s->telemetry_max_bytes);
+	argv[1] = span_of(bytes);
+	argv[2] = span_of(bound);
+	s->marking = s->unmarked;
+	s->mark_due = UINT64_MAX;
+	if (redis_eval(s->redis, script_get(SCRIPT_trim_bytes), on_mark, s, 0, ARRAY_LEN(argv),
+		       argv) < 0)
+		on_mark(s, NULL);
+}
+
+static void commit_telemetry(struct store *s, size_t n)
+{
+	bool sampled = ++s->telemetry_sent % SAMPLE_EVERY == 0 && !s->sample_us;
+
+	if (sampled)
+		s->sample_us = clock_boot_us();
+	redis_commit(s->redis, n, sampled ? on_sampled_telemetry : on_telemetry, s);
+	s->unmarked += n;
+	if (s->unmarked >= s->mark_due)
+		mark(s);
 }
 
 static int keep(struct store *s, const struct store_conn *c, struct span frame)
@@ -171,10 +215,12 @@ static void make_head(struct store_head *h, const char *prefix, int64_t maxlen)
 	h->n = (size_t)(at - h->text);
 }
 
-void store_telemetry_init(struct store *s, int64_t maxlen)
+void store_telemetry_init(struct store *s, const struct store_config *cfg)
 {
 	make_head(&s->head, s->prefix, 0);
-	make_head(&s->head_trim, s->prefix, maxlen);
+	make_head(&s->head_trim, s->prefix, cfg->telemetry_maxlen);
+	s->telemetry_max_bytes = cfg->telemetry_max_bytes;
+	s->mark_due = mark_step(s);
 	s->backlog.max_bytes = BACKLOG_MAX_BYTES;
 }
 

@@ -99,6 +99,30 @@ def test_the_telemetry_stream_is_kept_to_its_bound(bridge):
     assert 1000 <= b.redis.client.xlen("viw.telemetry") <= 1300  # a hundred between looks, and whole nodes of Redis
 
 
+def test_large_telemetry_is_kept_to_a_bound_in_bytes(bridge):
+    """Frames as large as they may be, over two bridges; what came last stays, none of it with a gap."""
+    bound, large, each = 16 << 20, 200000, 150
+    bridges = [bridge(id=f"b{i}", telemetry_max_bytes=bound) for i in (1, 2)]
+    db = bridges[0].redis.client
+    agents = [b.connect(f"gw-{b.proc.pid}") for b in bridges]
+    for seq in range(each):
+        for b, ws in zip(bridges, agents):
+            ws.send(telemetry(f"gw-{b.proc.pid}", seq=seq, pad="x" * large))
+    kept = {}
+
+    def all_came():
+        kept.clear()
+        for _, fields in db.xrange("viw.telemetry"):
+            kept.setdefault(fields["agent_id"], []).append(json.loads(fields["frame"])["seq"])
+        return all(kept.get(f"gw-{b.proc.pid}", [0])[-1] == each - 1 for b in bridges)
+    viwtest.wait_for(all_came, 30)
+    # A third is what TELEMETRY_MAX_BYTES asks for; the last marks come after the last frames.
+    viwtest.wait_for(lambda: db.memory_usage("viw.telemetry", samples=0) < bound * 1.34, what="the bound is kept")
+    assert all_came() and all(seqs == list(range(seqs[0], each)) for seqs in kept.values())
+    assert sum(map(len, kept.values())) * large > bound * 0.5
+    assert db.llen("viw.telemetry_marks") <= 256 + 2
+
+
 def test_commands_are_not_filtered_by_supported_verbs(bridge):
     """The agent answers verb_not_allowed: what a new agent can do needs no new bridge."""
     b = bridge()

@@ -701,6 +701,29 @@ def test_expire_forgets_deadlines_of_what_is_gone(db, lua, site):
     assert site.expire() == [-1, 0]
 
 
+def test_trim_bytes_keeps_what_was_written_last(db, lua):
+    def write(n, size):
+        for _ in range(n):
+            db.xadd("viw.telemetry", {"frame": "x" * size})
+        return lua.trim_bytes(n * size, 100000)
+    # Up to the bound nothing goes, however many entries that is.
+    assert [write(100, 100) for _ in range(9)] == [0] * 9
+    assert db.xlen("viw.telemetry") == 900
+    # Large ones push the small ones out, also when Redis is full.
+    db.config_set("maxmemory", 1)
+    assert lua.trim_bytes(90000, 100000) > 700
+    db.config_set("maxmemory", 0)
+    for _ in range(20):
+        write(10, 1000)
+    assert 100 <= db.xlen("viw.telemetry") <= 120 and db.llen("viw.telemetry_marks") <= 11
+    # Emptied, or forgotten by Redis, it begins anew.
+    db.xtrim("viw.telemetry", maxlen=0)
+    assert write(1, 90000) == 0 and db.xlen("viw.telemetry") == 1
+    db.delete("viw.telemetry")
+    assert lua.trim_bytes(100, 100000) == 0 and not db.exists("viw.telemetry_marks")
+    assert write(1, 100) == 0 and db.lrange("viw.telemetry_marks", 0, -1)[0].endswith(" 100")
+
+
 def test_trim_only_behind_the_slowest_group(db, lua, site):
     ids = [db.xadd("viw.commands", {"n": i}) for i in range(6)]
     trim = lambda: lua.trim(site.lease, "commands", "agent-bridge", "results-writer")
@@ -754,7 +777,7 @@ def test_post_of_cancels_is_idempotent_and_bounded(db, lua):
 # flags=allow-oom: these only free, or keep the fleet alive. no-writes: they only look.
 UNDER_OOM = {
     "release": "works", "bridge_lease": "works", "router_lease": "works", "router_yield": "works",
-    "trim": "works", "check": "works", "lookup": "works",
+    "trim": "works", "trim_bytes": "works", "check": "works", "lookup": "works",
     "claim": "refused", "reclaim": "refused", "expire": "refused", "offer": "refused", "post": "refused",
     "result": "refused", "route": "refused", "router_read": "refused",
 }
@@ -768,7 +791,7 @@ def test_out_of_memory(db, lua, site, name):
     args = {
         "release": ["a1", site.owner], "bridge_lease": ["b1", "inst-1", "1", 15000],
         "router_lease": ["b1", site.token, 4000, 0, "1"], "router_yield": [site.lease],
-        "trim": [site.lease, "commands", "agent-bridge"], "check": ["a1", site.owner], "lookup": ["a1", "x1"],
+        "trim": [site.lease, "commands", "agent-bridge"], "trim_bytes": [1, 100], "check": ["a1", site.owner], "lookup": ["a1", "x1"],
         "claim": ["a1", "b1", "c9", "n", 1000, ""], "reclaim": ["a1", "b1", "c1", site.epoch],
         "expire": [site.lease, "b1", NOW, 0, 64], "router_read": [site.lease, ">", 64],
         "offer": ["a1", site.owner, "", 4, 1, "b1", "c1", site.epoch, NOW, 0],
