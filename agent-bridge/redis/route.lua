@@ -65,10 +65,8 @@ end
 
 local kinds = {}
 function kinds.run(e, m)
-  if m.state == 'tombstone' then
-    if m.agent ~= e.agent then
-      return 'duplicate', ''
-    elseif e.extra == '1' or in_doubt(int(now)) then -- lost, then cancelled, then sent again: it may have run
+  if m.state == 'tombstone' then -- whichever agent its cancel named: else it would stay open for as long
+    if e.extra == '1' or in_doubt(int(now)) then -- lost, then cancelled, then sent again: it may have run
       return 'asked', put_in_mailbox(e, 'offered', true)
     elseif held_ms() > 0 then
       local owner = put_in_mailbox(e, 'queued', true)
@@ -109,7 +107,8 @@ function kinds.cancel(e, m)
 end
 
 function kinds.reject(e, m)
-  if m.state and m.state ~= 'posted' then
+  local unheard = m.state == 'posted' or m.state == 'tombstone' and not in_doubt(int(now))
+  if m.state and not unheard then
     return 'duplicate', ''
   end
   return ends_unqueued({cid = e.cid, agent = e.agent, by = e.by}, 'rejected', e.verb, e.extra)

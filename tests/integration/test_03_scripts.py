@@ -330,6 +330,29 @@ def test_route_cancel_before_run_leaves_a_tombstone(db, lua, site):
     assert site.open_keys() == []
 
 
+def test_route_cancel_that_named_another_agent_ends_it_too(db, lua, site):
+    """Behind its tombstone the command stayed open, and was queued again every half minute, for eight days."""
+    assert site.route(site.entry("x1", kind="cancel", agent="a9"))[0] == "tombstone"
+    assert site.route(site.entry("x1"))[0] == "cancelled"
+    assert [(r["state"], r["agent_id"]) for r in results_of(db, "x1")] == [("cancelled", "a1")]
+    assert site.marker("x1")["agent"] == "a1"
+    assert site.route(site.entry("x2", kind="cancel", agent="a9"), site.entry("x2", extra="1"))[::2] == ["tombstone", "asked"]
+    assert [(o["kind"], o["cid"]) for o in site.offer()] == [("cancel", "x2")]
+    assert site.answer("x2") == "stored" and site.open_keys() == []
+
+
+def test_route_a_malformed_one_ends_behind_a_tombstone(db, lua, site):
+    """But not while Redis may have forgotten that the same id ran before; it is queued again later."""
+    assert site.route(site.entry("x1", kind="cancel"), site.entry("x2", kind="cancel"))[::2] == ["tombstone"] * 2
+    assert site.route(site.entry("x1", kind="reject", verb="bad_ttl", extra="no"))[0] == "rejected"
+    assert [r["state"] for r in results_of(db, "x1")] == ["rejected"] and site.marker("x1")["state"] == "done"
+    db.set("viw.doubt", now_ms(db) + 60000)
+    assert site.route(site.entry("x2", kind="reject", verb="bad_ttl", extra="no"))[0] == "duplicate"
+    db.delete("viw.doubt")
+    assert site.route(site.entry("x2", kind="reject", verb="bad_ttl", extra="no"))[0] == "rejected"
+    assert site.open_keys() == []
+
+
 def test_route_cancel_of_a_queued_one_ends_it_and_of_an_offered_one_asks(db, lua, site):
     site.route(site.entry("x1"), site.entry("x2"))
     assert [o["cid"] for o in site.offer(window=1)] == ["x1"]
