@@ -1,6 +1,7 @@
 /* Checks entries of viw.commands; every fault has a code and words for the row. */
 #include "command.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +23,18 @@ static void refuse(struct command *c, const char *code, const char *reason)
 {
 	c->kind = COMMAND_REJECT;
 	c->code = code;
-	c->reason = reason;
+	(void)snprintf(c->reason, sizeof(c->reason), "%s", reason);
+}
+
+/* The words go into a frame as they are: the fault's without its backslash. */
+static void refuse_params(struct command *c, const struct json_fault *fault)
+{
+	refuse(c, "bad_params", "");
+	(void)snprintf(
+	    c->reason, sizeof(c->reason),
+	    "params must be a JSON object of at most 64 KiB, nested at most 14 deep, with no "
+	    "name twice, no NUL and in UTF-8: %s at byte %zu",
+	    fault->what + (fault->what[0] == '\\'), fault->offset);
 }
 
 /* Sets times; false when a field of time is wrong. */
@@ -34,7 +46,9 @@ static bool parse_times(const struct stream_entry *e, int64_t entry_ms, struct c
 
 	c->issued_at_ms = entry_ms;
 	if (issued.n && clock_parse_rfc3339(issued.p, issued.n, &c->issued_at_ms) < 0) {
-		refuse(c, "bad_issued_at", "issued_at must be an RFC 3339 time");
+		refuse(c, "bad_issued_at",
+		       "issued_at must be an RFC 3339 time with its zone, such as "
+		       "2026-11-20T11:09:00Z");
 		return false;
 	}
 	if (ttl.n && (json_int(ttl, &ttl_s) < 0 || ttl_s < 1 || ttl_s > COMMAND_TTL_MAX_S)) {
@@ -44,7 +58,9 @@ static bool parse_times(const struct stream_entry *e, int64_t entry_ms, struct c
 	/* A backend whose clock runs ahead must not lose its commands to the 24 h rule. */
 	c->expires_at_ms = (c->issued_at_ms < entry_ms ? c->issued_at_ms : entry_ms) + ttl_s * 1000;
 	if (expires.n && clock_parse_rfc3339(expires.p, expires.n, &c->expires_at_ms) < 0) {
-		refuse(c, "bad_expires_at", "expires_at must be an RFC 3339 time");
+		refuse(c, "bad_expires_at",
+		       "expires_at must be an RFC 3339 time with its zone, such as "
+		       "2026-11-20T11:09:00Z");
 		return false;
 	}
 	if (c->expires_at_ms - entry_ms > COMMAND_AHEAD_MAX_MS) {
@@ -58,14 +74,14 @@ static bool parse_times(const struct stream_entry *e, int64_t entry_ms, struct c
 
 static void parse_run(struct command *c)
 {
+	struct json_fault fault;
+
 	if (!command_is_verb(c->verb))
 		refuse(
 		    c, "bad_command",
 		    "command must be 1 to 128 printable ASCII characters but quote and backslash");
-	else if (!command_is_params(c->params))
-		refuse(c, "bad_params",
-		       "params must be a JSON object of at most 64 KiB, nested at most 14 deep, "
-		       "with no name twice and no NUL");
+	else if (!command_is_params(c->params, &fault))
+		refuse_params(c, &fault);
 	else if (!command_is_text(c->signature, COMMAND_SIGNATURE_MAX_BYTES))
 		refuse(c, "bad_signature", "signature must be UTF-8 text of at most 4096 bytes");
 }
@@ -75,7 +91,7 @@ static void leave_out_bad(struct command *c)
 {
 	if (!command_is_verb(c->verb))
 		c->verb = (struct span){0};
-	if (!command_is_params(c->params))
+	if (!command_is_params(c->params, NULL))
 		c->params = SPAN("{}");
 	if (!command_is_text(c->signature, COMMAND_SIGNATURE_MAX_BYTES))
 		c->signature = (struct span){0};
@@ -101,9 +117,10 @@ void command_parse(const struct stream_entry *e, const struct allowlist *allowed
 
 	memset(ret, 0, sizeof(*ret));
 	if (stream_entry_ms(e->id, &entry_ms) < 0 || !ident_is_correlation_id(cid.p, cid.n)) {
+		refuse(
+		    ret, "bad_correlation_id",
+		    "correlation_id is missing or does not fit [A-Za-z0-9][A-Za-z0-9._:-]{0,127}");
 		ret->kind = COMMAND_DROP;
-		ret->code = "bad_correlation_id";
-		ret->reason = "correlation_id is missing or malformed";
 		return;
 	}
 	memcpy(ret->cid, cid.p, cid.n);
@@ -124,7 +141,8 @@ void command_parse(const struct stream_entry *e, const struct allowlist *allowed
 	}
 	if (!ident_is_agent_id(agent.p, agent.n)) {
 		copy_agent_anyhow(agent, ret->agent);
-		refuse(ret, "bad_agent_id", "agent_id is missing or malformed");
+		refuse(ret, "bad_agent_id",
+		       "agent_id is missing or does not fit [A-Za-z0-9][A-Za-z0-9._-]{0,63}");
 		return;
 	}
 	memcpy(ret->agent, agent.p, agent.n);

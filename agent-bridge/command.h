@@ -25,8 +25,9 @@ struct command {
 	struct span verb, params, by, signature;
 	int64_t issued_at_ms, expires_at_ms;
 	char issued_at[CLOCK_RFC3339_LEN + 1], expires_at[CLOCK_RFC3339_LEN + 1];
-	bool maybe_ran;		   /* put there again after Redis lost it */
-	const char *code, *reason; /* REJECT, DROP: static */
+	bool maybe_ran;	  /* put there again after Redis lost it */
+	const char *code; /* REJECT, DROP: static */
+	char reason[224]; /* the same: words without quote or backslash, else empty */
 };
 
 /* Spans point into the entry. */

@@ -331,7 +331,7 @@ static void count_routed(struct router *r, const struct command *c, const char *
 	       FIELDS(.event = "routed", .agent_id = c->agent[0] ? c->agent : NULL,
 		      .correlation_id = c->cid[0] ? c->cid : NULL, .error = c->code, .detail = word,
 		      .stream = id),
-	       "command %s%s%s", word, c->reason ? ": " : "", c->reason ? c->reason : "");
+	       "command %s%s%s", word, c->reason[0] ? ": " : "", c->reason);
 }
 
 static void route_answered(struct router *r, const struct redis_reply *reply)
@@ -398,7 +398,8 @@ static void route(struct router *r, const struct redis_reply *entries)
 			LOG_ERROR(
 			    FIELDS(.event = "commands_lost", .detail = r->batch_id[r->batch_n]),
 			    "an entry of the command stream was deleted before it was routed");
-			c->reason = "deleted before it was routed";
+			(void)snprintf(c->reason, sizeof(c->reason),
+				       "deleted before it was routed");
 		}
 		if (c->kind == COMMAND_DROP)
 			drop_entry(r, &e, c->code);

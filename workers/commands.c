@@ -213,7 +213,7 @@ static bool ledger_is_malformed(const struct stream_entry *e, const struct comma
 
 	return !f->agent_id.p || (op.n && !span_eq(op, "run")) ||
 	       !command_is_verb(stream_field(e, "command")) ||
-	       (params.n && !command_is_params(params)) ||
+	       (params.n && !command_is_params(params, NULL)) ||
 	       !command_is_text(stream_field(e, "issued_by_admin_id"), COMMAND_ISSUER_MAX_BYTES) ||
 	       !command_is_text(stream_field(e, "signature"), COMMAND_SIGNATURE_MAX_BYTES) ||
 	       (issued.n && !origin_time(issued, &v)) ||
@@ -230,7 +230,7 @@ static int ledger_params(struct commands *c, const struct stream_entry *e, struc
 
 	if (!params.n)
 		params = SPAN("{}");
-	if (!command_is_params(params)) {
+	if (!command_is_params(params, NULL)) {
 		struct json_fault fault;
 		if (json_validate(params.p, params.n, WIRE_MAX_DEPTH, &fault) == -ENOMEM)
 			return -ENOMEM;

@@ -23,12 +23,21 @@ bool command_is_text(struct span s, size_t max)
 	return s.n <= max && (s.n == 0 || utf8_is_valid(s.p, s.n));
 }
 
-bool command_is_params(struct span s)
+bool command_is_params(struct span s, struct json_fault *fault)
 {
-	size_t i = 0;
+	struct json_fault found = {.offset = COMMAND_PARAMS_MAX_BYTES, .what = "not over yet"};
+	bool well = s.n <= COMMAND_PARAMS_MAX_BYTES;
 
-	while (i < s.n && strchr(" \t\r\n", s.p[i]))
-		i++;
-	return s.n <= COMMAND_PARAMS_MAX_BYTES && i < s.n && s.p[i] == '{' &&
-	       json_validate(s.p, s.n, PARAMS_MAX_DEPTH, NULL) == 0;
+	if (well) {
+		size_t i = 0;
+
+		while (i < s.n && strchr(" \t\r\n", s.p[i]))
+			i++;
+		found = (struct json_fault){.offset = i, .what = "it is not an object"};
+		well = i < s.n && s.p[i] == '{' &&
+		       json_validate(s.p, s.n, PARAMS_MAX_DEPTH, &found) == 0;
+	}
+	if (fault)
+		*fault = found;
+	return well;
 }

@@ -22,5 +22,6 @@ enum {
 bool command_is_verb(struct span s);
 /* UTF-8 without control characters, at most max bytes. */
 bool command_is_text(struct span s, size_t max);
-/* A JSON object that fits a COMMAND frame and a jsonb. */
-bool command_is_params(struct span s);
+/* A JSON object that fits a COMMAND frame and a jsonb. fault (may be NULL): what is wrong, and
+ * where. */
+bool command_is_params(struct span s, struct json_fault *fault);

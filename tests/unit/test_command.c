@@ -168,6 +168,44 @@ static void test_a_bad_agent_id_becomes_safe_text(void **state)
 	}
 }
 
+/* Field, fault and remedy; no quote and no backslash, since the words stand in a frame as they are.
+ */
+static void test_a_refusal_says_what_is_wrong_and_where(void **state)
+{
+	static char large[70000];
+	static const char *const cases[][3] = {
+	    {"params", "[1]", "not an object at byte 0"},
+	    {"params", " null", "not an object at byte 1"},
+	    {"params", "{message:1}", "a member needs a name in quotes at byte 1"},
+	    {"params", "{\"a\":1,\"a\":2}", "a name that was there before at byte "},
+	    {"params", "{\"a\":\"\\u0000\"}", ": u0000 is not allowed at byte 6"},
+	    {"params", "{\"a\":\"\\ud800\"}", "a lone surrogate at byte 6"},
+	    {"params", large,
+	     "at most 64 KiB, nested at most 14 deep, with no name twice, no NUL and "
+	     "in UTF-8: not over yet at byte 65536"},
+	    {"agent_id", "a b",
+	     "agent_id is missing or does not fit [A-Za-z0-9][A-Za-z0-9._-]{0,63}"},
+	    {"expires_at", "2026-11-20T11:09:00", "with its zone, such as 2026-11-20T11:09:00Z"},
+	    {"issued_at", "noon", "with its zone, such as 2026-11-20T11:09:00Z"},
+	    {"op", "stop", "op must be run or cancel"},
+	};
+
+	(void)state;
+	memset(large, 'x', sizeof(large) - 1);
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		bool agent = !strcmp(cases[i][0], "agent_id");
+		struct command c = parse(entry("1-1", "correlation_id", "c", "agent_id",
+					       agent ? cases[i][1] : "a1", "command", "ECHO",
+					       cases[i][0], cases[i][1], NULL));
+
+		assert_int_equal(c.kind, COMMAND_REJECT);
+		assert_non_null(strstr(c.reason, cases[i][2]));
+		assert_memory_equal(c.reason, cases[i][0], strlen(cases[i][0]));
+		assert_null(strpbrk(c.reason, "\"\\"));
+		assert_true(strlen(c.reason) < sizeof(c.reason) - 1);
+	}
+}
+
 static void test_no_id_is_dropped(void **state)
 {
 	(void)state;
@@ -222,6 +260,7 @@ int main(void)
 	    CASE(test_cancel_needs_only_ids),
 	    CASE(test_cancel_leaves_out_what_is_not_as_it_should_be),
 	    CASE(test_a_bad_agent_id_becomes_safe_text),
+	    CASE(test_a_refusal_says_what_is_wrong_and_where),
 	    CASE(test_no_id_is_dropped),
 	    CASE(test_allowlist),
 	    CASE(test_digest_tells_content_apart),
