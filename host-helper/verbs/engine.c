@@ -31,6 +31,18 @@ static void set_request(CURL *c, const char *socket, const char *method, const c
 		curl_easy_setopt(c, CURLOPT_POSTFIELDS, body ? body : "");
 }
 
+/* curl's own words name a port, and there is none. */
+static void say_not_connected(CURL *c, const char *socket, struct engine_reply *ret)
+{
+	long cause = 0;
+
+	curl_easy_getinfo(c, CURLINFO_OS_ERRNO, &cause);
+	snprintf(ret->error, sizeof ret->error,
+		 "cannot connect to %s: %s; is podman or docker running, and is that its socket "
+		 "(HOST_HELPER_ENGINE_SOCKET)?",
+		 socket, cause ? strerror((int)cause) : "no answer");
+}
+
 void engine_request(const char *socket, const char *method, const char *path, json_t *body,
 		    long timeout_s, struct engine_reply *ret)
 {
@@ -52,8 +64,11 @@ void engine_request(const char *socket, const char *method, const char *path, js
 		ret->sent = code != CURLE_COULDNT_CONNECT;
 		if (code == CURLE_OK)
 			curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &ret->status);
-		snprintf(ret->error, sizeof ret->error, "%.150s",
-			 error[0] ? error : curl_easy_strerror(code));
+		if (code == CURLE_COULDNT_CONNECT)
+			say_not_connected(c, socket, ret);
+		else
+			snprintf(ret->error, sizeof ret->error, "%.150s",
+				 error[0] ? error : curl_easy_strerror(code));
 		if (code == CURLE_OK && answer.len)
 			ret->body =
 			    json_loadb(answer.data, answer.len, JSON_REJECT_DUPLICATES, NULL);

@@ -10,7 +10,7 @@ struct engine_reply {
 	long status;  /* HTTP; 0: no answer */
 	bool sent;    /* the request may have reached the engine */
 	json_t *body; /* NULL: none or not JSON */
-	char error[160];
+	char error[320];
 };
 
 /* path begins after the version: "/containers/json". body is sent as JSON and its reference is

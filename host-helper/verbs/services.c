@@ -90,7 +90,10 @@ int builtin_service_status(struct builtin_ctx *x)
 		r = read_unit(bus, name, &u);
 	sd_bus_flush_close_unref(bus);
 	if (r < 0)
-		return builtin_fail(x, "internal", "systemd cannot be asked: %s", strerror(-r));
+		return builtin_fail(
+		    x, "internal",
+		    "systemd cannot be asked: %s; does this host run systemd and D-Bus?",
+		    strerror(-r));
 	jsonw_str(x->w, "unit", name);
 	jsonw_str(x->w, "state", state_word(&u));
 	jsonw_str(x->w, "load_state", u.load);

@@ -87,7 +87,8 @@ def test_containers_on_real_podman(start, root_dir, podman):
 def test_without_an_engine_the_container_verbs_say_so(start, root_dir):
     h = Helper(start, root_dir).start()
     reply = h.run("list_containers")
-    assert code(reply) == "internal" and "container engine" in reply["error"]["msg"]
+    assert code(reply) == "internal" and "container engine: cannot connect to /" in reply["error"]["msg"]
+    assert "HOST_HELPER_ENGINE_SOCKET" in reply["error"]["msg"] and "port" not in reply["error"]["msg"]
     assert code(h.run("spawn_container")) == "internal"
     assert "containers" not in h.run("get_monitoring_data")["data"]
 
