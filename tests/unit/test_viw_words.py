@@ -18,6 +18,16 @@ def test_what_is_not_understood_is_named_and_nothing_begins(line, tmp):
     assert not (tmp / "up").exists()
 
 
+@pytest.mark.parametrize("line", ["up --help", "up -h", "down --help", "test --help", "package -h", "first-day --help", "run --help"])
+def test_help_of_a_word_is_its_line_and_nothing_begins(line, tmp):
+    done = subprocess.run([viwtest.ROOT / "viw", *line.split()], text=True, cwd=tmp, timeout=20, stdin=subprocess.DEVNULL,
+                          env={"PATH": "/usr/bin:/bin", "VIW_UP_DIR": str(tmp / "up"), "HOME": str(tmp)},
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0 and done.stderr == "", done
+    assert done.stdout.startswith(f"./viw {line.split()[0]}: ") and done.stdout.count("\n") == 1
+    assert not (tmp / "up").exists()
+
+
 @pytest.mark.parametrize("line", ["--seconds 12abc", "--seconds", "--seconds 0", "--runs -1", "--runs 1e3", "--secnds 5", "no_such_target"])
 def test_the_fuzzers_refuse_what_is_no_number_option_or_target(line):
     done = subprocess.run([viwtest.ROOT / "tests" / "fuzz" / "run", *line.split()], text=True, timeout=20,
