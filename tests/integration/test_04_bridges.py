@@ -1,4 +1,5 @@
 """Chapter 04: bridges side by side, killed, frozen, cut off; Redis lost, full, read-only, forgetful."""
+import hashlib
 import json
 import os
 import socket
@@ -6,6 +7,7 @@ import subprocess
 import threading
 import time
 
+import lua
 import pytest
 import viwtest
 from bridges import SECRET, Bridge, elsewhen, leftovers, metric, result, results, wait_result
@@ -485,6 +487,42 @@ def test_failover_behind_one_name(redis, start, connect, tmp):
         relay.close()
 
 
+def test_an_answer_asked_for_before_redis_was_back_has_told_it_nothing(redis, start, connect):
+    """A replica becomes writable between a write that shows it and the router's question for its lease, which does not
+    say yet that Redis may have forgotten: it is said all the same, by another one."""
+    port = viwtest.free_port()
+    relay = Relay(port, [redis.port])
+    bridge = Bridge(start, redis, connect, REDIS_URL=f"redis://127.0.0.1:{port}/0")
+    bridge.proc.wait_log("router_leads")
+    lease = hashlib.sha1(lua.text("router_lease").encode()).hexdigest().encode()
+
+    def asked(since):
+        return b"".join(relay.asked[since:])
+
+    def came_back_between():
+        redis.client.replicaof("127.0.0.1", "1")
+        since = len(relay.asked)
+        wait_for(lambda: b"viw.probe" in asked(since) and lease in asked(since), 10, "the bridge tries a write")
+        relay.hold(replies_only=True)
+        redis.client.replicaof("NO", "ONE")
+        since = len(relay.asked)
+        deadline = time.monotonic() + 1.5  # then it connects anew
+        while lease not in asked(since) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return 0 <= asked(since).find(b"viw.probe") < asked(since).find(lease)
+    try:
+        between = False
+        while not between:  # mostly the first time
+            between = came_back_between()
+            assert not redis.client.exists("viw.verify")
+            relay.release()
+            wait_for(lambda: redis.client.exists("viw.verify"), 8, "Redis is told that it may have forgotten")
+            redis.client.delete("viw.verify")
+    finally:
+        bridge.proc.stop()
+        relay.close()
+
+
 class Relay:
     """A port that leads to whichever port target[0] says when a connection is made. It can hold what it is given,
     so that a link is cut while both ends live, and give it out later or cut for good."""
@@ -492,7 +530,7 @@ class Relay:
     def __init__(self, port, target):
         self.target, self.listener = target, socket.create_server(("127.0.0.1", port))
         self.requests, self.replies = threading.Event(), threading.Event()  # set: they pass
-        self.sockets = []
+        self.sockets, self.asked = [], []  # asked: what passed on the way there
         self.release()
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -531,6 +569,8 @@ class Relay:
         try:
             while data := x.recv(65536):
                 passes.wait()
+                if passes is self.requests:
+                    self.asked.append(data)
                 y.sendall(data)
         except OSError:
             pass
