@@ -34,14 +34,13 @@ const char *http_reason(int status)
 	return "Status";
 }
 
-int http_head_append(struct buf *out, int status, const char *content_type, size_t n, bool close,
+int http_head_append(struct buf *out, int status, const char *content_type, size_t n,
 		     const char *extra)
 {
 	return buf_appendf(out,
 			   "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
-			   "Cache-Control: no-store\r\n%s%s\r\n",
-			   status, http_reason(status), content_type, n,
-			   close ? "Connection: close\r\n" : "", extra ? extra : "");
+			   "Cache-Control: no-store\r\nConnection: close\r\n%s\r\n",
+			   status, http_reason(status), content_type, n, extra ? extra : "");
 }
 
 int http_error_body(struct buf *out, const char *code, const char *msg)
@@ -71,7 +70,7 @@ int http_refusal(struct buf *out, int status, const char *code, const char *msg,
 		snprintf(extra, sizeof(extra), "Upgrade: websocket\r\n");
 	r = http_error_body(&body, code, msg);
 	if (r == 0)
-		r = http_head_append(out, status, "application/json", body.len, true, extra);
+		r = http_head_append(out, status, "application/json", body.len, extra);
 	if (r == 0)
 		r = buf_append(out, body.data, body.len);
 	buf_fini(&body);

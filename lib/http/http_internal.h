@@ -6,8 +6,8 @@
 
 /* Reason phrase of a status we use. */
 const char *http_reason(int status);
-/* Appends status line and headers for a body of n bytes. head: no body follows (HEAD). */
-int http_head_append(struct buf *out, int status, const char *content_type, size_t n, bool close,
+/* Appends status line and headers for a body of n bytes, after which the connection closes. */
+int http_head_append(struct buf *out, int status, const char *content_type, size_t n,
 		     const char *extra) MUST_CHECK;
 /* {"error":{"code":…,"msg":…}} */
 int http_error_body(struct buf *out, const char *code, const char *msg) MUST_CHECK;

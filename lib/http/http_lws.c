@@ -80,7 +80,7 @@ static int on_confirm_upgrade(struct http_lws *h, struct lws *wsi)
 {
 	char uri[512];
 
-	/* Not `in`: it dangles after keep-alive followed by an unknown upgrade. */
+	/* Not `in`, which lws may leave dangling. */
 	if (lws_hdr_total_length(wsi, WSI_TOKEN_UPGRADE) <= 0)
 		return -1;
 	if (lws_hdr_copy(wsi, uri, sizeof(uri), WSI_TOKEN_GET_URI) <= 0)
@@ -215,7 +215,6 @@ static int context_open(struct http_lws *h)
 	    .max_http_header_data = HTTP_HEAD_MAX + HTTP_HEAD_EXTRA,
 	    .timeout_secs = 20,
 	    .timeout_secs_ah_idle = 60,
-	    .keepalive_timeout = 30,
 	    .pt_serv_buf_size = 4096,
 	    .retry_and_idle_policy = &no_validity,
 	    .vhost_name = "default",

@@ -36,7 +36,7 @@ struct http_exchange {
 	int status; /* refusal decided from the head; 0: none */
 	const char *code, *msg;
 	char allow[32];
-	bool head, close, ready, ws_path, deferred;
+	bool head, ready, ws_path, deferred;
 };
 
 static const struct {
@@ -87,7 +87,7 @@ static int answer_bytes(struct http_exchange *x, int status, const char *type, c
 	if (r < 0)
 		return r;
 	buf_commit(&x->out, LWS_PRE);
-	r = http_head_append(&x->out, status, type, n, x->close, extra);
+	r = http_head_append(&x->out, status, type, n, extra);
 	if (r == 0 && !x->head)
 		r = buf_append(&x->out, bytes, n);
 	return r;
@@ -101,7 +101,6 @@ static void exchange_answer(struct http_exchange *x, int status, const char *typ
 
 	if (answer_bytes(x, status, type, extra, bytes, n) < 0) {
 		buf_clear(&x->out);
-		x->close = true;
 		if (answer_bytes(x, 500, "application/json", "", failed, sizeof(failed) - 1) < 0)
 			buf_clear(&x->out); /* no memory: the socket just closes */
 	}
@@ -407,10 +406,6 @@ int http_on_request(struct http_lws *h, struct lws *wsi, struct http_conn *c, co
 		exchange_refuse(x, 414, "uri_too_long", "the path is longer than 511 bytes");
 	}
 	n = body_length(x, wsi);
-	/* Beside WebSocket a connection serves one request: an upgrade is then always the first,
-	 * whose head was looked at. */
-	if (n < 0 || http_lws_ws_paths(h))
-		x->close = true;
 	/* With a body to come, http_on_body_end goes on (lws calls it for a POST of 0 bytes too).
 	 */
 	if (n > 0 || (n == 0 && posted))
@@ -441,19 +436,16 @@ int http_on_body_end(struct http_conn *c)
 int http_on_writable(struct lws *wsi, struct http_conn *c)
 {
 	struct http_exchange *x = c->x;
-	bool close;
-	int r;
 
 	if (!x || !x->ready)
 		return 0;
-	close = x->close || x->out.len <= LWS_PRE;
-	r = x->out.len <= LWS_PRE ? -1
-				  : lws_write(wsi, (unsigned char *)x->out.data + LWS_PRE,
-					      x->out.len - LWS_PRE, LWS_WRITE_HTTP);
+	if (x->out.len > LWS_PRE)
+		(void)!lws_write(wsi, (unsigned char *)x->out.data + LWS_PRE, x->out.len - LWS_PRE,
+				 LWS_WRITE_HTTP);
 	exchange_free(x);
-	if (r < 0 || close)
-		return -1; /* lws sends what it could not yet write, then closes */
-	return lws_http_transaction_completed(wsi) ? -1 : 0;
+	/* lws sends what it could not yet write, then closes: a connection serves one request,
+	 * since only the first head of each was looked at. */
+	return -1;
 }
 
 void http_on_gone(struct http_conn *c)
