@@ -93,6 +93,9 @@ int http_tls_apply(SSL_CTX *ctx, const struct http_lws_tls *t)
 	if (SSL_CTX_check_private_key(ctx) != 1)
 		return refuse(t, t->key_path, "does not belong to the certificate");
 	SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
+	/* SSL_read returns after each record: a peer that sends key updates on and on would hold us
+	 * within one call otherwise. */
+	SSL_CTX_clear_mode(ctx, SSL_MODE_AUTO_RETRY);
 	/* Agents stay for days: sessions to resume would only cost memory. */
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_num_tickets(ctx, 0);

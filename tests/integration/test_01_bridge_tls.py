@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 
 import pytest
@@ -175,6 +176,22 @@ def test_frames_over_tls(bridge, pki):
     b.entries("telemetry", count=20)
     ws.send({"type": "PING"})
     ws.expect("PONG")
+
+
+def test_key_updates_on_and_on_hold_nobody_up(bridge, pki):
+    """Each costs us as much as its sender, who never lets us see the end of what there is to read."""
+    b = mtls(bridge, pki)
+    cert = pki.agent("gw-1")
+    script = os.path.join(os.path.dirname(viwtest.__file__), "key_updates.py")
+    with subprocess.Popen([sys.executable, script, str(b.port), *cert, "8"], stdout=subprocess.PIPE, text=True) as flood:
+        try:
+            assert flood.stdout.readline() == "sending\n"
+            for _ in range(3):
+                assert b.http("GET", "/internal/agent/_healthz")[0] == 200
+            assert connect(b, pki, "gw-2", pki.agent("gw-2")).welcome
+            assert flood.poll() is None, "nobody was answered until it had ended"
+        finally:
+            flood.kill()
 
 
 def reload_by(b, how, paths):
