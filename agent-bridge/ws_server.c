@@ -331,7 +331,8 @@ static bool rx_append(struct ws_server *w, struct ws_conn *c, const char *bytes,
 		c->rx = rx;
 		c->rx_cap = cap;
 	}
-	memcpy(c->rx + c->rx_n, bytes, n);
+	if (n) /* a fragment may be empty, and the first one then has no buffer */
+		memcpy(c->rx + c->rx_n, bytes, n);
 	c->rx_n += n;
 	return true;
 }

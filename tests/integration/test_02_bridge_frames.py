@@ -303,6 +303,17 @@ def test_fragmented_and_coalesced_frames(bridge):
     assert len(json.loads(got[0]["frame"])["metrics"]["pad"]) == 5000
 
 
+def test_empty_fragments(bridge):
+    b = bridge()
+    ws = b.connect()
+    frame = json.dumps(telemetry("gw-1"))
+    for pieces in (("", frame), ("", "", frame[:9], "", frame[9:], "")):
+        ws.send(pieces)
+    assert len(b.entries("telemetry", count=2)) == 2
+    ws.send(("", ""))
+    assert ws.expect("ERROR")["code"] == "bad_json"
+
+
 def test_frame_at_the_limit_and_over_it(bridge):
     b = bridge(max_frame_bytes=4096)
     ws = b.connect()

@@ -548,7 +548,7 @@ class WsClient:
         self.ws = ws_loop.run(go(), timeout + 2)
 
     def send(self, frame):
-        """A dict is sent as JSON text; str as text; bytes as binary."""
+        """A dict is sent as JSON text; str as text; bytes as binary; a tuple of either in as many fragments."""
         data = json.dumps(frame) if isinstance(frame, (dict, list)) else frame
         self._ws_loop.run(self.ws.send(data))
 
