@@ -15,7 +15,8 @@
 #define DISCARD_MAX	 (1024 * 1024) /* a larger unwanted body is not read to its end */
 #define ANSWER_MAX	 (64u * 1024 * 1024)
 #define QUERY_MAX	 1024
-#define ANSWER_TIMEOUT_S 30
+#define ANSWER_TIMEOUT_S 30 /* until its first piece, and for each to be taken */
+#define PIECE_MAX	 (64u * 1024)
 #define MAX_DEPTH	 16
 
 struct http_response {
@@ -32,6 +33,7 @@ struct http_exchange {
 	struct http_request q;
 	struct http_response *response; /* NULL once answered */
 	struct buf body, out;		/* out: LWS_PRE bytes, then the answer */
+	size_t written;			/* of the answer */
 	char query[QUERY_MAX];
 	int status; /* refusal decided from the head; 0: none */
 	const char *code, *msg;
@@ -379,6 +381,26 @@ static void handle_now(struct http_exchange *x)
 	lws_rx_flow_control(x->wsi, 0);
 }
 
+/* RFC 9110, 10.1.1: a client of HTTP/1.1 that sends its body only once it is asked for. */
+static bool expects_continue(struct lws *wsi)
+{
+	char text[16];
+
+	return header_copy(wsi, WSI_TOKEN_HTTP_EXPECT, text, sizeof(text)) &&
+	       strcasecmp(text, "100-continue") == 0 &&
+	       header_copy(wsi, WSI_TOKEN_HTTP, text, sizeof(text)) &&
+	       strcmp(text, "HTTP/1.1") == 0;
+}
+
+static int ask_for_body(struct lws *wsi)
+{
+	static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+	unsigned char text[LWS_PRE + sizeof(go_on)];
+
+	memcpy(text + LWS_PRE, go_on, sizeof(go_on));
+	return lws_write(wsi, text + LWS_PRE, sizeof(go_on) - 1, LWS_WRITE_HTTP);
+}
+
 int http_on_request(struct http_lws *h, struct lws *wsi, struct http_conn *c, const char *uri)
 {
 	struct http_exchange *x;
@@ -406,6 +428,12 @@ int http_on_request(struct http_lws *h, struct lws *wsi, struct http_conn *c, co
 		exchange_refuse(x, 414, "uri_too_long", "the path is longer than 511 bytes");
 	}
 	n = body_length(x, wsi);
+	if (n > 0 && expects_continue(wsi)) {
+		if (x->status)
+			n = -1;
+		else if (ask_for_body(wsi) < 0)
+			return -1;
+	}
 	/* With a body to come, http_on_body_end goes on (lws calls it for a POST of 0 bytes too).
 	 */
 	if (n > 0 || (n == 0 && posted))
@@ -433,19 +461,36 @@ int http_on_body_end(struct http_conn *c)
 	return 0;
 }
 
+/* The next piece, if the socket takes it. 1: all is written; -1: the socket is broken. */
+static int write_piece(struct http_exchange *x)
+{
+	size_t left = x->out.len - LWS_PRE - x->written;
+	size_t n = left < PIECE_MAX ? left : PIECE_MAX;
+
+	if (n && !lws_partial_buffered(x->wsi)) {
+		if (lws_write(x->wsi, (unsigned char *)x->out.data + LWS_PRE + x->written, n,
+			      LWS_WRITE_HTTP) < 0)
+			return -1;
+		x->written += n;
+		left -= n;
+		lws_set_timeout(x->wsi, PENDING_TIMEOUT_HTTP_CONTENT, ANSWER_TIMEOUT_S);
+	}
+	return left == 0 && !lws_partial_buffered(x->wsi);
+}
+
 int http_on_writable(struct lws *wsi, struct http_conn *c)
 {
 	struct http_exchange *x = c->x;
 
 	if (!x || !x->ready)
 		return 0;
-	if (x->out.len > LWS_PRE)
-		(void)!lws_write(wsi, (unsigned char *)x->out.data + LWS_PRE, x->out.len - LWS_PRE,
-				 LWS_WRITE_HTTP);
+	if (x->out.len > LWS_PRE && write_piece(x) == 0) {
+		/* Not left to lws: it gives what it holds five seconds once it closes. */
+		lws_callback_on_writable(wsi);
+		return 0;
+	}
 	exchange_free(x);
-	/* lws sends what it could not yet write, then closes: a connection serves one request,
-	 * since only the first head of each was looked at. */
-	return -1;
+	return -1; /* a connection serves one request: only the first head of each was looked at */
 }
 
 void http_on_gone(struct http_conn *c)

@@ -1,5 +1,6 @@
 """Contract section 4 with http.client, curl and promtool."""
 import concurrent.futures
+import http.client
 import json
 import shutil
 import socket
@@ -188,6 +189,37 @@ def test_curl_large_and_chunked_bodies(http_bridge, tmp):
     assert json.loads((tmp / "out").read_text())["error"]["code"] == "length_required"
     assert curl("-H", "Content-Length: nonsense", "-X", "POST") in ("400", "411")
     assert curl("-d", json.dumps({"correlation_id": str(uuid.uuid4()), "command": "ECHO"})) == "202"
+
+
+def test_curl_waits_for_100_continue(http_bridge, tmp):
+    """A body that is announced so is asked for, or refused before it was sent (RFC 9110, 10.1.1)."""
+    b = http_bridge
+
+    def curl(size, *args):
+        body = json.dumps({"correlation_id": str(uuid.uuid4()), "command": "ECHO", "params": {"message": "x" * size}})
+        out = subprocess.run(["curl", "-sSi", "-m", "20", "--expect100-timeout", "15", "-H", "Expect: 100-continue",
+                              "-w", "\n%{size_upload}", "-d", body, *args, f"http://127.0.0.1:{b.port}/agent/commands/gw-1"],
+                             stdout=subprocess.PIPE, text=True, check=True).stdout
+        return [line.split()[1] for line in out.splitlines() if line.startswith("HTTP/")], int(out.splitlines()[-1]), len(body)
+    status, sent, size = curl(3000)
+    assert status == ["100", "202"] and sent == size
+    assert curl(70000)[:2] == (["413"], 0)
+
+
+def test_a_large_answer_reaches_a_slow_reader(bridge):
+    """One that rests for six seconds amid 12 MB."""
+    b = bridge()
+    ws = b.connect()
+    for seq in range(50):
+        ws.send(telemetry("gw-1", seq, pad="x" * 250000))
+    ws.send({"type": "PING"})
+    ws.expect("PONG", timeout=20)
+    with socket.create_connection(("127.0.0.1", b.port), timeout=10) as s:
+        s.sendall(f"GET {A}/gw-1/telemetry HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        time.sleep(6)
+        answer = http.client.HTTPResponse(s)
+        answer.begin()
+        assert len(json.loads(answer.read())["frames"]) == 50
 
 
 def test_body_in_pieces_and_a_client_that_leaves(http_bridge):
