@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/ident.h"
 
@@ -307,6 +308,41 @@ static int64_t pause_for(struct redial_backend *b, enum redial_action action)
 	return backoff_next_ms(&b->backoff);
 }
 
+/* RFC 9110, 5.6.7. */
+static bool http_date(const char *text, int64_t *ret_wall_ms)
+{
+	static const char *const forms[] = {"%a, %d %b %Y %H:%M:%S GMT",
+					    "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"};
+
+	for (size_t i = 0; i < ARRAY_LEN(forms); i++) {
+		struct tm tm = {0};
+		const char *end = strptime(text, forms[i], &tm);
+
+		if (!end || *end)
+			continue;
+		*ret_wall_ms = (int64_t)timegm(&tm) * 1000;
+		return true;
+	}
+	return false;
+}
+
+int64_t redial_retry_after_ms(const char *text, const char *date, int64_t now_wall_ms)
+{
+	size_t digits = strspn(text, "0123456789");
+	int64_t ms, from = now_wall_ms;
+
+	if (digits && !text[digits]) {
+		ms = digits > 4 ? RETRY_AFTER_CAP_MS : strtol(text, NULL, 10) * 1000;
+	} else {
+		if (!http_date(text, &ms))
+			return -1;
+		if (date)
+			(void)http_date(date, &from);
+		ms = ms > from ? ms - from : 0;
+	}
+	return ms < RETRY_AFTER_CAP_MS ? ms : RETRY_AFTER_CAP_MS;
+}
+
 void redial_ended(struct redial *l, const struct redial_end *end, int64_t connected_ms,
 		  int64_t now_ms)
 {
@@ -323,8 +359,6 @@ void redial_ended(struct redial *l, const struct redial_end *end, int64_t connec
 	if (end->retry_after_ms >= 0) {
 		int64_t asked = end->retry_after_ms;
 
-		if (asked > RETRY_AFTER_CAP_MS)
-			asked = RETRY_AFTER_CAP_MS;
 		/* Spread: all were told the same number. */
 		asked += (int64_t)ident_random_below((uint64_t)asked / 4 + REDIAL_BASE_MS);
 		if (asked > pause)

@@ -59,6 +59,11 @@ struct redial_end {
 	char detail[192];	/* for the log */
 };
 
+/* Retry-After (RFC 9110, 10.2.3) in either form: seconds, or a date in any of HTTP's three, which
+ * counts from the answer's own Date where that is given (NULL: not), else from now_wall_ms. An hour
+ * at most; -1: neither form. */
+int64_t redial_retry_after_ms(const char *text, const char *date, int64_t now_wall_ms);
+
 struct redial {
 	struct redial_backend *backend;
 	size_t n, current;

@@ -42,14 +42,13 @@ static int on_append_headers(struct uplink *u, struct lws *wsi, void *in, size_t
 
 static int64_t read_retry_after(struct lws *wsi)
 {
-	char text[32];
-	char *end;
-	long v;
+	char text[64], date[64];
 
 	if (lws_hdr_copy(wsi, text, sizeof text, WSI_TOKEN_HTTP_RETRY_AFTER) <= 0)
 		return -1;
-	v = strtol(text, &end, 10);
-	return end != text && *end == '\0' && v >= 0 && v <= 86400 ? v * 1000 : -1;
+	return redial_retry_after_ms(
+	    text, lws_hdr_copy(wsi, date, sizeof date, WSI_TOKEN_HTTP_DATE) > 0 ? date : NULL,
+	    clock_wall_ms());
 }
 
 /* What the proxy answered, where lws tells: 4.3 does, 4.1 has "proxy not h1" for every answer but

@@ -278,9 +278,11 @@ def test_refused_with_a_status_backs_off(bridge, start, tmp):
         b.wait_frame("HELLO", timeout=30)
 
 
-def test_retry_after_is_honoured(bridge, start, tmp):
+@pytest.mark.parametrize("headers", [
+    {"Retry-After": "3"}, {"Retry-After": "Sun, 06 Nov 1994 08:49:40 GMT", "Date": "Sun, 06 Nov 1994 08:49:37 GMT"}], ids=["seconds", "date"])
+def test_retry_after_is_honoured(bridge, start, tmp, headers):
     b = bridge()
-    b.refuse = (429, [("Retry-After", "3")])
+    b.refuse = (429, list(headers.items()))
     p = start("gateway-agent", env=peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws"))
     expect_end(p, "http", "429")
     b.refuse = None

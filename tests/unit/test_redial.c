@@ -140,6 +140,49 @@ static void test_redial_ended_honours_retry_after(void **state)
 	}
 }
 
+static void test_redial_retry_after_in_both_forms(void **state)
+{
+	static const char nov6[] = "Sun, 06 Nov 1994 08:49:37 GMT";
+	static const struct {
+		const char *text, *date;
+		int64_t ms;
+	} cases[] = {
+	    {"0", NULL, 0},
+	    {"120", NULL, 120000},
+	    {"3600", NULL, 3600000},
+	    {"3601", NULL, 3600000},
+	    {"99999999999999999999999999", NULL, 3600000},
+	    {"000000", NULL, 3600000}, /* nobody writes that */
+	    {"", NULL, -1},
+	    {"-1", NULL, -1},
+	    {"+5", NULL, -1},
+	    {" 5", NULL, -1},
+	    {"5 s", NULL, -1},
+	    {"1.5", NULL, -1},
+	    {"soon", NULL, -1},
+	    /* the clock here says 08:49:30 */
+	    {nov6, NULL, 7000},
+	    {"Sunday, 06-Nov-94 08:49:37 GMT", NULL, 7000},
+	    {"Sun Nov  6 08:49:37 1994", NULL, 7000},
+	    {"Sun, 06 Nov 1994 08:49:29 GMT", NULL, 0},
+	    {"Fri, 31 Dec 9999 23:59:59 GMT", NULL, 3600000},
+	    {"Sun, 06 Nov 1994 08:49:37", NULL, -1},
+	    {"Sun, 06 Nov 1994 08:49:37 GMT+1", NULL, -1},
+	    {"Sun, 06 Nov 1994 08:61:37 GMT", NULL, -1},
+	    {"1994-11-06T08:49:37Z", NULL, -1},
+	    /* who answers has another clock than we */
+	    {nov6, "Sun, 06 Nov 1994 08:48:37 GMT", 60000},
+	    {nov6, "Sun, 06 Nov 1994 08:49:38 GMT", 0},
+	    {nov6, "nonsense", 7000},
+	    {"9", "Sun, 06 Nov 1994 08:48:37 GMT", 9000},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+		assert_int_equal(redial_retry_after_ms(cases[i].text, cases[i].date, 784111770000),
+				 cases[i].ms);
+}
+
 static void test_redial_next_uses_the_first_healthy_one(void **state)
 {
 	struct redial l = make("wss://a/,wss://b/,wss://c/");
@@ -233,6 +276,7 @@ int main(void)
 	    cmocka_unit_test(test_redial_ended_close_codes),
 	    cmocka_unit_test(test_redial_ended_always_draining_backs_off),
 	    cmocka_unit_test(test_redial_ended_honours_retry_after),
+	    cmocka_unit_test(test_redial_retry_after_in_both_forms),
 	    cmocka_unit_test(test_redial_next_uses_the_first_healthy_one),
 	    cmocka_unit_test(test_redial_ended_agent_wide),
 	    cmocka_unit_test(test_redial_ended_backoff_grows_and_is_forgotten),
