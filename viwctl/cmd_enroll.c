@@ -265,6 +265,20 @@ static int issue(struct ctl *c, const struct enroll_options *o, struct ca_issued
 	return code;
 }
 
+/* install.sh would put an earlier enrolment's key over the one the site made its request with. */
+static void drop_older_key(const char *dir, const struct ca_issued *i)
+{
+	char path[4096];
+	snprintf(path, sizeof path, "%s/agent.key", dir);
+	if (!ca_is_another_key(i, path))
+		return;
+	if (unlink(path) < 0)
+		ctl_error("%s does not belong to this certificate; remove it (%s)", path,
+			  strerror(errno));
+	else
+		ctl_error("%s did not belong to this certificate and is removed", path);
+}
+
 /* Makes the folder, and in it NAME.crt and, unless a request was given, NAME.key. */
 static int issue_into(struct ctl *c, const struct enroll_options *o, const char *dir,
 		      const char *name, struct ca_issued *ret)
@@ -324,6 +338,8 @@ static int enroll(struct ctl *c, const struct enroll_options *given)
 	int code = issue_into(c, o, dir, "agent", &i);
 	if (code != CTL_OK)
 		return code;
+	if (o->csr)
+		drop_older_key(dir, &i);
 	code = put_helper_secret(dir);
 	if (code == CTL_OK && o->shared_secret)
 		code = copy(dir, "shared.secret", o->shared_secret, true, 0400);
@@ -350,6 +366,7 @@ static int enroll(struct ctl *c, const struct enroll_options *given)
 struct revoking {
 	struct ctl *c;
 	int code;
+	size_t added; /* that Redis did not know yet */
 };
 
 static void on_revoked(void *arg, const char *fingerprint_hex)
@@ -363,6 +380,8 @@ static void on_revoked(void *arg, const char *fingerprint_hex)
 	    redis ? redis_sync_cmdf(redis, &error, "SADD %s %s", key, fingerprint_hex) : NULL;
 	if (!r || redis_type(r) == REDIS_ERR)
 		v->code = CTL_UNAVAILABLE;
+	else
+		v->added += (size_t)redis_int(r);
 }
 
 static int revoke_agent(struct ctl *c, const struct enroll_options *o)
@@ -374,7 +393,9 @@ static int revoke_agent(struct ctl *c, const struct enroll_options *o)
 		ctl_error("VIWCTL_CA_DIR %s: %s", c->cfg.ca_dir, strerror(-r));
 		return CTL_NO;
 	}
-	if (n == 0) {
+	if (n < v.added)
+		n = v.added; /* an earlier time Redis was away */
+	if (n == 0 && v.code == CTL_OK) {
 		ctl_error("no valid certificate of '%s' in %s/index", o->agent_id, c->cfg.ca_dir);
 		return CTL_NO;
 	}
@@ -382,11 +403,12 @@ static int revoke_agent(struct ctl *c, const struct enroll_options *o)
 		ctl_error(
 		    "the CRL is written, but Redis does not know yet; run this again, or give the "
 		    "new crl.pem to each bridge");
+	else if (c->json)
+		printf("{\"revoked\":%zu}\n", n);
 	else
-		printf(c->json ? "{\"revoked\":%zu}\n"
-			       : "%zu certificates revoked; bridges refuse them from now on. Copy "
-				 "crl.pem to them too.\n",
-		       n);
+		printf("%zu certificate%s revoked; bridges refuse %s from now on. Copy crl.pem to "
+		       "them too.\n",
+		       n, n == 1 ? "" : "s", n == 1 ? "it" : "them");
 	return v.code;
 }
 

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
@@ -375,6 +376,26 @@ void ca_issued_fini(struct ca_issued *i)
 	buf_fini(&i->cert_pem);
 }
 
+static int no_passphrase(char *buf UNUSED, int cap UNUSED, int writing UNUSED, void *arg UNUSED)
+{
+	return -1;
+}
+
+bool ca_is_another_key(const struct ca_issued *i, const char *key_path)
+{
+	CLEANUP(bio_freep) BIO *cert_bio = BIO_new_mem_buf(i->cert_pem.data, (int)i->cert_pem.len);
+	CLEANUP(bio_freep) BIO *key_bio = BIO_new_file(key_path, "r");
+	X509 *cert = cert_bio ? PEM_read_bio_X509(cert_bio, NULL, NULL, NULL) : NULL;
+	EVP_PKEY *key =
+	    key_bio ? PEM_read_bio_PrivateKey(key_bio, NULL, no_passphrase, NULL) : NULL;
+	bool another = cert && key && X509_check_private_key(cert, key) != 1;
+
+	X509_free(cert);
+	EVP_PKEY_free(key);
+	ERR_clear_error();
+	return another;
+}
+
 struct index_line {
 	char serial[41], fingerprint[65], agent_id[AGENT_ID_MAX + 1];
 	long long not_after_ms, revoked_ms;
@@ -471,8 +492,9 @@ int ca_revoke(const char *dir, const char *agent_id, int crl_days,
 	r = read_index(&ca, &was);
 	const char *at = was.len > 0 ? was.data : "";
 	for (int more; r == 0 && (more = next_line(&at, &line)) != 0;) {
-		bool hit = more > 0 && line.revoked_ms == 0 && strcmp(line.agent_id, agent_id) == 0;
-		if (hit) {
+		bool its = more > 0 && strcmp(line.agent_id, agent_id) == 0;
+		bool tell = its && (line.revoked_ms == 0 || line.not_after_ms > clock_wall_ms());
+		if (its && line.revoked_ms == 0) {
 			line.revoked_ms = clock_wall_ms();
 			n++;
 		}
@@ -480,7 +502,7 @@ int ca_revoke(const char *dir, const char *agent_id, int crl_days,
 			? more
 			: buf_appendf(&now, "%s %s %s %lld %lld\n", line.serial, line.fingerprint,
 				      line.agent_id, line.not_after_ms, line.revoked_ms);
-		if (r == 0 && hit)
+		if (r == 0 && tell)
 			each(arg, line.fingerprint);
 	}
 	if (r == 0)

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,9 +33,13 @@ int ca_issue(const char *dir, const char *agent_id, const char *csr_pem, int day
 int ca_issue_server(const char *dir, const char *name, const char *csr_pem, int days,
 		    struct ca_issued *ret) MUST_CHECK;
 void ca_issued_fini(struct ca_issued *i);
+/* Does this file hold a private key that is not the certificate's? false where it cannot be told:
+ * no such file, no PEM, a passphrase. */
+bool ca_is_another_key(const struct ca_issued *i, const char *key_path);
 
-/* Revokes every certificate of the agent that is still valid, writes crl.pem anew (good for
- * crl_days) and calls each with their fingerprints. *ret_n: how many. */
+/* Revokes every certificate of the agent that is still valid (*ret_n: how many) and writes crl.pem
+ * anew, good for crl_days. each is called with their fingerprints, and with those revoked before
+ * that have not expired: who was to be told then may not have been. */
 int ca_revoke(const char *dir, const char *agent_id, int crl_days,
 	      void (*each)(void *arg, const char *fingerprint_hex), void *arg,
 	      size_t *ret_n) MUST_CHECK;
