@@ -40,9 +40,12 @@ static int crls_add(X509_STORE *store, const struct http_lws_tls *t)
 		n++;
 	}
 	fclose(f);
+	/* At the end of the file is no further beginning; anything else is a CRL cut short. */
+	bad |= ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE;
 	if (n == 0 || bad)
-		return refuse(t, t->crl_path, "holds no usable CRL");
-	ERR_clear_error(); /* "no start line" at the end of the file */
+		return refuse(t, t->crl_path,
+			      n ? "holds a CRL that cannot be read" : "holds no usable CRL");
+	ERR_clear_error();
 	return 0;
 }
 

@@ -231,6 +231,20 @@ def test_certificate_and_crl_reload_keeps_sockets(bridge, pki, how):
     assert connect(b, pki, "gw-1", one).welcome
 
 
+def test_half_written_crls_change_nothing(bridge, pki):
+    """Of a file with the CRLs of two CAs, say, the second of which is cut."""
+    b = mtls(bridge, pki)
+    with open(pki.path("crl.pem")) as f:
+        crl = f.read()
+    for n, text in enumerate(("", crl[:200], crl + crl[:200], crl + crl.replace("M", "!"))):
+        with open(pki.path("crl.new"), "w") as f:
+            f.write(text)
+        os.replace(pki.path("crl.new"), pki.path("crl.pem"))
+        assert "crl.pem" in b.proc.wait_log("tls_refused", count=n + 1)["error"]
+    assert not b.proc.find_logs("tls_reloaded")
+    assert connect(b, pki, "gw-1", pki.agent("gw-1")).welcome
+
+
 def served_fingerprint(b):
     import hashlib
     import socket
