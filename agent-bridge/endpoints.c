@@ -169,6 +169,7 @@ static void get_agents(void *arg, const struct http_request *q, struct http_resp
 
 	if (!query_int(q, r, "limit", 1, PAGE_MAX, PAGE_DEFAULT, &limit))
 		return;
+	/* One that is cut: no id is longer, so the same ones stand behind it. */
 	(void)!http_query(q, "after", after, sizeof(after));
 	page = calloc((size_t)limit + 1, sizeof(struct session *));
 	if (!page) {

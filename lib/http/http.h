@@ -27,7 +27,7 @@ struct http_request {
 	struct span body;	       /* valid JSON object for POST, else absent */
 	struct netaddr peer;	       /* the TCP peer */
 };
-/* Query value, URL-decoded, NUL-terminated; false when absent or longer than cap - 1. */
+/* Query value, URL-decoded, NUL-terminated, cut at cap - 1 bytes; false when absent. */
 bool http_query(const struct http_request *q, const char *name, char *out, size_t cap);
 
 /* An answer being made. Handlers may answer later: keep the pointer, call http_respond_* once;

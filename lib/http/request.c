@@ -218,9 +218,7 @@ bool http_query(const struct http_request *q, const char *name, char *out, size_
 		size_t n = strlen(part);
 
 		if (n > name_n && memcmp(part, name, name_n) == 0 && part[name_n] == '=') {
-			if (n - name_n > cap)
-				return false;
-			memcpy(out, part + name_n + 1, n - name_n);
+			snprintf(out, cap, "%s", part + name_n + 1);
 			return true;
 		}
 		i += n + 1;

@@ -60,7 +60,8 @@ def test_agents_and_telemetry(bridge):
     assert b.get("/agent/telemetry/gw-1/latest")["seq"] == 7
     for path in (f"{A}/gw-9", f"{A}/gw-9/telemetry", f"{A}/gw-9/last-result", "/agent/telemetry/gw-9/latest"):
         assert error(b.http("GET", path))[0] == 404
-    for query in ("limit=0", "limit=x", "limit=1001", "limit=-1", "limit=9999999999999999999999"):
+    for query in ("limit=0", "limit=x", "limit=1001", "limit=-1", "limit=9999999999999999999999",
+                  f"limit={'9' * 40}"):
         assert error(b.http("GET", f"{A}?{query}"))[0] == 400
 
 
@@ -96,6 +97,7 @@ def test_paging_is_stable_while_agents_come_and_go(bridge):
         after = page["next"]
         assert after == page["agents"][-1]["agent_id"]
     assert [s for s in seen if s in stay] == sorted(stay)
+    assert b.get(f"{A}?after={'gw-' + 'x' * 100}")["agents"] == []
     assert len(seen) == len(set(seen))
 
 
