@@ -2,14 +2,17 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/program.h"
 #include "bridge.h"
+#include "http/http_lws.h"
 #include "lifecycle.h"
 #include "loop/loop.h"
+#include "verbs/verbs.h"
 
 #define SPARE_DESCRIPTORS 1024
 
@@ -105,11 +108,60 @@ static int run(struct bridge_settings *settings)
 	return rc;
 }
 
+/* The words begin with the path of the file that is at fault. */
+static void check_tls_files(const struct bridge_settings *c, struct settings_faults *f)
+{
+	const struct {
+		const char *name, *path;
+	} files[] = {{"AGENT_BRIDGE_TLS_CERT", c->tls_cert},
+		     {"AGENT_BRIDGE_TLS_KEY", c->tls_key},
+		     {"AGENT_BRIDGE_TLS_CLIENT_CA", c->tls_client_ca},
+		     {"AGENT_BRIDGE_TLS_CRL", c->tls_crl}};
+	char why[256] = "";
+	const struct http_lws_tls tls = {.cert_path = c->tls_cert,
+					 .key_path = c->tls_key,
+					 .client_ca_path = c->tls_client_ca,
+					 .crl_path = c->tls_crl,
+					 .msg = why,
+					 .msg_cap = sizeof(why)};
+	const char *name = files[0].name;
+
+	if (!c->tls_cert || http_tls_check(&tls) == 0)
+		return;
+	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+		size_t n = files[i].path ? strlen(files[i].path) : 0;
+
+		if (n && strncmp(why, files[i].path, n) == 0 && why[n] == ':')
+			name = files[i].name;
+	}
+	settings_fault_add(f, name, "%s", why);
+}
+
+/* Faulty manifests do not keep a bridge from starting: it then knows secrets by name only. */
+static void check_files(const void *cfg, struct settings_faults *f)
+{
+	const struct bridge_settings *c = cfg;
+	struct verbs_faults found = {0};
+	struct verbs *verbs = NULL;
+
+	check_tls_files(c, f);
+	if (verbs_load(c->verbs_dir, VERBS_TRUST_ANY, false, &verbs, &found) < 0)
+		for (size_t i = 0; i < found.n; i++)
+			settings_warning_add(f, "AGENT_BRIDGE_VERBS_DIR", "%s: %s: %s",
+					     found.item[i].file, found.item[i].key,
+					     found.item[i].text);
+	verbs_faults_fini(&found);
+	verbs_free(verbs);
+}
+
 int main(int argc, char **argv)
 {
 	struct bridge_settings settings = {0};
+	struct settings_spec spec = bridge_settings_spec;
 	char **words;
-	int rc = program_start(&bridge_settings_spec, argc, argv, &settings, &words);
+
+	spec.check_files = check_files;
+	int rc = program_start(&spec, argc, argv, &settings, &words);
 
 	if (rc < 0) {
 		program_harden();

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "agent_private.h"
 #include "agent_settings.h"
 #include "base/log.h"
 #include "base/program.h"
@@ -83,16 +84,34 @@ static const struct {
 	int (*run)(struct agent_settings *cfg, char **words);
 } commands[] = {{"run", cmd_run}, {"status", cmd_status}, {"check", cmd_check}};
 
+/* The words begin with the setting, without its prefix. */
+static void check_files(const void *cfg, struct settings_faults *faults)
+{
+	struct trust_config tc = agent_trust_config(cfg);
+	struct trust *t = NULL;
+	char why[512], name[64];
+	size_t n;
+
+	if (trust_load(&tc, &t, why, sizeof why) < 0) {
+		n = strcspn(why, ":");
+		snprintf(name, sizeof name, "VIW_AGENT_%.*s", (int)n, why);
+		settings_fault_add(faults, name, "%s", why + n + strspn(why + n, ": "));
+	}
+	trust_free(t);
+}
+
 int main(int argc, char **argv)
 {
 	struct agent_settings cfg = {0};
+	struct settings_spec spec = agent_settings_spec;
 	char **words = NULL;
 	const char *word;
 	size_t i;
 	int r;
 
 	footprint_stay_small();
-	r = program_start(&agent_settings_spec, argc, argv, &cfg, &words);
+	spec.check_files = check_files;
+	r = program_start(&spec, argc, argv, &cfg, &words);
 	if (r >= 0)
 		return r;
 	word = words && words[0] ? words[0] : "run";

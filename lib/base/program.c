@@ -131,6 +131,10 @@ static int load(const struct settings_spec *spec, enum action action, void *cfg)
 	int r = settings_load(spec, environ, cfg, &faults);
 	int code = r == 0 ? -1 : r == -EINVAL ? PROGRAM_CONFIG : PROGRAM_SYSTEM;
 	setup_log(spec, cfg);
+	if (code < 0 && action == CHECK && spec->check_files) {
+		spec->check_files(cfg, &faults);
+		code = faults.n ? PROGRAM_CONFIG : -1;
+	}
 	if (action == RUN)
 		log_faults(&faults);
 	else

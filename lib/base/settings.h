@@ -131,6 +131,9 @@ struct settings_spec {
 	/* Checks across settings; adds faults. May be NULL. Fields at fault hold their default; it
 	 * is not called while a SETTING_REQUIRED field is unset. */
 	void (*validate)(const void *cfg, struct settings_faults *faults);
+	/* For --check-config alone, once all else is valid: what the files hold that settings name.
+	 * May be NULL. */
+	void (*check_files)(const void *cfg, struct settings_faults *faults);
 	/* The program's metrics, for --markdown-metrics, and metrics_markdown: a program that has
 	 * none links nothing of them. May be NULL. */
 	const struct metric_family *metric;

@@ -49,7 +49,5 @@ struct ssl_ctx_st;
 struct ssl_st;
 /* Into this SSL_CTX; -EPROTO with t->msg. */
 int http_tls_apply(struct ssl_ctx_st *ctx, const struct http_lws_tls *t) MUST_CHECK;
-/* Would it? Changes nothing. */
-int http_tls_check(const struct http_lws_tls *t) MUST_CHECK;
 void http_tls_on_info(const struct ssl_st *ssl, int where, int alert);
 void http_lws_tls_refused(struct http_lws *h, const char *ip, const char *why);

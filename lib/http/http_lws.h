@@ -51,6 +51,9 @@ struct http_lws_config {
 	void (*on_evicted)(void *arg, const char *ip, size_t n);
 };
 
+/* -EPROTO when the files would be refused (t->msg says why). Changes nothing. */
+int http_tls_check(const struct http_lws_tls *t) MUST_CHECK;
+
 /* -EADDRINUSE and other -errno from bind; -EINVAL for a bad address; -EPROTO when TLS material is
  * refused (tls->msg says why). */
 int http_lws_open(struct loop *l, const struct http_lws_config *cfg,

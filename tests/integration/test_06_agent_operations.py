@@ -327,6 +327,8 @@ def test_check_says_what_is_wrong_and_what_to_do(bridge, tmp, pki, broken):
     ({"VIW_AGENT_ID": "-x"}, "VIW_AGENT_ID", "must begin with a letter or digit"),
     ({"VIW_AGENT_TRUST_BUNDLE": None}, "VIW_AGENT_TRUST_BUNDLE", "must name the CA"),
     ({"VIW_AGENT_KEY_PATH": None}, "VIW_AGENT_KEY_PATH", "come together"),
+    ({"VIW_AGENT_TRUST_BUNDLE": "/none.crt"}, "VIW_AGENT_TRUST_BUNDLE /none.crt:", "No such file"),
+    ({"VIW_AGENT_BACKEND_SPKI_PIN": "zzz"}, "VIW_AGENT_BACKEND_SPKI_PIN", "base64"),
     ({"VIW_AGENT_MAX_CONCURENCY": "4"}, "VIW_AGENT_MAX_CONCURENCY", ""),
     ({"VIW_AGENT_FEATURE_INBOUND_HTTP": "true", "VIW_AGENT_BIND_ADDRESS": "0.0.0.0:8443"}, "BIND_ADDRESS", "loopback"),
     ({"VIW_AGENT_LABELS": "a"}, "VIW_AGENT_LABELS", "name=value"),

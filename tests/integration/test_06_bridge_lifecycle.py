@@ -36,6 +36,7 @@ def test_bind_failure_exits_71_and_says_where(start, redis):
     ({"AGENT_BRIDGE_TLS_CERT": "/x"}, "AGENT_BRIDGE_TLS_KEY"),
     ({"AGENT_BRIDGE_TLS_CLIENT_CA": "/x"}, "AGENT_BRIDGE_TLS_CLIENT_CA"),
     ({"AGENT_BRIDGE_NO_SUCH": "1"}, "AGENT_BRIDGE_NO_SUCH"),
+    ({"AGENT_BRIDGE_TLS_CERT": "/none.crt", "AGENT_BRIDGE_TLS_KEY": "/none.key"}, "AGENT_BRIDGE_TLS_CERT /none.crt: no usable certificate"),
 ])
 def test_check_config_names_each_fault(start, env, name):
     p = start("agent-bridge", env={"AGENT_BRIDGE_SHARED_SECRET": "s3cret-x", **env}, args=["--check-config"])

@@ -68,7 +68,7 @@ def test_compose_examples_are_valid_settings(tmp, pki):
     viwtest.write_secret(secrets / "database_url", "postgresql://viw@db/viw")
     agent = pki.agent("demo-1")
     for name, source in (("server.crt", pki.server[0]), ("server.key", pki.server[1]), ("client_ca.crt", pki.path("client_ca.pem")),
-                         ("agent.crt", agent[0]), ("agent.key", agent[1])):
+                         ("ca.crt", pki.path("ca.pem")), ("agent.crt", agent[0]), ("agent.key", agent[1])):
         viwtest.write_secret(secrets / name, Path(source).read_text())
     for example in sorted((ROOT / "compose" / "env").glob("*.env.example")):
         program = example.name.removesuffix(".env.example").removeprefix("demo-")
