@@ -150,7 +150,9 @@ static void check_redis_clock(struct doctor *d)
 static bool check_redis(struct doctor *d)
 {
 	if (!ctl_redis(d->c)) {
-		say(d, GRADE_BAD, "redis", "start it; runbooks/redis-away.md", "no answer");
+		say(d, GRADE_BAD, "redis",
+		    "start it, or mend what the error names; runbooks/redis-away.md", "%s",
+		    ctl_last_error());
 		return false;
 	}
 	say(d, GRADE_OK, "redis", NULL, "answers");
@@ -267,8 +269,13 @@ static void check_schema(struct doctor *d)
 static void check_postgresql(struct doctor *d)
 {
 	if (!ctl_pg(d->c)) {
-		say(d, GRADE_BAD, "postgresql", "start it; runbooks/postgresql-away.md",
-		    "no answer");
+		bool refuses_writes = strstr(ctl_last_error(), "read-only") != NULL;
+		say(d, GRADE_BAD, "postgresql",
+		    refuses_writes
+			? "a standby, or default_transaction_read_only: point the URI at the "
+			  "primary; runbooks/postgresql-away.md"
+			: "start it, or mend what the error names; runbooks/postgresql-away.md",
+		    "%s", ctl_last_error());
 		return;
 	}
 	bool standby = number(d, &primary_stmt) == 1;

@@ -38,15 +38,25 @@ const struct settings_spec viwctl_settings_spec = {
     .validate = validate,
 };
 
+static char last_error[400];
+
 void ctl_error(const char *fmt, ...)
 {
 	va_list ap;
 	fflush(stdout);
+	va_start(ap, fmt);
+	vsnprintf(last_error, sizeof last_error, fmt, ap);
+	va_end(ap);
 	fputs("error: ", stderr);
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
 	fputc('\n', stderr);
+}
+
+const char *ctl_last_error(void)
+{
+	return last_error;
 }
 
 struct pg *ctl_pg(struct ctl *c)

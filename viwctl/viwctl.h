@@ -50,6 +50,8 @@ struct pg_rows *ctl_query(struct ctl *c, const struct pg_stmt *s, size_t n,
 
 /* "error: …" on stderr. */
 void ctl_error(const char *fmt, ...) PRINTF_LIKE(1, 2);
+/* What ctl_error said last; "" at first. */
+const char *ctl_last_error(void);
 
 /* <prefix>.<name> into out. */
 void ctl_key(const struct ctl *c, const char *name, char *out, size_t cap);

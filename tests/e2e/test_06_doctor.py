@@ -117,6 +117,22 @@ def test_who_does_not_answer_is_named(doctor, chain):
     assert rows["bridge"]["grade"] == "warn" and "VIWCTL_BRIDGE_URL" in rows["bridge"]["remedy"]
 
 
+def test_a_store_that_refuses_is_not_said_to_be_silent(doctor, chain):
+    """A wrong password, a name that is none, a server that takes no writes: none of them is mended by a start."""
+    chain.redis.client.config_set("requirepass", "not-this-one")
+    try:
+        row = doctor()["redis"]
+    finally:
+        redis.Redis.from_url(chain.redis.url, password="not-this-one").config_set("requirepass", "")
+    assert row["grade"] == "bad" and "NOAUTH" in row["seen"] and "VIWCTL_REDIS_URL" in row["seen"], row
+    row = doctor(VIWCTL_DATABASE_URL=chain.pg.uri_as("nobody_there"))["postgresql"]
+    assert row["grade"] == "bad" and "nobody_there" in row["seen"] and "the error names" in row["remedy"], row
+    row = doctor(PGOPTIONS="-c default_transaction_read_only=on")["postgresql"]
+    assert "read-only" in row["seen"] and "primary" in row["remedy"], row
+    row = doctor(VIWCTL_DATABASE_URL="")["postgresql"]
+    assert "VIWCTL_DATABASE_URL is not set" in row["seen"], row
+
+
 def test_a_replica_is_not_taken_for_the_primary(doctor, chain, tmp):
     (tmp / "replica").mkdir()
     replica = viwtest.RedisServer(tmp / "replica").start(
