@@ -182,10 +182,11 @@ static void worker_count_retry(struct worker *w, enum pg_verdict v)
 	metric_add(metrics_get(w->metrics, M_retries, pg_verdict_word(v), NULL), 1);
 }
 
-/* No batch can be stored now. */
+/* No batch can be stored now. What cut the connection and what keeps it from coming back are two
+ * causes, each told. */
 static void worker_pg_away(struct worker *w, const char *what, enum pg_verdict v)
 {
-	if (outage_tells(&w->pg_out, (int)v))
+	if (outage_tells(&w->pg_out, 2 * (int)v + pg_is_unreachable(w->pg)))
 		worker_tell_pg(w, what, v, outage_ms(&w->pg_out));
 	worker_set_pg(w, false);
 }

@@ -31,6 +31,7 @@ struct pg {
 	void *meanwhile_arg;
 	const struct pg_stmt *prepared[STMT_MAX];
 	size_t n_prepared;
+	bool unreachable; /* the last try to connect failed */
 	char sqlstate[6];
 	char error[ERROR_MAX];
 };
@@ -118,6 +119,11 @@ bool pg_is_no_memory(const struct pg *p)
 const char *pg_error(const struct pg *p)
 {
 	return p->error;
+}
+
+bool pg_is_unreachable(const struct pg *p)
+{
+	return p->unreachable;
 }
 
 const char *pg_sqlstate(const struct pg *p)
@@ -256,8 +262,10 @@ enum pg_verdict pg_connect(struct pg *p)
 	if (PQstatus(p->conn) != CONNECTION_OK) {
 		char text[ERROR_MAX];
 		snprintf(text, sizeof text, "%s", PQerrorMessage(p->conn));
+		p->unreachable = true;
 		return pg_fail_conn(p, text);
 	}
+	p->unreachable = false;
 	PQsetNoticeProcessor(p->conn, on_notice, NULL);
 	if (PQsetnonblocking(p->conn, 1) != 0)
 		return pg_fail_conn(p, "cannot make the socket non-blocking");

@@ -56,6 +56,8 @@ const char *pg_sqlstate(const struct pg *p); /* "" when none */
  * without a word to the server. PG_PAUSE. */
 enum pg_verdict pg_no_memory(struct pg *p);
 bool pg_is_no_memory(const struct pg *p); /* the last failure was that */
+/* The last try to connect failed: no server, or it does not let us in. */
+bool pg_is_unreachable(const struct pg *p);
 
 /* ---- parameters ---- */
 struct pg_array; /* one binary array column being built, reused between batches */

@@ -25,6 +25,20 @@ def minute(offset_s=0):
     return t.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
+def test_why_it_cannot_come_back_is_told_at_once(redis, own_pg, start):
+    """Not only, for five minutes, what once cut the connection."""
+    own_pg.query("DO $$ BEGIN CREATE ROLE barred LOGIN IN ROLE viw_telemetry_writer; "
+                 "EXCEPTION WHEN duplicate_object THEN ALTER ROLE barred LOGIN; END $$")
+    w = start_writer(start, "telemetry", redis, own_pg.uri_as("barred"))
+    wait_for(lambda: w.get("/_readyz")[0] == 200)
+    own_pg.query("ALTER ROLE barred NOLOGIN")
+    own_pg.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'barred'")
+    told = wait_for(lambda: [line for line in w.proc.find_logs("postgres_failed") if "not permitted to log in" in line["error"]], 15)
+    assert len(told) == 1
+    own_pg.query("ALTER ROLE barred LOGIN")
+    wait_for(lambda: w.get("/_readyz")[0] == 200, 15)
+
+
 def test_postgres_away_loses_nothing_and_catches_up(redis, own_pg, start):
     """Also: lag is told while it is away, and true after a trim."""
     server, c = own_pg.server, redis.client
@@ -387,3 +401,12 @@ def test_large_entries_keep_memory_flat(redis, pg, start):
     assert pg.query("SELECT count(*) AS n, min(length(stdout_redacted)) AS l FROM agent_command_results") == [
         {"n": 200, "l": 200_000}]
     assert w.metric("viw_batch_rows_count") > 3  # not all at once
+
+
+def test_check_config_names_a_manifest_that_would_stop_the_start(start, tmp):
+    (tmp / "bad.json").write_text("{")
+    for folder, word in ((tmp, "bad.json"), (tmp / "none", "No such file")):
+        p = start("results-writer", args=["--check-config"], env={
+            "RESULTS_WRITER_DATABASE_URL": "postgresql:///viw", "RESULTS_WRITER_VERBS_DIR": folder})
+        assert p.wait_exit() == 78
+        assert f"RESULTS_WRITER_VERBS_DIR {folder}" in p.text and word in p.text, p.text
