@@ -290,9 +290,7 @@ def test_redis_killed_and_back_keeps_sockets_and_commands(two, redis):
     agent = two[1].agent("a1")
     cid = redis.xadd_command("a1", "ECHO")
     agent.expect("COMMAND")
-    wait_for(lambda: redis.client.info("persistence")["aof_pending_bio_fsync"] == 0)
-    time.sleep(1.1)  # everysec: what is older than a second is on disk
-    redis.kill()
+    redis.kill(remembers=True)
     two[1].proc.wait_log("redis_down")
     agent.send(result(cid, "a1", stdout="kept"))
     no_frame(agent, "RESULT_ACK")  # stored before it is acknowledged

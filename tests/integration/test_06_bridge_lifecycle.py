@@ -162,7 +162,7 @@ def test_redis_away_keeps_the_sockets_and_recovers(bridge):
     ws = b.connect()
     cid = b.redis.xadd_command("gw-1", "ECHO")
     ws.expect("COMMAND", correlation_id=cid)
-    b.redis.kill()
+    b.redis.kill(remembers=True)
     b.wait_ready(False)
     ws.send({"type": "PING"})
     ws.expect("PONG")

@@ -308,7 +308,11 @@ class RedisServer:
         if self.proc:
             self.proc.stop()
 
-    def kill(self):
+    def kill(self, remembers=False):
+        """remembers: once all it has answered has left for its file. With everysec it answers before that while the
+        disk is still busy with the second before, and a SIGKILL would take what it has answered along."""
+        if remembers:
+            wait_for(lambda: self.client.info("persistence")["aof_buffer_length"] == 0, what="the AOF is written")
         if self.proc:
             self.proc.kill()
 
