@@ -1,5 +1,6 @@
 #include "lifecycle.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -153,12 +154,37 @@ static void on_ignored(const char *name)
 		 "%s changed, which needs a restart", name);
 }
 
+/* A file cut short or emptied while it is written must not open the door. */
+static int check_guards_stay(const struct bridge_settings *now, const struct bridge_settings *fresh,
+			     struct settings_faults *faults)
+{
+	const struct {
+		const char *name, *now, *fresh;
+	} guards[] = {
+	    {"AGENT_BRIDGE_SHARED_SECRET", now->shared_secret, fresh->shared_secret},
+	    {"AGENT_BRIDGE_ADMIN_TOKEN", now->admin_token, fresh->admin_token},
+	    {"AGENT_BRIDGE_ALLOWED_AGENT_IDS", now->allowed_agent_ids, fresh->allowed_agent_ids},
+	};
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_LEN(guards); i++) {
+		if (!guards[i].now || guards[i].fresh)
+			continue;
+		settings_fault_add(faults, guards[i].name,
+				   "is gone: a reload may change it, only a restart takes it away");
+		r = -EINVAL;
+	}
+	return r;
+}
+
 static bool reload_settings(struct bridge *b)
 {
 	struct settings_faults faults = {0};
 	struct bridge_settings fresh;
 	int r = settings_load(&bridge_settings_spec, environ, &fresh, &faults);
 
+	if (r == 0)
+		r = check_guards_stay(b->settings, &fresh, &faults);
 	for (size_t i = 0; i < faults.n; i++)
 		LOG_ERROR(FIELDS(.event = "reload_failed", .setting = faults.item[i].setting),
 			  "%s %s", faults.item[i].setting, faults.item[i].text);

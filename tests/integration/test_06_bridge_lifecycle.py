@@ -118,6 +118,27 @@ def test_sighup_reloads_what_can_change(start, redis, connect, tmp):
     assert b.connect("gw-3").welcome  # the old settings stay
 
 
+def test_a_reload_takes_no_guard_away(start, redis, connect, tmp):
+    """As when SIGHUP comes while the file is written."""
+    import bridgetest
+    conf = tmp / "bridge.toml"
+    guards = {"shared_secret": '"one"', "admin_token": '"tok"', "allowed_agent_ids": '["gw-1", "gw-2"]'}
+    conf.write_text("".join(f"{k} = {v}\n" for k, v in guards.items()))
+    conf.chmod(0o600)
+    b = bridgetest.Bridge(start, redis, connect, secret=None, config=str(conf))
+    for gone in ([*guards], *([k] for k in guards)):
+        lines = len(b.proc.find_logs("reload_failed"))
+        conf.write_text("".join(f"{k} = {v}\n" for k, v in guards.items() if k not in gone))
+        b.proc.signal(signal.SIGHUP)
+        b.proc.wait_log("reload_failed", count=lines + len(gone))
+        assert [line["setting"] for line in b.proc.find_logs("reload_failed")[lines:]] == [f"AGENT_BRIDGE_{k.upper()}" for k in gone]
+    assert b.refused(b.headers("gw-1"))[:2] == (401, "missing_auth")
+    b.secret = "one"
+    assert b.refused(b.headers("gw-3"))[:2] == (403, "not_allowed")
+    assert b.http("GET", "/metrics")[0] == 401
+    assert b.connect("gw-1").welcome
+
+
 def test_sd_notify(bridge, tmp):
     path = str(tmp / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
