@@ -20,6 +20,7 @@ struct running {
 	struct loop *loop;
 	struct bridge *bridge;
 	struct loop_timer *watchdog;
+	struct loop_later *reload; /* many SIGHUPs at once are one; the sockets have their turn */
 	bool stopping;
 };
 
@@ -28,7 +29,15 @@ static void on_closed(void *arg)
 	struct running *r = arg;
 
 	loop_timer_close(TAKE(r->watchdog));
+	loop_later_close(TAKE(r->reload));
 	loop_stop(r->loop);
+}
+
+static void on_reload(void *arg)
+{
+	struct running *r = arg;
+
+	lifecycle_reload(r->bridge);
 }
 
 static void on_signal(void *arg, int signum)
@@ -36,7 +45,8 @@ static void on_signal(void *arg, int signum)
 	struct running *r = arg;
 
 	if (signum == SIGHUP) {
-		lifecycle_reload(r->bridge);
+		if (r->reload)
+			loop_later_ask(r->reload);
 		return;
 	}
 	r->stopping = true;
@@ -84,6 +94,7 @@ static int start(struct running *r, struct bridge_settings *settings)
 	if (loop_on_signal(r->loop, SIGTERM, on_signal, r) < 0 ||
 	    loop_on_signal(r->loop, SIGINT, on_signal, r) < 0 ||
 	    loop_on_signal(r->loop, SIGHUP, on_signal, r) < 0 ||
+	    loop_later_new(r->loop, on_reload, r, &r->reload) < 0 ||
 	    loop_timer_new(r->loop, on_watchdog, r, &r->watchdog) < 0)
 		return PROGRAM_SYSTEM;
 	if (watchdog_ms > 0)

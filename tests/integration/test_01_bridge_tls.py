@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -243,6 +244,25 @@ def test_half_written_crls_change_nothing(bridge, pki):
         assert "crl.pem" in b.proc.wait_log("tls_refused", count=n + 1)["error"]
     assert not b.proc.find_logs("tls_reloaded")
     assert connect(b, pki, "gw-1", pki.agent("gw-1")).welcome
+
+
+def test_agents_come_in_while_sighup_follows_sighup(bridge, pki):
+    b = mtls(bridge, pki)
+    certs = [pki.agent(f"gw-{i}") for i in range(5)]
+    enough = threading.Event()
+
+    def storm():
+        while not enough.wait(0.003):
+            b.proc.signal(signal.SIGHUP)
+    thread = threading.Thread(target=storm)
+    thread.start()
+    try:
+        for i in range(10):
+            assert connect(b, pki, f"gw-{i % 5}", certs[i % 5]).welcome
+    finally:
+        enough.set()
+        thread.join()
+    assert b.proc.find_logs("reloaded") and not b.proc.find_logs("tls_refused")
 
 
 def served_fingerprint(b):
