@@ -222,6 +222,9 @@ static const struct pg_stmt ending_stmt = {
     "select count(*) from os_gateway_status join os_gateways using (agent_id) "
     "where status <> 'decommissioned' and metrics @? '$.cert_days_left ? (@.client < 30 || "
     "@.trust_bundle < 30 || @.backend < 30)'"};
+static const struct pg_stmt helper_stmt = {
+    "viwctl_helper", "select count(*) from os_gateway_status join os_gateways using (agent_id) "
+		     "where status = 'online' and metrics ->> 'helper' = 'down'"};
 /* A frame from the future: buffering can make one old, never young. */
 static const struct pg_stmt ahead_stmt = {
     "viwctl_ahead", "select count(*) from os_gateway_status where updated_at > now() - interval "
@@ -302,7 +305,8 @@ static void check_postgresql(struct doctor *d)
 	    (long long)letters);
 	int64_t stuck = number(d, &stuck_stmt);
 	say(d, stuck > 0 ? GRADE_WARN : GRADE_OK, "commands past their time, open",
-	    "their agents are away; `viwctl gateways --status offline`, then wait or `viwctl lost`",
+	    "their agents are away, or their helpers down; `viwctl gateways --status offline`, "
+	    "then wait or `viwctl lost`",
 	    "%lld", (long long)stuck);
 }
 
@@ -311,6 +315,10 @@ static void check_gateways(struct doctor *d)
 	if (!d->c->pg)
 		return;
 	int64_t ahead = number(d, &ahead_stmt), ending = number(d, &ending_stmt);
+	int64_t helpers = number(d, &helper_stmt);
+	say(d, helpers > 0 ? GRADE_BAD : GRADE_OK, "gateways whose helper is down",
+	    "commands with effects wait there; runbooks/helper-down.md", "%lld",
+	    (long long)helpers);
 	say(d, ahead > 0 ? GRADE_WARN : GRADE_OK, "gateways with a clock that is ahead",
 	    "run a time service (chrony) on them; over 300 s they are refused", "%lld",
 	    (long long)ahead);

@@ -78,6 +78,10 @@ def faults(chain):
             chain, "INSERT INTO os_gateways (agent_id, status) VALUES ('gw-x', 'offline'); "
             "INSERT INTO os_gateway_status (agent_id, metrics, epoch, seq, ts, updated_at) VALUES ('gw-x', '{}', 1, 1, now() + interval '1 hour', now())",
             "DELETE FROM os_gateway_status WHERE agent_id = 'gw-x'; DELETE FROM os_gateways WHERE agent_id = 'gw-x'")),
+        "gateways whose helper is down": ("bad", "helper-down.md", *sql(
+            chain, "INSERT INTO os_gateways (agent_id, status) VALUES ('gw-x', 'online'); INSERT INTO os_gateway_status "
+            "(agent_id, metrics, epoch, seq, ts, updated_at) VALUES ('gw-x', '{\"helper\": \"down\"}', 1, 1, now(), now())",
+            "DELETE FROM os_gateway_status WHERE agent_id = 'gw-x'; DELETE FROM os_gateways WHERE agent_id = 'gw-x'")),
         "certificates that end in 30 days": ("warn", "rotation-check", *sql(
             chain, "INSERT INTO os_gateways (agent_id, status) VALUES ('gw-x', 'offline'); INSERT INTO os_gateway_status "
             "(agent_id, metrics, epoch, seq, ts, updated_at) VALUES ('gw-x', '{\"cert_days_left\": {\"client\": 12}}', 1, 1, now(), now())",
