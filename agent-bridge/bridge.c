@@ -14,6 +14,7 @@
 #include "heartbeat.h"
 #include "lifecycle.h"
 #include "loop/loop.h"
+#include "tls_dates.h"
 #include "tls_watch.h"
 #include "transport.h"
 
@@ -363,6 +364,7 @@ static int open_listeners(struct bridge *b)
 	LOG_INFO(FIELDS(.event = "listening", .detail = c->bind, .has_count = true,
 			.count = ws_server_port(b->ws)),
 		 "listening on %s", c->bind);
+	tls_dates_warn(c->tls_cert);
 	return PROGRAM_OK;
 }
 

@@ -10,6 +10,7 @@
 #include "dispatch.h"
 #include "endpoints.h"
 #include "loop/loop.h"
+#include "tls_dates.h"
 #include "tls_watch.h"
 
 #define STEP_MS	       50
@@ -208,6 +209,7 @@ bool lifecycle_reload_tls(struct bridge *b)
 		return false;
 	}
 	LOG_INFO(FIELDS(.event = "tls_reloaded"), "certificate, key, CAs and CRLs were read anew");
+	tls_dates_warn(b->settings->tls_cert);
 	return true;
 }
 

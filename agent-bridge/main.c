@@ -12,6 +12,7 @@
 #include "http/http_lws.h"
 #include "lifecycle.h"
 #include "loop/loop.h"
+#include "tls_dates.h"
 #include "verbs/verbs.h"
 
 #define SPARE_DESCRIPTORS 1024
@@ -137,7 +138,11 @@ static void check_tls_files(const struct bridge_settings *c, struct settings_fau
 					 .msg_cap = sizeof(why)};
 	const char *name = files[0].name;
 
-	if (!c->tls_cert || http_tls_check(&tls) == 0)
+	if (!c->tls_cert)
+		return;
+	if (tls_dates_fault(c->tls_cert, why, sizeof(why)))
+		settings_warning_add(f, name, "%s", why);
+	if (http_tls_check(&tls) == 0)
 		return;
 	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
 		size_t n = files[i].path ? strlen(files[i].path) : 0;

@@ -394,3 +394,14 @@ def test_proxy_headers_spelled_out(bridge):
     san = {**said, "X-SSL-Client-SAN": "URI:urn:viworks:agent:gw-3"}
     assert b.connect("gw-3", headers={**b.headers("gw-3"), **san}).welcome
     assert b.refused({**b.headers("gw-1"), **san})[:2] == (403, "certificate_name")
+
+
+def test_a_certificate_of_its_own_that_is_over_is_said(bridge, pki, start):
+    """It is served all the same, and only agents notice: without this line nothing here would tell why they stay away."""
+    over = pki.issue("over", "ca", "/CN=localhost", ["DNS:localhost"], usage="serverAuth", days=-1)
+    b = mtls(bridge, pki, tls_cert=over[0], tls_key=over[1])
+    line = b.proc.wait_log("cert_expiry")
+    assert f"{over[0]}: was valid until" in line["msg"] and line["setting"] == "AGENT_BRIDGE_TLS_CERT"
+    check = start("agent-bridge", args=["--check-config"], env={
+        "AGENT_BRIDGE_SHARED_SECRET": "x" * 32, "AGENT_BRIDGE_TLS_CERT": over[0], "AGENT_BRIDGE_TLS_KEY": over[1]})
+    assert check.wait_exit() == 0 and f"warning: AGENT_BRIDGE_TLS_CERT {over[0]}: was valid until" in check.text
