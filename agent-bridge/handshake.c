@@ -172,6 +172,25 @@ static bool refuse_for_now(struct judging *j, const char *code, const char *msg)
 	return refuse(j, 503, code, "%s", msg);
 }
 
+/* An address as proxies write it: also with a port, IPv6 also in brackets. */
+static bool forwarded_read(const char *item, size_t n, struct netaddr *ret)
+{
+	char text[NETADDR_TEXT_MAX + 8];
+	const char *colon = memchr(item, ':', n);
+	bool bracket = item[0] == '[', bare6, port;
+
+	bare6 = colon && !bracket && memchr(colon + 1, ':', n - (size_t)(colon + 1 - item));
+	port = bracket ? item[n - 1] != ']' : colon && !bare6;
+	snprintf(text, sizeof(text), "%s%.*s%s%s", bare6 ? "[" : "", (int)n, item, bare6 ? "]" : "",
+		 port ? "" : ":0");
+	return colon != item && netaddr_parse_hostport(text, ret) == 0;
+}
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t';
+}
+
 /* The rightmost address of X-Forwarded-For that is no trusted proxy itself. */
 static bool forwarded_client(const struct judging *j, struct netaddr *ret)
 {
@@ -179,24 +198,19 @@ static bool forwarded_client(const struct judging *j, struct netaddr *ret)
 	size_t end = xff.n;
 
 	while (xff.p && end > 0) {
-		char text[NETADDR_TEXT_MAX + 8];
 		size_t start = end, n;
 
 		while (start > 0 && xff.p[start - 1] != ',')
 			start--;
 		n = end - start;
 		end = start ? start - 1 : 0;
-		while (n && xff.p[start] == ' ') {
+		while (n && is_blank(xff.p[start])) {
 			start++;
 			n--;
 		}
-		while (n && xff.p[start + n - 1] == ' ')
+		while (n && is_blank(xff.p[start + n - 1]))
 			n--;
-		if (n == 0 || n >= NETADDR_TEXT_MAX)
-			return false;
-		snprintf(text, sizeof(text), memchr(xff.p + start, ':', n) ? "[%.*s]:0" : "%.*s:0",
-			 (int)n, xff.p + start);
-		if (netaddr_parse_hostport(text, ret) < 0)
+		if (n == 0 || n >= NETADDR_TEXT_MAX || !forwarded_read(xff.p + start, n, ret))
 			return false;
 		if (!cidr_list_contains(&j->h->now.proxies, ret))
 			return true;
