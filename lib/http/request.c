@@ -12,12 +12,13 @@
 
 #include "http/http_accept.h"
 
-#define DISCARD_MAX	 (1024 * 1024) /* a larger unwanted body is not read to its end */
-#define ANSWER_MAX	 (64u * 1024 * 1024)
-#define QUERY_MAX	 1024
-#define ANSWER_TIMEOUT_S 30 /* until its first piece, and for each to be taken */
-#define PIECE_MAX	 (64u * 1024)
-#define MAX_DEPTH	 16
+#define DISCARD_MAX	  (1024 * 1024) /* a larger unwanted body is not read to its end */
+#define ANSWER_MAX	  (64u * 1024 * 1024)
+#define QUERY_MAX	  1024
+#define ANSWER_TIMEOUT_S  30 /* until its first piece, and for each to be taken */
+#define PIECE_MAX	  (64u * 1024)
+#define MAX_DEPTH	  16
+#define AUTHORIZATION_MAX 1032 /* of the longest token: 1024 bytes */
 
 struct http_response {
 	struct http_exchange *x; /* NULL: the client left */
@@ -270,7 +271,7 @@ static bool came_through_a_proxy(struct lws *wsi)
 
 static void guard(struct http_exchange *x, struct lws *wsi, enum http_guard g)
 {
-	char auth[1024];
+	char auth[AUTHORIZATION_MAX];
 	bool has_auth = header_copy(wsi, WSI_TOKEN_HTTP_AUTHORIZATION, auth, sizeof(auth));
 	bool forwarded = came_through_a_proxy(wsi);
 	int status = http_guard_check(http_lws_table(x->server), g, has_auth ? auth : NULL,

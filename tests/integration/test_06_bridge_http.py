@@ -335,6 +335,13 @@ def test_admin_token(bridge):
     assert "tok-1" not in b.proc.text
 
 
+def test_the_longest_admin_token(bridge):
+    b = bridge(admin_token="t" * 1024)
+    assert b.http("GET", "/metrics", headers={"Authorization": f"Bearer {'t' * 1024}"})[0] == 200
+    for n in (1023, 1025):
+        assert b.http("GET", "/metrics", headers={"Authorization": f"Bearer {'t' * n}"})[0] == 401
+
+
 def own_address():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         try:
