@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "base/crash.h"
+#include "base/grow.h"
 #include "bridge_metrics.h"
 #include "masking.h"
 
@@ -157,15 +158,8 @@ struct slot *dispatch_slot_add(struct dispatch *d, struct holding *s, const char
 	/* More than the window only when ids ended elsewhere: the oldest of those goes. */
 	if (s->slots >= 2 * (size_t)d->cfg.max_in_flight + 8)
 		dispatch_slot_remove(d, s, s->slot[0].cid);
-	if (s->slots == s->slots_cap) {
-		size_t cap = s->slots_cap ? s->slots_cap * 2 : 4;
-		struct slot *slot = realloc(s->slot, cap * sizeof(*slot));
-
-		if (!slot)
-			return NULL;
-		s->slot = slot;
-		s->slots_cap = cap;
-	}
+	if (grow(&s->slot, s->slots, &s->slots_cap, 4, sizeof(*s->slot)) < 0)
+		return NULL;
 	s->slot[s->slots] = (struct slot){0};
 	(void)snprintf(s->slot[s->slots].cid, sizeof(s->slot[0].cid), "%s", cid);
 	metric_set(d->m_in_flight, metric_value(d->m_in_flight) + 1);

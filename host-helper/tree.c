@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/grow.h"
 
 struct proc {
 	pid_t pid, ppid, sid;
@@ -76,14 +77,8 @@ int tree_boot_id(char *out)
 
 static bool add(struct procs *all, const struct proc *p)
 {
-	if (all->n == all->cap) {
-		size_t cap = all->cap ? all->cap * 2 : 256;
-		struct proc *grown = realloc(all->item, cap * sizeof *grown);
-		if (!grown)
-			return false;
-		all->item = grown;
-		all->cap = cap;
-	}
+	if (grow(&all->item, all->n, &all->cap, 256, sizeof *all->item) < 0)
+		return false;
 	all->item[all->n++] = *p;
 	return true;
 }
@@ -154,14 +149,8 @@ static void add_pids(struct pids *out, const char *text)
 	char *end;
 
 	for (long pid; (pid = strtol(text, &end, 10)) > 0 && end != text; text = end) {
-		if (out->n == out->cap) {
-			size_t cap = out->cap ? out->cap * 2 : 256;
-			pid_t *grown = realloc(out->item, cap * sizeof *grown);
-			if (!grown)
-				return;
-			out->item = grown;
-			out->cap = cap;
-		}
+		if (grow(&out->item, out->n, &out->cap, 256, sizeof *out->item) < 0)
+			return;
 		out->item[out->n++] = (pid_t)pid;
 	}
 }
@@ -282,13 +271,8 @@ static struct lock *read_locks(size_t *ret_n)
 	while (f && fgets(line, sizeof line, f)) {
 		if (sscanf(line, "%*d: FLOCK %*s WRITE %d %*x:%*x:%llu", &pid, &l.inode) != 2)
 			continue;
-		if (n == cap) {
-			cap = cap ? cap * 2 : 64;
-			struct lock *grown = realloc(all, cap * sizeof *grown);
-			if (!grown)
-				break;
-			all = grown;
-		}
+		if (grow(&all, n, &cap, 64, sizeof *all) < 0)
+			break;
 		l.holder = pid;
 		all[n++] = l;
 	}

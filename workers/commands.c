@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/grow.h"
 #include "base/ident.h"
 #include "commands_private.h"
 #include "origin.h"
@@ -141,14 +142,8 @@ void commands_clear(struct commands *c)
 
 struct command_fact *commands_fact(struct commands *c, enum command_kind kind, struct span id)
 {
-	if (c->n == c->cap) {
-		size_t cap = c->cap ? c->cap * 2 : 64;
-		struct command_fact *larger = realloc(c->fact, cap * sizeof *larger);
-		if (!larger)
-			return NULL;
-		c->fact = larger;
-		c->cap = cap;
-	}
+	if (grow(&c->fact, c->n, &c->cap, 64, sizeof *c->fact) < 0)
+		return NULL;
 	struct command_fact *f = &c->fact[c->n];
 	*f = (struct command_fact){.kind = kind, .order = c->n, .id = id};
 	c->n++;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/grow.h"
 #include "base/ident.h"
 #include "base/log.h"
 #include "worker_metrics.h"
@@ -24,14 +25,8 @@ void dead_notes_clear(struct dead_notes *d)
 int dead_notes_add(struct dead_notes *d, const struct intake_entry *x, const char *reason,
 		   const char *detail)
 {
-	if (d->n == d->cap) {
-		size_t cap = d->cap ? d->cap * 2 : 16;
-		struct dead_note *larger = realloc(d->item, cap * sizeof *larger);
-		if (!larger)
-			return -ENOMEM;
-		d->item = larger;
-		d->cap = cap;
-	}
+	if (grow(&d->item, d->n, &d->cap, 16, sizeof *d->item) < 0)
+		return -ENOMEM;
 	d->item[d->n++] = (struct dead_note){x, reason, detail};
 	return 0;
 }

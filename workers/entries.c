@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/grow.h"
+
 void entries_fini(struct entries *l)
 {
 	free(l->item);
@@ -26,14 +28,8 @@ static size_t entry_bytes(const struct stream_entry *e)
 
 static int entries_push(struct entries *l, const struct intake_entry *x)
 {
-	if (l->n == l->cap) {
-		size_t cap = l->cap ? l->cap * 2 : 256;
-		struct intake_entry *larger = realloc(l->item, cap * sizeof *larger);
-		if (!larger)
-			return -ENOMEM;
-		l->item = larger;
-		l->cap = cap;
-	}
+	if (grow(&l->item, l->n, &l->cap, 256, sizeof *l->item) < 0)
+		return -ENOMEM;
 	l->item[l->n++] = *x;
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/grow.h"
 
 enum {
 	MINUTE_MS = 60000,
@@ -205,15 +206,7 @@ static void row_place(struct frames *f, struct frame_row *x)
 
 static struct frame_row *frames_row(struct frames *f)
 {
-	if (f->n == f->cap) {
-		size_t cap = f->cap ? f->cap * 2 : 256;
-		struct frame_row *larger = realloc(f->row, cap * sizeof *larger);
-		if (!larger)
-			return NULL;
-		f->row = larger;
-		f->cap = cap;
-	}
-	return &f->row[f->n];
+	return grow(&f->row, f->n, &f->cap, 256, sizeof *f->row) < 0 ? NULL : &f->row[f->n];
 }
 
 const char *frames_stage(struct frames *f, const struct stream_entry *e, struct origin *ret_origin)
@@ -340,15 +333,9 @@ static void frames_put_group(struct frames *f, const struct frame_group *g)
 
 static void frames_add_group(struct frames *f, size_t from, size_t to)
 {
-	if (f->groups == f->group_cap) {
-		size_t cap = f->group_cap ? f->group_cap * 2 : 256;
-		struct frame_group *larger = realloc(f->group, cap * sizeof *larger);
-		if (!larger) {
-			f->arena.err = -ENOMEM;
-			return;
-		}
-		f->group = larger;
-		f->group_cap = cap;
+	if (grow(&f->group, f->groups, &f->group_cap, 256, sizeof *f->group) < 0) {
+		f->arena.err = -ENOMEM;
+		return;
 	}
 	f->group[f->groups++] = (struct frame_group){.from = from, .to = to};
 }

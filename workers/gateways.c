@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/grow.h"
+
 enum fact_kind { FACT_HELLO, FACT_CONNECTED, FACT_DISCONNECTED, FACT_AUDIT, FACT_SEEN };
 
 struct fact {
@@ -183,14 +185,8 @@ void gateways_clear(struct gateways *g)
 
 static struct fact *gateways_fact(struct gateways *g, enum fact_kind kind, const struct origin *o)
 {
-	if (!g->fact || g->n == g->cap) {
-		size_t cap = g->cap ? g->cap * 2 : 64;
-		struct fact *larger = realloc(g->fact, cap * sizeof *larger);
-		if (!larger)
-			return NULL;
-		g->fact = larger;
-		g->cap = cap;
-	}
+	if (grow(&g->fact, g->n, &g->cap, 64, sizeof *g->fact) < 0)
+		return NULL;
 	struct fact *f = &g->fact[g->n];
 	*f = (struct fact){.kind = kind, .order = g->n, .o = *o};
 	g->sessions |= kind == FACT_CONNECTED || kind == FACT_DISCONNECTED;
