@@ -43,45 +43,39 @@ def podman(tmp):
 @pytest.mark.timeout(150)
 def test_containers_on_real_podman(start, root_dir, podman):
     engine = root_dir / "engine.sock"
-    service = subprocess.Popen(podman.argv("system", "service", "--time=0", f"unix://{engine}"),
-                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for(engine.exists, 10)
-        h = Helper(start, root_dir, HOST_HELPER_ENGINE_SOCKET=str(engine), HOST_HELPER_CONTAINER_IMAGES="localhost/app:1",
-                   HOST_HELPER_CONTAINER_NETWORK="host", HOST_HELPER_CONTAINER_PORTS="18000-18002",
-                   HOST_HELPER_CONTAINER_MEMORY_MB="64", HOST_HELPER_CONTAINER_PIDS="32").start()
-        # somebody else's container is neither listed nor touched
-        podman.run("run", "-d", "--network", "host", "--name", "theirs", "localhost/app:1")
-        assert h.run("list_containers")["data"]["containers"] == []
-        assert code(h.run("stop_container", {"container": "theirs"})) == "bad_args"
-        assert code(h.run("spawn_container", {"image": "docker.io/evil:latest"})) == "bad_args"
-        first = h.run("spawn_container", {"name": "one", "username": "bob", "userpass": "S3cretPass"}, cid="spawn-1")
-        assert first["status"] == "ok", first
-        assert first["data"]["port"] == 18000 and first["data"]["state"] == "running"
-        again = h.run("spawn_container", {"name": "one", "username": "bob", "userpass": "S3cretPass"}, cid="spawn-1")
-        assert again["replayed"] is True and again["data"] == first["data"]
-        h.kill()
-        h.start()
-        second = h.run("spawn_container")["data"]
-        assert second["port"] == 18001  # the allocation outlives the helper
-        listed = {c["name"]: c for c in h.run("list_containers")["data"]["containers"]}
-        assert listed["one"]["port"] == 18000 and listed["one"]["username"] == "bob" and listed["one"]["state"] == "running"
-        info = json.loads(podman.run("inspect", "one").stdout)[0]
-        host = info["HostConfig"]
-        assert host["Memory"] == 64 << 20 and host["PidsLimit"] == 32 and host["CpuShares"] == 512
-        assert "no-new-privileges" in " ".join(host["SecurityOpt"]) and not info.get("EffectiveCaps")
-        assert "S3cretPass" not in json.dumps(h.run("list_containers"))
-        metrics = h.run("get_monitoring_data")["data"]
-        assert metrics["containers_running"] == 2 and {c["name"] for c in metrics["containers"]} == {"one", second["name"]}
-        h.run("spawn_container")
-        assert code(h.run("spawn_container")) == "busy"  # no port left
-        stopped = h.run("stop_container", {"container": "one", "timeout": 5})
-        assert stopped["status"] == "ok" and stopped["data"]["state"] == "removed", stopped
-        assert h.run("spawn_container")["data"]["port"] == 18000
-        assert "theirs" in podman.run("ps", "--format", "{{.Names}}").stdout
-    finally:
-        service.terminate()
-        service.wait()
+    podman.serve(engine)
+    h = Helper(start, root_dir, HOST_HELPER_ENGINE_SOCKET=str(engine), HOST_HELPER_CONTAINER_IMAGES="localhost/app:1",
+               HOST_HELPER_CONTAINER_NETWORK="host", HOST_HELPER_CONTAINER_PORTS="18000-18002",
+               HOST_HELPER_CONTAINER_MEMORY_MB="64", HOST_HELPER_CONTAINER_PIDS="32").start()
+    # somebody else's container is neither listed nor touched
+    podman.run("run", "-d", "--network", "host", "--name", "theirs", "localhost/app:1")
+    assert h.run("list_containers")["data"]["containers"] == []
+    assert code(h.run("stop_container", {"container": "theirs"})) == "bad_args"
+    assert code(h.run("spawn_container", {"image": "docker.io/evil:latest"})) == "bad_args"
+    first = h.run("spawn_container", {"name": "one", "username": "bob", "userpass": "S3cretPass"}, cid="spawn-1")
+    assert first["status"] == "ok", first
+    assert first["data"]["port"] == 18000 and first["data"]["state"] == "running"
+    again = h.run("spawn_container", {"name": "one", "username": "bob", "userpass": "S3cretPass"}, cid="spawn-1")
+    assert again["replayed"] is True and again["data"] == first["data"]
+    h.kill()
+    h.start()
+    second = h.run("spawn_container")["data"]
+    assert second["port"] == 18001  # the allocation outlives the helper
+    listed = {c["name"]: c for c in h.run("list_containers")["data"]["containers"]}
+    assert listed["one"]["port"] == 18000 and listed["one"]["username"] == "bob" and listed["one"]["state"] == "running"
+    info = json.loads(podman.run("inspect", "one").stdout)[0]
+    host = info["HostConfig"]
+    assert host["Memory"] == 64 << 20 and host["PidsLimit"] == 32 and host["CpuShares"] == 512
+    assert "no-new-privileges" in " ".join(host["SecurityOpt"]) and not info.get("EffectiveCaps")
+    assert "S3cretPass" not in json.dumps(h.run("list_containers"))
+    metrics = h.run("get_monitoring_data")["data"]
+    assert metrics["containers_running"] == 2 and {c["name"] for c in metrics["containers"]} == {"one", second["name"]}
+    h.run("spawn_container")
+    assert code(h.run("spawn_container")) == "busy"  # no port left
+    stopped = h.run("stop_container", {"container": "one", "timeout": 5})
+    assert stopped["status"] == "ok" and stopped["data"]["state"] == "removed", stopped
+    assert h.run("spawn_container")["data"]["port"] == 18000
+    assert "theirs" in podman.run("ps", "--format", "{{.Names}}").stdout
 
 
 def test_without_an_engine_the_container_verbs_say_so(start, root_dir):

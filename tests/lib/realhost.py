@@ -20,6 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from viwtest import wait_for
+
+
 def user_namespaces_work():
     """user_namespaces(7): not inside a chroot. Units run there without PrivateUsers."""
     return subprocess.run(["unshare", "--user", "true"], stderr=subprocess.DEVNULL).returncode == 0
@@ -221,7 +224,7 @@ class Podman:
     def __init__(self, dir, own_net=False, driver="vfs"):
         self.dir = Path(dir) / "pod"
         self.own_net, self.driver = own_net, driver
-        self.shell = None
+        self.shell = self.api = None
 
     def __enter__(self):
         (self.dir / "lib").mkdir(parents=True)
@@ -251,6 +254,12 @@ class Podman:
     def argv(self, *argv):
         return self.inside("podman", *argv)
 
+    def serve(self, sock):
+        """Its Docker API there, until the end."""
+        self.api = subprocess.Popen(self.inside("env", "DISABLE_HC_SYSTEMD=true", "podman", "system", "service", "--time=0", f"unix://{sock}"),
+                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(sock.exists, 10, "podman's Docker API")
+
     def run(self, *argv, check=True, timeout=60, input=None):
         done = subprocess.run(self.argv(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               timeout=timeout, stdin=subprocess.DEVNULL)
@@ -259,6 +268,9 @@ class Podman:
         return done
 
     def __exit__(self, *_):
+        if self.api:
+            self.api.terminate()
+            self.api.wait()
         self.run("rm", "-fa", "-t", "0", check=False)
         self.shell.kill()
         self.shell.wait()
