@@ -16,7 +16,7 @@ struct set {
 	char key[64];
 	char **item; /* sorted */
 	size_t n;
-	bool asked;
+	bool asked, refused;
 };
 
 struct denylist {
@@ -44,6 +44,18 @@ static bool has(const struct set *s, const char *word)
 	return s->n && bsearch(&word, s->item, s->n, sizeof(*s->item), compare_text);
 }
 
+/* Somebody wrote a key of another kind, say. Redis being away or unwilling is told elsewhere. */
+static void note_refusal(struct set *s, const struct redis_reply *r)
+{
+	bool refused = redis_error_class(r) == REDIS_E_OTHER;
+
+	if (refused && !s->refused)
+		LOG_ERROR(
+		    FIELDS(.event = "denylist_refused", .detail = s->key, .error = redis_str(r).p),
+		    "%s cannot be read: what was read before stays in force", s->key);
+	s->refused = refused;
+}
+
 /* The old copy stays when the answer is no array or memory is short. */
 static void on_members(void *arg, const struct redis_reply *r)
 {
@@ -52,6 +64,8 @@ static void on_members(void *arg, const struct redis_reply *r)
 	char **item;
 
 	s->asked = false;
+	if (r)
+		note_refusal(s, r);
 	if (!r || redis_type(r) != REDIS_ARR || (n == 0 && s->n == 0))
 		return;
 	item = calloc(n + 1, sizeof(*item));

@@ -199,6 +199,22 @@ def test_allowlist_and_decommissioned_are_403(bridge):
     viwtest.wait_for(lambda: b.refused(b.headers("gw-2"))[:2] == (403, "decommissioned"), 7)
 
 
+def test_a_denylist_that_cannot_be_read_is_told_once_and_stays_in_force(bridge, redis):
+    keys = {"viw.decommissioned", "viw.revoked"}
+    redis.client.sadd("viw.decommissioned", "gw-2")
+    b = bridge()
+    assert b.connect("gw-1").welcome  # the list was asked for before
+    for key in keys:
+        redis.client.set(key, "no set")
+    b.proc.wait_log("denylist_refused", count=2)
+    lines = b.proc.find_logs("denylist_refused")
+    assert {line["detail"] for line in lines} == keys
+    assert all(line["error"].startswith("WRONGTYPE") and line["level"] == "error" for line in lines)
+    assert b.refused(b.headers("gw-2"))[:2] == (403, "decommissioned")
+    redis.client.delete(*keys)
+    assert b.connect("gw-3").welcome
+
+
 def test_rate_per_address_and_agent(bridge):
     b = bridge(rate_per_ip=6, rate_per_agent=3)
     for _ in range(3):
