@@ -85,8 +85,29 @@ static int clients_apply(SSL_CTX *ctx, const struct http_lws_tls *t)
 	return 0;
 }
 
+static int kind_of_key(const SSL_CTX *ctx)
+{
+	EVP_PKEY *key = SSL_CTX_get0_privatekey(ctx);
+
+	return key ? EVP_PKEY_get_base_id(key) : EVP_PKEY_NONE;
+}
+
+/* Offers what was read last and nothing else. */
+static int on_cert_wanted(SSL *ssl, void *arg UNUSED)
+{
+	SSL_CTX *ctx = SSL_get_SSL_CTX(ssl);
+	STACK_OF(X509) *chain = NULL;
+
+	SSL_certs_clear(ssl);
+	return SSL_CTX_get0_chain_certs(ctx, &chain) == 1 &&
+	       SSL_use_cert_and_key(ssl, SSL_CTX_get0_certificate(ctx),
+				    SSL_CTX_get0_privatekey(ctx), chain, 1) == 1;
+}
+
 int http_tls_apply(SSL_CTX *ctx, const struct http_lws_tls *t)
 {
+	int kind = kind_of_key(ctx);
+
 	ERR_clear_error();
 	/* Chain before key: a new certificate makes OpenSSL forget a key that does not fit it. */
 	if (SSL_CTX_use_certificate_chain_file(ctx, t->cert_path) != 1)
@@ -95,6 +116,10 @@ int http_tls_apply(SSL_CTX *ctx, const struct http_lws_tls *t)
 		return refuse(t, t->key_path, "no usable private key for this certificate");
 	if (SSL_CTX_check_private_key(ctx) != 1)
 		return refuse(t, t->key_path, "does not belong to the certificate");
+	/* An SSL_CTX keeps one certificate of each kind of key, and would go on to offer the old
+	 * one. */
+	if (kind != EVP_PKEY_NONE && kind != kind_of_key(ctx))
+		SSL_CTX_set_cert_cb(ctx, on_cert_wanted, NULL);
 	SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
 	/* SSL_read returns after each record: a peer that sends key updates on and on would hold us
 	 * within one call otherwise. */

@@ -246,6 +246,22 @@ def test_half_written_crls_change_nothing(bridge, pki):
     assert connect(b, pki, "gw-1", pki.agent("gw-1")).welcome
 
 
+def test_a_key_of_another_kind_takes_the_place_of_the_old(bridge, pki):
+    """OpenSSL keeps a certificate of each kind, and here the client prefers the old one's."""
+    b = mtls(bridge, pki)
+    first = connect(b, pki, "gw-1", pki.agent("gw-1"))
+    kinds = {"rsa": ("rsa:2048",), "ec": ("ec", "-pkeyopt", "ec_paramgen_curve:P-384"), "rsa2": ("rsa:2048",)}
+    for n, (name, key) in enumerate(kinds.items()):
+        fresh = pki.issue(name, "ca", "/CN=localhost", ["DNS:localhost"], usage="serverAuth", key=key)
+        want = pki.fingerprint(fresh[0])
+        for old, new in zip(pki.server, fresh):
+            os.replace(new, old)
+        viwtest.wait_for(lambda: served_fingerprint(b) == want, what=f"the new certificate ({name}) is served")
+        assert connect(b, pki, f"gw-{n + 2}", pki.agent(f"gw-{n + 2}")).welcome
+    first.send({"type": "PING"})
+    first.expect("PONG")
+
+
 def test_agents_come_in_while_sighup_follows_sighup(bridge, pki):
     b = mtls(bridge, pki)
     certs = [pki.agent(f"gw-{i}") for i in range(5)]

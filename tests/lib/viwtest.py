@@ -636,7 +636,8 @@ class Pki:
             "default_md=sha256\ndefault_crl_days=30\npolicy=p\nunique_subject=no\ncopy_extensions=none\n"
             "[p]\ncommonName=optional\norganizationName=optional\n")
 
-    def issue(self, name, ca, subject, sans=(), usage="clientAuth", days=30, start=None):
+    def issue(self, name, ca, subject, sans=(), usage="clientAuth", days=30, start=None,
+              key=("ec", "-pkeyopt", "ec_paramgen_curve:P-256")):
         """A certificate; returns (cert path, key path). days may be negative: already expired."""
         end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
         begin = min(datetime.datetime.now(datetime.timezone.utc), end) - datetime.timedelta(days=1)
@@ -644,8 +645,7 @@ class Pki:
         if sans:
             ext += "subjectAltName=" + ",".join(sans) + "\n"
         (self.dir / f"{name}.ext").write_text(ext)
-        self._ssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                  "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", subject)
+        self._ssl("req", "-newkey", *key, "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", subject)
         self._ssl("ca", "-batch", "-notext", "-config", f"{ca}.cnf", "-in", f"{name}.csr", "-out",
                   f"{name}.pem", "-extfile", f"{name}.ext",
                   "-startdate", begin.strftime("%Y%m%d%H%M%SZ"), "-enddate", end.strftime("%Y%m%d%H%M%SZ"))
