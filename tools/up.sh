@@ -282,7 +282,7 @@ up_start_programs() {
 
 up_ready() { curl -fsS -m 2 -o /dev/null "http://127.0.0.1:$1$2"; }
 
-# What psql, redis, logs and dead-letters read from another terminal.
+# What psql, redis, viwctl, logs and dead-letters read from another terminal.
 up_write_env() {
 	{
 		printf 'UP_DATABASE_URL=%q\nUP_REDIS_URL=%q\nUP_HTTP=%q\nUP_AGENT_ID=%q\n' \
@@ -416,7 +416,7 @@ up_hints() {
 		  psql $db -c 'SELECT correlation_id, command, status, rc, stdout_redacted FROM agent_command_results ORDER BY id DESC LIMIT 5'
 		  curl -s -H @$UP_DIR/secret/admin.header $UP_HTTP/internal/agent/agents
 		  curl -s -H @$UP_DIR/secret/admin.header $UP_HTTP/agent/telemetry/$UP_AGENT_ID/latest
-		  ./viw logs · ./viw psql · ./viw redis · ./viw dead-letters · ./viw down
+		  ./viw viwctl doctor · ./viw logs · ./viw psql · ./viw redis · ./viw dead-letters · ./viw down
 
 		Ctrl-C ends what this started. What happens from now on shows here.
 
@@ -502,7 +502,10 @@ up_redis() {
 	exec "${UP_REDIS_CLI[@]}" "$@"
 }
 
-up_dead_letters() {
+up_viwctl() {
 	up_read_env
-	exec env VIWCTL_DATABASE_URL="$UP_DATABASE_URL" VIWCTL_REDIS_URL="$UP_REDIS_URL" "$UP_BIN/viwctl" dead-letters "${@:-list}"
+	exec env VIWCTL_DATABASE_URL="$UP_DATABASE_URL" VIWCTL_REDIS_URL="$UP_REDIS_URL" VIWCTL_BRIDGE_URL="$UP_HTTP" \
+		VIWCTL_ADMIN_TOKEN_FILE="$UP_DIR/secret/admin" VIWCTL_VERBS_DIR="$UP_DIR/verbs.d" "$UP_BIN/viwctl" "$@"
 }
+
+up_dead_letters() { up_viwctl dead-letters "${@:-list}"; }
