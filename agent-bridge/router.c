@@ -334,6 +334,18 @@ static void count_routed(struct router *r, const struct command *c, const char *
 	       "command %s%s%s", word, c->reason[0] ? ": " : "", c->reason);
 }
 
+static void tell_refused(struct router *r, const struct redis_reply *reply)
+{
+	enum redis_error_class c = redis_error_class(reply);
+
+	store_note_passing(r->store, c);
+	if ((c == REDIS_E_OTHER || c == REDIS_E_AUTH) && log_limit_pass(&r->refused_log, 2) >= 0)
+		LOG_ERROR(
+		    FIELDS(.event = "redis_refused", .stream = "commands",
+			   .error = redis_str(reply).p),
+		    "Redis refuses the commands' stream: nothing is routed until it does not");
+}
+
 static void route_answered(struct router *r, const struct redis_reply *reply)
 {
 	int64_t soonest = INT64_MAX;
@@ -345,10 +357,7 @@ static void route_answered(struct router *r, const struct redis_reply *reply)
 		return;
 	}
 	if (redis_type(reply) != REDIS_ARR || redis_len(reply) != FIRST_ROUTED + 2 * n) {
-		store_note_passing(r->store, redis_error_class(reply));
-		if (redis_error_class(reply) == REDIS_E_OTHER)
-			LOG_ERROR(FIELDS(.event = "route", .error = redis_str(reply).p),
-				  "Redis refused a batch of commands");
+		tell_refused(r, reply);
 		pause_then_read(r);
 		return;
 	}
@@ -428,7 +437,7 @@ static void read_answered(struct router *r, const struct redis_reply *reply)
 		r->pending = true;
 		create_group(r);
 	} else if (redis_type(reply) != REDIS_ARR) {
-		store_note_passing(r->store, redis_error_class(reply));
+		tell_refused(r, reply);
 		pause_then_read(r);
 	} else if (redis_len(entries)) {
 		if (!r->pending &&

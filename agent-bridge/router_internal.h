@@ -6,6 +6,7 @@
 #include "router.h"
 #include "store.h"
 
+#include "base/log_limit.h"
 #include "base/metrics.h"
 #include "loop/loop.h"
 
@@ -36,6 +37,7 @@ struct router {
 	size_t trim_at;
 	int64_t trim_busy_until_ms;
 	bool trim_missing[ROUTER_TRIMMED];
+	struct log_limit refused_log;
 	struct loop_timer *tick, *pause, *expire, *trim;
 	uint64_t term; /* rises with each loss of the lease */
 	size_t calls;

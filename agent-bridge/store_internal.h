@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/ident.h"
+#include "base/log_limit.h"
 #include "base/metrics.h"
 #include "loop/loop.h"
 
@@ -38,6 +39,7 @@ struct store {
 	} head, head_trim; /* the second with MAXLEN */
 	uint64_t heads_put;
 	struct backlog backlog;
+	struct log_limit refused_log;
 	uint64_t telemetry_sent, sample_us; /* sample_us 0: none under way */
 	/* Bytes written and not yet marked, how many a mark comes at, how many one is asked for. */
 	uint64_t unmarked, mark_due, marking;

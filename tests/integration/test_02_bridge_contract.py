@@ -89,6 +89,27 @@ def test_entries_of_each_stream_carry_the_fields_they_are_promised_with(bridge):
     assert stored["command"] == "ECHO" and stored["expires_at"] > stored["issued_at"]
 
 
+def test_a_stream_that_redis_refuses_for_good_is_told(bridge):
+    """As it does with a key of another kind, or for a user without the right."""
+    b = bridge()
+    ws = b.connect()
+    for stream in ("telemetry", "commands"):
+        b.redis.client.delete(f"viw.{stream}")
+        b.redis.client.set(f"viw.{stream}", "no stream")
+    for seq in range(5):
+        ws.send(telemetry("gw-1", seq))
+    for stream in ("telemetry", "commands"):
+        assert b.proc.wait_log("redis_refused", stream=stream)["error"].startswith("WRONGTYPE")
+    ws.send({"type": "PING"})
+    ws.expect("PONG")
+    assert len(b.proc.find_logs("redis_refused", stream="telemetry")) == 1
+    b.redis.client.delete("viw.telemetry", "viw.commands")
+    ws.send(telemetry("gw-1", 6))
+    b.entries("telemetry", count=1)
+    b.redis.xadd_command("gw-1", "ECHO", correlation_id="c-1")
+    assert ws.expect("COMMAND", timeout=15)["correlation_id"] == "c-1"
+
+
 def test_the_telemetry_stream_is_kept_to_its_bound(bridge):
     b = bridge(telemetry_maxlen=1000)
     ws = b.connect("gw-1")
