@@ -2,18 +2,14 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
-#include "crypto/x509.h"
 #include "http/http_lws.h"
 #include "transport.h"
+#include "ws_upgrade.h"
 
-#include <openssl/ssl.h>
-#include <openssl/x509.h>
-
-#define HEADER_MAX	  6144 /* an escaped certificate; lws keeps 8192 for the whole head */
 #define WRITES_PER_TURN	  32   /* so that one agent's queue does not hold up the others */
 #define DISCARD_MAX_BYTES (16u * 1024 * 1024)
 #define PARTIAL_MAX_BYTES (256u * 1024 * 1024) /* half-received frames of all sockets */
@@ -57,6 +53,7 @@ struct ws_conn {
 	size_t rx_n, rx_cap;
 	size_t dropped; /* bytes of a frame that is too big */
 	bool too_big, closing;
+	bool corked; /* the answer to the upgrade waits in the kernel for the first frame */
 };
 
 /* One bridge a process; transport.h has no room for an argument in struct session. */
@@ -104,6 +101,20 @@ void transport_close(struct session *s)
 
 /* ---- the end of a loop turn ---- */
 
+/* lws sends its 101 at once, and HELLO_ACK comes when Redis has answered: held back (by Linux for 200
+ * ms at most) both leave in one segment. A send is a tenth of a handshake. */
+static void cork(struct lws *wsi, int on)
+{
+	(void)setsockopt(lws_get_socket_fd(wsi), IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
+}
+
+static void uncork(struct lws *wsi, struct ws_conn *c)
+{
+	if (c->corked)
+		cork(wsi, 0);
+	c->corked = false;
+}
+
 static int write_frame(struct ws_server *w, struct lws *wsi, struct session_frame *q)
 {
 	int r = lws_write(wsi, (unsigned char *)q->bytes + SESSION_HEADROOM, q->n, LWS_WRITE_TEXT);
@@ -133,6 +144,7 @@ static void close_now(struct ws_server *w, struct session *s)
 	c = lws_wsi_user(wsi);
 	c->closing = true;
 	w->closing_now++;
+	uncork(wsi, c);
 	flush(w, wsi, s);
 	if (s->pause_applied) { /* the peer's close frame must be read */
 		s->pause_applied = false;
@@ -197,87 +209,23 @@ static void on_turn_end(void *arg)
 
 /* ---- handshake ---- */
 
-static void copy_header(struct lws *wsi, enum handshake_header h, char *at, size_t cap,
-			size_t *used, struct handshake_request *q)
-{
-	char name[48];
-	int name_n = lws_snprintf(name, sizeof(name), "%s:", handshake_header_name[h]);
-	int n;
-
-	if (h == HANDSHAKE_PROTOCOL || h == HANDSHAKE_FORWARDED_FOR) {
-		enum lws_token_indexes t =
-		    h == HANDSHAKE_PROTOCOL ? WSI_TOKEN_PROTOCOL : WSI_TOKEN_X_FORWARDED_FOR;
-
-		n = lws_hdr_total_length(wsi, t);
-		if (n <= 0 || lws_hdr_copy(wsi, at, (int)cap, t) < 0)
-			return;
-	} else {
-		n = lws_hdr_custom_length(wsi, name, name_n);
-		if (n < 0 || (size_t)n + 1 > cap ||
-		    lws_hdr_custom_copy(wsi, at, (int)cap, name, name_n) < 0)
-			return;
-	}
-	q->header[h] = (struct span){at, (size_t)n};
-	*used += (size_t)n + 1;
-}
-
-static X509 *peer_certificate(struct lws *wsi)
-{
-	SSL *ssl = lws_get_ssl(wsi);
-
-	if (!ssl || SSL_get_verify_result(ssl) != X509_V_OK)
-		return NULL;
-	return SSL_get1_peer_certificate(ssl);
-}
-
-/* What lws would otherwise answer by just closing. */
-static const char *upgrade_fault(struct lws *wsi)
-{
-	char text[128];
-
-	if (lws_hdr_copy(wsi, text, sizeof(text), WSI_TOKEN_UPGRADE) <= 0 ||
-	    strcasecmp(text, "websocket") != 0)
-		return "only Upgrade: websocket is served";
-	if (lws_hdr_copy(wsi, text, sizeof(text), WSI_TOKEN_VERSION) <= 0 ||
-	    strcmp(text, "13") != 0)
-		return "Sec-WebSocket-Version must be 13";
-	if (lws_hdr_total_length(wsi, WSI_TOKEN_KEY) != 24)
-		return "Sec-WebSocket-Key must be 16 bytes in base64";
-	if (lws_hdr_total_length(wsi, WSI_TOKEN_HOST) <= 0)
-		return "Host is missing";
-	if (lws_hdr_copy(wsi, text, sizeof(text), WSI_TOKEN_CONNECTION) <= 0 ||
-	    !strcasestr(text, "upgrade"))
-		return "Connection must name Upgrade";
-	if (lws_hdr_total_length(wsi, WSI_TOKEN_PROTOCOL) > 120)
-		return "Sec-WebSocket-Protocol is too long";
-	return NULL;
-}
-
 static int on_upgrade(void *arg, struct lws *wsi, const char *uri)
 {
 	struct ws_server *w = arg;
-	struct handshake_request q = {.path = uri};
 	struct handshake_verdict v, *kept;
-	char text[HEADER_MAX + 2048];
-	size_t used = 0;
+	struct ws_upgrade u;
 
-	for (int h = 0; h < HANDSHAKE_HEADERS; h++)
-		copy_header(wsi, (enum handshake_header)h, text + used, sizeof(text) - used, &used,
-			    &q);
-	if (!http_lws_peer(wsi, &q.peer))
+	if (ws_upgrade_read(&u, wsi, uri, http_lws_repeated(w->http)) < 0)
 		return -1;
-	for (int h = 0; h < HANDSHAKE_HEADERS; h++)
-		q.duplicate[h] = http_lws_repeated(w->http) >> h & 1;
-	q.fault = upgrade_fault(wsi);
-	q.cert = peer_certificate(wsi);
-	w->cfg.ops->judge(w->cfg.arg, &q, &v);
-	X509_free(q.cert);
+	w->cfg.ops->judge(w->cfg.arg, &u.request, &v);
+	ws_upgrade_fini(&u);
 	if (v.status)
 		return http_lws_refuse(wsi, v.status, v.code, v.msg, v.retry_after_s);
 	kept = malloc(sizeof(*kept));
 	if (!kept)
 		return -1;
 	*kept = v;
+	cork(wsi, 1);
 	lws_set_opaque_user_data(wsi, kept); /* taken by on_established, or freed with the wsi */
 	return 0;
 }
@@ -294,6 +242,7 @@ static int on_established(struct ws_server *w, struct lws *wsi, struct ws_conn *
 	lws_set_opaque_user_data(wsi, NULL);
 	c->s = w->cfg.ops->on_open(w->cfg.arg, v);
 	free(v);
+	c->corked = true;
 	if (!c->s)
 		return -1;
 	c->s->socket = wsi;
@@ -426,6 +375,7 @@ static int write_some(struct ws_server *w, struct lws *wsi, struct ws_conn *c)
 		if (write_frame(w, wsi, q) < 0)
 			return -1;
 	}
+	uncork(wsi, c);
 	s->stuck_since_ms = 0;
 	if (s->out.first || lws_partial_buffered(wsi)) {
 		s->stuck_since_ms = loop_now_ms(w->loop);

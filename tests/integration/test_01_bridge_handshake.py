@@ -1,6 +1,7 @@
 """Contract 1 and 1.1 with python websockets, wscat's way of connecting, and raw sockets."""
 import json
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -55,6 +56,32 @@ def test_accepts_both_paths_and_no_subprotocol(bridge):
     assert bare.ws.subprotocol is None
     several = b.connect("gw-4", subprotocols=("chat", "viworks-agent-v1"))
     assert several.ws.subprotocol == "viworks-agent-v1"
+
+
+def test_the_answer_to_the_upgrade_and_hello_ack_come_in_one_segment(bridge):
+    b = bridge()
+    whole = 0
+    for i in range(5):  # a machine that stands still for 200 ms in between may split one
+        with socket.create_connection(("127.0.0.1", b.port), timeout=5) as s:
+            s.sendall(upgrade(b.headers(f"gw-{i}")).encode())
+            first = s.recv(65536)
+        assert first.startswith(b"HTTP/1.1 101 ")
+        whole += b'"HELLO_ACK"' in first
+    assert whole >= 3
+
+
+def test_the_answer_to_the_upgrade_does_not_wait_for_a_redis_that_hangs(bridge):
+    b = bridge()
+    redis = b.redis.proc
+    with socket.create_connection(("127.0.0.1", b.port), timeout=3) as s:
+        redis.signal(signal.SIGSTOP)
+        try:
+            s.sendall(upgrade(b.headers("gw-1")).encode())
+            first = s.recv(65536)
+        finally:
+            redis.signal(signal.SIGCONT)
+        assert first.startswith(b"HTTP/1.1 101 ") and first.endswith(b"\r\n\r\n")
+        assert b'"HELLO_ACK"' in s.recv(65536)
 
 
 def test_plain_get_is_426(bridge):
