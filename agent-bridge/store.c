@@ -480,7 +480,7 @@ static int open_connections(struct store *s, const char *url)
 	/* Telemetry waits 2 ms for company: a write, a wake of Redis and an append to its log less
 	 * for most frames. Whatever else is sent meanwhile takes it along at once. */
 	const struct redis_limits data_limits = {.max_in_flight_bytes = FLYING_MAX_BYTES,
-						 .gather_ms = 2};
+						 .gather_ms = 8};
 	int r = redis_open(s->loop, url, &data_limits, &data_ops, s, &s->redis);
 
 	if (r < 0)

@@ -7,22 +7,16 @@
 #include <string.h>
 
 #include "http/http_lws.h"
+#include "pace.h"
 #include "transport.h"
 #include "ws_upgrade.h"
 
-#define WRITES_PER_TURN	  32   /* so that one agent's queue does not hold up the others */
+#define WRITES_PER_TURN	  32 /* so that one agent's queue does not hold up the others */
 #define DISCARD_MAX_BYTES (16u * 1024 * 1024)
 #define PARTIAL_MAX_BYTES (256u * 1024 * 1024) /* half-received frames of all sockets */
 /* lws keeps the time limits of closing sockets in one sorted list: with thousands in it each
  * further one costs a long walk. The next are closed as these are gone. */
 #define CLOSING_MAX 1000
-/* From 2,000 frames a second on, turns are two milliseconds apart, from 20,000 on one; half of
- * one while commands, results or handshakes, but not many, wait for Redis. */
-#define BUSY_WINDOW_MS 8
-#define BUSY_FRAMES    16 /* in such a window */
-#define BUSY_PACE_US   2000
-#define THICK_FRAMES   160
-#define THICK_PACE_US  1000
 
 static_assert(SESSION_HEADROOM >= LWS_PRE, "queued frames need room for the WebSocket header");
 
@@ -39,9 +33,7 @@ struct ws_server {
 	struct sids writing, closing, pausing;
 	size_t closing_now; /* sockets whose close frame is out, or on its way */
 	size_t partial_bytes;
-	int64_t window; /* of BUSY_WINDOW_MS, and the frames received in it */
-	unsigned window_frames;
-	unsigned pace_us; /* while busy, by the window before */
+	struct pace pace;
 	void (*on_closed)(void *arg);
 	void *on_closed_arg;
 };
@@ -101,8 +93,8 @@ void transport_close(struct session *s)
 
 /* ---- the end of a loop turn ---- */
 
-/* lws sends its 101 at once, and HELLO_ACK comes when Redis has answered: held back (by Linux for 200
- * ms at most) both leave in one segment. A send is a tenth of a handshake. */
+/* lws sends its 101 at once, and HELLO_ACK comes when Redis has answered: held back (by Linux for
+ * 200 ms at most) both leave in one segment. A send is a tenth of a handshake. */
 static void cork(struct lws *wsi, int on)
 {
 	(void)setsockopt(lws_get_socket_fd(wsi), IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
@@ -115,10 +107,18 @@ static void uncork(struct lws *wsi, struct ws_conn *c)
 	c->corked = false;
 }
 
+static void keep_pace(struct ws_server *w, unsigned us)
+{
+	if (us)
+		loop_pace(w->loop, us, PACE_FOR_MS);
+}
+
 static int write_frame(struct ws_server *w, struct lws *wsi, struct session_frame *q)
 {
 	int r = lws_write(wsi, (unsigned char *)q->bytes + SESSION_HEADROOM, q->n, LWS_WRITE_TEXT);
 
+	if (q->type == WIRE_COMMAND)
+		keep_pace(w, pace_on_command(&w->pace, loop_now_ms(w->loop)));
 	if (r >= 0)
 		w->cfg.ops->on_sent(w->cfg.arg, q);
 	free(q);
@@ -294,18 +294,6 @@ static void drop(struct ws_conn *c, size_t n, bool final)
 		session_close(c->s, SESSION_CLOSE_TOO_BIG, "too_big");
 }
 
-/* Frames that come thick wait for each other; few are taken at once. */
-static void note_frame(struct ws_server *w, int64_t now_ms)
-{
-	if (now_ms / BUSY_WINDOW_MS != w->window) {
-		w->pace_us = w->window_frames < THICK_FRAMES ? BUSY_PACE_US : THICK_PACE_US;
-		w->window = now_ms / BUSY_WINDOW_MS;
-		w->window_frames = 0;
-	}
-	if (++w->window_frames == BUSY_FRAMES)
-		loop_pace(w->loop, w->pace_us, 2 * BUSY_WINDOW_MS);
-}
-
 static void on_receive(struct ws_server *w, struct lws *wsi, struct ws_conn *c, const char *in,
 		       size_t n)
 {
@@ -325,7 +313,7 @@ static void on_receive(struct ws_server *w, struct lws *wsi, struct ws_conn *c, 
 	else if (!s->partial_since_ms)
 		s->partial_since_ms = s->rx_at_ms;
 	if (final)
-		note_frame(w, s->rx_at_ms);
+		keep_pace(w, pace_on_frame(&w->pace, s->rx_at_ms));
 	if (whole && n <= w->cfg.max_frame_bytes) {
 		w->cfg.ops->on_frame(w->cfg.arg, s, in, n);
 		return;

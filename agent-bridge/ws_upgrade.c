@@ -18,8 +18,8 @@ static const struct header_name *header_names(void)
 	static struct header_name name[HANDSHAKE_HEADERS];
 
 	for (int h = 0; h < HANDSHAKE_HEADERS && !name[h].n; h++)
-		name[h].n = lws_snprintf(name[h].text, sizeof(name[h].text), "%s:",
-					 handshake_header_name[h]);
+		name[h].n = lws_snprintf(name[h].text, sizeof(name[h].text),
+					 "%s:", handshake_header_name[h]);
 	return name;
 }
 

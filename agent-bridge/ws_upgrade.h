@@ -1,4 +1,5 @@
-/* What a request to upgrade says, read out of libwebsockets before it is judged. For ws_server.c. */
+/* What a request to upgrade says, read out of libwebsockets before it is judged. For ws_server.c.
+ */
 #pragma once
 
 #include <libwebsockets.h>

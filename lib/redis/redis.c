@@ -35,7 +35,7 @@
 #define BACKOFF_CAP_MS	1000
 #define READ_BYTES	65536
 #define READS_A_TURN	4
-#define GATHER_BYTES	((size_t)32 << 10)
+#define GATHER_BYTES	((size_t)128 << 10)
 #define HURRY_MAX	16
 #define KEEP_OUT_BYTES	((size_t)256 << 10)
 
@@ -102,10 +102,11 @@ static int ring_grow(struct redis *r)
 	return 0;
 }
 
-/* Many at once are a storm: they gain more from company than from haste. */
+/* Many at once are a storm: they gain more from company than from haste. What the socket did not
+ * take should leave as soon as it does. */
 static void hurry(struct redis *r)
 {
-	bool hurried = r->urgent > 0 && r->urgent <= HURRY_MAX;
+	bool hurried = (r->urgent > 0 && r->urgent <= HURRY_MAX) || r->events & LOOP_WRITE;
 
 	if (hurried != r->hurried)
 		loop_hurry(r->loop, hurried ? 1 : -1);
@@ -179,6 +180,7 @@ static void drop_socket(struct redis *r)
 	r->poll = NULL;
 	r->fd = -1;
 	r->events = 0;
+	hurry(r);
 	if (r->resolving)
 		loop_resolve_forget(TAKE(r->resolving));
 	buf_wipe(&r->out);
@@ -228,6 +230,7 @@ static int watch(struct redis *r, int events)
 	if (r->events == events)
 		return 0;
 	r->events = events;
+	hurry(r);
 	return loop_poll_set(r->poll, events);
 }
 

@@ -389,6 +389,34 @@ static void test_a_paced_loop_gathers_by_the_turn(void **state)
 	redis_close(c.r);
 }
 
+/* It leaves as the socket takes it, not a part of it in each of turns a second apart. */
+static void test_what_the_socket_did_not_take_hurries_a_paced_loop(void **state)
+{
+	enum { PIECE = 1 << 20, PIECES = 16 };
+	struct redis_limits limits = {.gather_ms = 1};
+	struct client c = {0};
+	int64_t began;
+	char *at;
+
+	(void)state;
+	open_client(&c, url, &limits);
+	run(&c, 1, 0, 0);
+	loop_pace(loop, 1000000, 60000);
+	began = clock_boot_ms();
+	for (int i = 0; i < PIECES; i++) {
+		assert_int_equal(redis_reserve(c.r, PIECE + 64, &at), 0);
+		int n = sprintf(at, "*2\r\n$6\r\nSTRLEN\r\n$%d\r\n", PIECE);
+
+		memset(at + n, 'k', PIECE);
+		memcpy(at + n + PIECE, "\r\n", 2);
+		redis_commit(c.r, (size_t)n + PIECE + 2, on_reply, &c);
+	}
+	run(&c, 0, 0, PIECES);
+	assert_true(clock_boot_ms() - began < 3500);
+	loop_pace(loop, 0, 0);
+	redis_close(c.r);
+}
+
 static void test_limits_refuse_and_do_not_call_back(void **state)
 {
 	struct redis_limits limits = {.max_in_flight = 3, .max_in_flight_bytes = 1000};
@@ -788,6 +816,7 @@ int main(void)
 	    CASE(test_reserve_and_commit_write_in_place),
 	    CASE(test_committed_commands_gather),
 	    CASE(test_a_paced_loop_gathers_by_the_turn),
+	    CASE(test_what_the_socket_did_not_take_hurries_a_paced_loop),
 	    CASE(test_limits_refuse_and_do_not_call_back),
 	    CASE(test_killed_server_nulls_then_reconnects),
 	    CASE(test_stopped_server_times_out_the_oldest),
