@@ -10,6 +10,7 @@
 #define THICK_US     4000
 #define BRISK_PART   4 /* of these, while it is brisk */
 #define BRISK_MS     100
+#define FRAME_HEAD   8 /* of most: two bytes, two of length, four of mask */
 
 unsigned pace_on_frame(struct pace *p, int64_t now_ms)
 {
@@ -33,4 +34,14 @@ unsigned pace_on_command(struct pace *p, int64_t now_ms)
 		return 0;
 	p->us = BUSY_US / BRISK_PART;
 	return p->us;
+}
+
+bool pace_on_read(struct pace *p, const void *socket, size_t n, int64_t now_ms)
+{
+	if (socket != p->socket || now_ms != p->read_ms)
+		p->read = 0;
+	p->socket = socket;
+	p->read_ms = now_ms;
+	p->read += n + FRAME_HEAD;
+	return p->read >= PACE_READ_BYTES;
 }

@@ -9,7 +9,7 @@
 #include "http/http_lws.h"
 #include "pace.h"
 #include "transport.h"
-#include "ws_upgrade.h"
+#include "ws_server_upgrade.h"
 
 #define WRITES_PER_TURN	  32 /* so that one agent's queue does not hold up the others */
 #define DISCARD_MAX_BYTES (16u * 1024 * 1024)
@@ -302,6 +302,8 @@ static void on_receive(struct ws_server *w, struct lws *wsi, struct ws_conn *c, 
 	struct session *s = c->s;
 
 	s->rx_at_ms = loop_now_ms(w->loop);
+	if (pace_on_read(&w->pace, s, n, s->rx_at_ms))
+		loop_hurry_once(w->loop);
 	if (!session_is_open(s))
 		return;
 	if (lws_frame_is_binary(wsi)) {
@@ -446,7 +448,7 @@ static const struct lws_protocols ws_protocol = {
     .name = HANDSHAKE_SUBPROTOCOL,
     .callback = on_ws,
     .per_session_data_size = sizeof(struct ws_conn),
-    .rx_buffer_size = 1024, /* per connection; larger frames are put together in rx */
+    .rx_buffer_size = PACE_READ_BYTES, /* per connection; larger frames are put together in rx */
 };
 static const char *const ws_paths[] = {"/agent/ws", "/ws/agent", NULL};
 

@@ -134,8 +134,11 @@ int64_t loop_now_ms(const struct loop *l)
 static void on_pace(uv_prepare_t *h)
 {
 	struct loop *l = h->data;
-	uint64_t us = l->hurry > 0 && l->pace_us > HURRY_US ? HURRY_US : l->pace_us;
+	bool hurry = l->hurry > 0 || l->hurry_once;
+	uint64_t us = hurry && l->pace_us > HURRY_US ? HURRY_US : l->pace_us;
 	uint64_t now_ns = uv_hrtime(), due_ns = l->turn_ns + us * 1000u;
+
+	l->hurry_once = false;
 
 	if (!loop_pace_us(l)) {
 		(void)uv_prepare_stop(h);
@@ -163,6 +166,11 @@ unsigned loop_pace_us(const struct loop *l)
 void loop_hurry(struct loop *l, int by)
 {
 	l->hurry += by;
+}
+
+void loop_hurry_once(struct loop *l)
+{
+	l->hurry_once = true;
 }
 
 /* ---- timers ---- */

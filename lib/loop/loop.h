@@ -33,6 +33,7 @@ unsigned loop_pace_us(const struct loop *l); /* 0: not paced */
 /* by 1, later by -1: between the two somebody waits for this loop, and turns are no more than
  * half a millisecond apart. */
 void loop_hurry(struct loop *l, int by);
+void loop_hurry_once(struct loop *l); /* the next turn only */
 
 /* Timers fire once unless every_ms > 0. The struct is heap-owned by the loop module. */
 struct loop_timer;

@@ -21,6 +21,7 @@ struct loop {
 	uint64_t turn_ns, pace_until_ms;
 	unsigned pace_us;
 	int hurry; /* how many wait */
+	bool hurry_once;
 };
 
 /* Closes a handle whose first member of the owning struct is that handle; frees the struct. */

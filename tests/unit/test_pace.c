@@ -67,9 +67,26 @@ static void test_a_command_does_not_pace_who_is_not(void **state)
 	assert_int_equal(pace_on_command(&p, START_MS + 96 + PACE_FOR_MS), 0);
 }
 
+static void test_a_socket_that_fills_what_is_read_has_more(void **state)
+{
+	struct pace p = {0};
+	int a = 0, b = 0;
+
+	(void)state;
+	assert_false(pace_on_read(&p, &a, 400, START_MS));
+	assert_false(pace_on_read(&p, &a, 400, START_MS));
+	assert_true(pace_on_read(&p, &a, 208, START_MS)); /* three heads, too */
+	assert_false(pace_on_read(&p, &b, 400, START_MS));
+	assert_true(pace_on_read(&p, &a, PACE_READ_BYTES, START_MS));
+	assert_false(pace_on_read(&p, &a, 400, START_MS + 8));
+	assert_false(pace_on_read(&p, &a, 400, START_MS + 16));
+	assert_false(pace_on_read(&p, &a, 400, START_MS + 24));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_a_socket_that_fills_what_is_read_has_more),
 	    cmocka_unit_test(test_few_frames_are_not_paced),
 	    cmocka_unit_test(test_the_more_come_the_sooner_turns_are),
 	    cmocka_unit_test(test_a_command_makes_it_brisk_for_a_while),

@@ -1,4 +1,4 @@
-#include "ws_upgrade.h"
+#include "ws_server_upgrade.h"
 
 #include <string.h>
 
