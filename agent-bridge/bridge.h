@@ -44,8 +44,8 @@ struct bridge {
 	bool pressed;
 	size_t most_sessions, last_sessions; /* since memory was given back; a second ago */
 	unsigned trim_in_s;
-	struct bridge_event *unsent; /* disconnects the store had no room for */
-	struct tls_watch *tls_watch; /* with native TLS */
+	struct bridge_event *unsent, *unsent_last; /* disconnects the store had no room for */
+	struct tls_watch *tls_watch;		   /* with native TLS */
 	/* lifecycle.c */
 	enum bridge_phase phase;
 	struct loop_timer *drain_timer;

@@ -54,7 +54,7 @@ void bridge_drop_events(struct bridge *b)
 static void send_disconnected(struct bridge *b, const struct session *s)
 {
 	struct store_conn c = session_conn(s);
-	struct bridge_event *e, **at = &b->unsent;
+	struct bridge_event *e;
 
 	if (!s->epoch)
 		return; /* never claimed: nobody was told it was connected */
@@ -69,9 +69,11 @@ static void send_disconnected(struct bridge *b, const struct session *s)
 	memcpy(e->agent_id, s->agent_id, sizeof(e->agent_id));
 	memcpy(e->conn_id, s->conn_id, sizeof(e->conn_id));
 	memcpy(e->ip, s->ip, sizeof(e->ip));
-	while (*at)
-		at = &(*at)->next;
-	*at = e;
+	if (b->unsent)
+		b->unsent_last->next = e;
+	else
+		b->unsent = e;
+	b->unsent_last = e;
 }
 
 /* ---- sockets ---- */
