@@ -1,8 +1,8 @@
 #include "pace.h"
 
 /* From 2,000 frames a second on, turns are eight milliseconds apart, from 20,000 on four. While a
- * command is with its agent, two and one; half of one while commands, results or handshakes, but
- * not many, wait for Redis (lib/redis). */
+ * command is with its agent, or agents come, two and one; half of one while commands, results or
+ * handshakes, but not many, wait for Redis (lib/redis). */
 #define WINDOW_MS    8
 #define BUSY_FRAMES  16 /* in a window */
 #define THICK_FRAMES 160
@@ -27,7 +27,7 @@ unsigned pace_on_frame(struct pace *p, int64_t now_ms)
 	return p->us;
 }
 
-unsigned pace_on_command(struct pace *p, int64_t now_ms)
+unsigned pace_be_brisk(struct pace *p, int64_t now_ms)
 {
 	p->brisk_until_ms = now_ms + BRISK_MS;
 	if (now_ms >= p->until_ms || p->us <= BUSY_US / BRISK_PART)

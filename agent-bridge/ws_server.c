@@ -118,7 +118,7 @@ static int write_frame(struct ws_server *w, struct lws *wsi, struct session_fram
 	int r = lws_write(wsi, (unsigned char *)q->bytes + SESSION_HEADROOM, q->n, LWS_WRITE_TEXT);
 
 	if (q->type == WIRE_COMMAND)
-		keep_pace(w, pace_on_command(&w->pace, loop_now_ms(w->loop)));
+		keep_pace(w, pace_be_brisk(&w->pace, loop_now_ms(w->loop)));
 	if (r >= 0)
 		w->cfg.ops->on_sent(w->cfg.arg, q);
 	free(q);
@@ -226,6 +226,7 @@ static int on_upgrade(void *arg, struct lws *wsi, const char *uri)
 		return -1;
 	*kept = v;
 	cork(wsi, 1);
+	keep_pace(w, pace_be_brisk(&w->pace, loop_now_ms(w->loop)));
 	lws_set_opaque_user_data(wsi, kept); /* taken by on_established, or freed with the wsi */
 	return 0;
 }

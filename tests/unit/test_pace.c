@@ -49,11 +49,11 @@ static void test_a_command_makes_it_brisk_for_a_while(void **state)
 
 	(void)state;
 	(void)feed(&p, START_MS, 96, 2);
-	assert_int_equal(pace_on_command(&p, START_MS + 96), 2000);
-	assert_int_equal(pace_on_command(&p, START_MS + 97), 0); /* it is */
+	assert_int_equal(pace_be_brisk(&p, START_MS + 96), 2000);
+	assert_int_equal(pace_be_brisk(&p, START_MS + 97), 0); /* it is */
 	assert_int_equal(feed(&p, START_MS + 104, 80, 2), 2000);
 	assert_int_equal(feed(&p, START_MS + 184, 80, 2), 8000);
-	(void)pace_on_command(&p, START_MS + 264);
+	(void)pace_be_brisk(&p, START_MS + 264);
 	assert_int_equal(feed(&p, START_MS + 272, 80, 20), 1000);
 }
 
@@ -62,9 +62,9 @@ static void test_a_command_does_not_pace_who_is_not(void **state)
 	struct pace p = {0};
 
 	(void)state;
-	assert_int_equal(pace_on_command(&p, START_MS), 0);
+	assert_int_equal(pace_be_brisk(&p, START_MS), 0);
 	(void)feed(&p, START_MS, 96, 2);
-	assert_int_equal(pace_on_command(&p, START_MS + 96 + PACE_FOR_MS), 0);
+	assert_int_equal(pace_be_brisk(&p, START_MS + 96 + PACE_FOR_MS), 0);
 }
 
 static void test_a_socket_that_fills_what_is_read_has_more(void **state)
