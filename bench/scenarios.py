@@ -101,7 +101,8 @@ def fanin_once(peer, conns, rate, frames, seconds=60):
 
 def fanin(o):
     for conns in o.conns or (200, 5000):
-        for rate in o.rates or (0, 10000, 30000):
+        fleet = (600,) if conns >= 5000 else ()  # what 18,000 agents send
+        for rate in o.rates or (0, *fleet, 10000, 30000):
             for peer in o.peers or PEERS:
                 frames = int(rate * o.seconds) if rate else {"node": 100000}.get(peer, 250000)
                 try:
