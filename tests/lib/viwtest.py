@@ -92,9 +92,9 @@ def http_status(url, headers=None, timeout=5.0):
         return 0
 
 
-def rfc3339(offset_s=0.0):
-    """The time now plus offset_s, as the contract writes times."""
-    t = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=offset_s)
+def rfc3339(offset_s=0.0, now=None):
+    """The time now plus offset_s, as the contract writes times. now: seconds since 1970, where two must be that far apart."""
+    t = datetime.datetime.fromtimestamp(now or time.time(), datetime.timezone.utc) + datetime.timedelta(seconds=offset_s)
     return t.strftime("%Y-%m-%dT%H:%M:%S.") + f"{t.microsecond // 1000:03d}Z"
 
 
