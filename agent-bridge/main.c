@@ -157,17 +157,9 @@ static void check_tls_files(const struct bridge_settings *c, struct settings_fau
 static void check_files(const void *cfg, struct settings_faults *f)
 {
 	const struct bridge_settings *c = cfg;
-	struct verbs_faults found = {0};
-	struct verbs *verbs = NULL;
 
 	check_tls_files(c, f);
-	if (verbs_load(c->verbs_dir, VERBS_TRUST_ANY, false, &verbs, &found) < 0)
-		for (size_t i = 0; i < found.n; i++)
-			settings_warning_add(f, "AGENT_BRIDGE_VERBS_DIR", "%s: %s: %s",
-					     found.item[i].file, found.item[i].key,
-					     found.item[i].text);
-	verbs_faults_fini(&found);
-	verbs_free(verbs);
+	verbs_check(c->verbs_dir, "AGENT_BRIDGE_VERBS_DIR", true, f);
 }
 
 int main(int argc, char **argv)

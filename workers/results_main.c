@@ -9,16 +9,8 @@
 static void check_files(const void *cfg, struct settings_faults *faults)
 {
 	const struct results_settings *c = cfg;
-	struct verbs_faults found = {0};
-	struct verbs *verbs = NULL;
 
-	if (verbs_load(c->verbs_dir, VERBS_TRUST_ANY, false, &verbs, &found) < 0)
-		for (size_t i = 0; i < found.n; i++)
-			settings_fault_add(faults, "RESULTS_WRITER_VERBS_DIR", "%s: %s: %s",
-					   found.item[i].file, found.item[i].key,
-					   found.item[i].text);
-	verbs_faults_fini(&found);
-	verbs_free(verbs);
+	verbs_check(c->verbs_dir, "RESULTS_WRITER_VERBS_DIR", false, faults);
 }
 
 int main(int argc, char **argv)

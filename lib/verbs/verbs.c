@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/settings.h"
 #include "verbs/verbs_private.h"
 
 struct verbs {
@@ -200,4 +201,19 @@ int verbs_load(const char *dir, enum verbs_trust trust, bool partial, struct ver
 	else
 		verbs_free(v);
 	return r;
+}
+
+void verbs_check(const char *dir, const char *setting, bool starts_anyway,
+		 struct settings_faults *ret)
+{
+	struct verbs_faults found = {0};
+	struct verbs *v = NULL;
+	int r = verbs_load(dir, VERBS_TRUST_ANY, false, &v, &found);
+
+	for (size_t i = 0; r < 0 && i < found.n; i++)
+		(starts_anyway ? settings_warning_add
+			       : settings_fault_add)(ret, setting, "%s: %s: %s", found.item[i].file,
+						     found.item[i].key, found.item[i].text);
+	verbs_faults_fini(&found);
+	verbs_free(v);
 }

@@ -85,6 +85,11 @@ enum verbs_trust {
  * holds the verbs that were good when `partial`, else NULL); -errno. */
 int verbs_load(const char *dir, enum verbs_trust trust, bool partial, struct verbs **ret,
 	       struct verbs_faults *faults) MUST_CHECK;
+/* For --check-config: each fault of the manifests in dir becomes one of this setting, or a warning
+ * where the program would start all the same. */
+struct settings_faults;
+void verbs_check(const char *dir, const char *setting, bool starts_anyway,
+		 struct settings_faults *ret);
 void verbs_free(struct verbs *v);
 /* Where the programs of the built-in verbs lie. */
 int verbs_set_folder(struct verbs *v, const char *folder) MUST_CHECK;
