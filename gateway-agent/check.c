@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent_private.h"
 #include "base/clock.h"
 #include "base/jsonw.h"
 #include "base/log.h"
@@ -89,10 +90,7 @@ static void check_days(struct check *c, const char *what, int64_t not_after_ms)
 static void check_files(struct check *c)
 {
 	const struct cert_info *info;
-	struct trust_config tc = {.cert_path = c->cfg->cert_path,
-				  .key_path = c->cfg->key_path,
-				  .bundle_path = c->cfg->trust_bundle,
-				  .pins_csv = c->cfg->backend_spki_pin};
+	struct trust_config tc = agent_trust_config(c->cfg);
 	char why[512];
 
 	say(c, GOOD, "settings", "agent %s", c->cfg->id);
