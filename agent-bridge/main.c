@@ -1,4 +1,5 @@
 /* agent-bridge: see bridge.h. */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,25 +80,33 @@ static int limit_descriptors(int64_t max_conn)
 		return 0;
 	}
 	l.rlim_cur = want;
-	return setrlimit(RLIMIT_NOFILE, &l);
+	return setrlimit(RLIMIT_NOFILE, &l) < 0 ? -errno : 0;
+}
+
+static int start_failed(int error)
+{
+	LOG_ERROR(FIELDS(.event = "start_failed", .error = strerror(-error)), "cannot start");
+	return PROGRAM_SYSTEM;
 }
 
 static int start(struct running *r, struct bridge_settings *settings)
 {
 	int64_t watchdog_ms = program_watchdog_interval_ms();
-	int rc;
+	int error = limit_descriptors(settings->max_conn), rc;
 
-	if (limit_descriptors(settings->max_conn) < 0 || loop_new(&r->loop) < 0)
-		return PROGRAM_SYSTEM;
+	if (error == 0)
+		error = loop_new(&r->loop);
+	if (error < 0)
+		return start_failed(error);
 	rc = bridge_open(r->loop, settings, &r->bridge);
 	if (rc != PROGRAM_OK)
 		return rc;
-	if (loop_on_signal(r->loop, SIGTERM, on_signal, r) < 0 ||
-	    loop_on_signal(r->loop, SIGINT, on_signal, r) < 0 ||
-	    loop_on_signal(r->loop, SIGHUP, on_signal, r) < 0 ||
-	    loop_later_new(r->loop, on_reload, r, &r->reload) < 0 ||
-	    loop_timer_new(r->loop, on_watchdog, r, &r->watchdog) < 0)
-		return PROGRAM_SYSTEM;
+	if ((error = loop_on_signal(r->loop, SIGTERM, on_signal, r)) < 0 ||
+	    (error = loop_on_signal(r->loop, SIGINT, on_signal, r)) < 0 ||
+	    (error = loop_on_signal(r->loop, SIGHUP, on_signal, r)) < 0 ||
+	    (error = loop_later_new(r->loop, on_reload, r, &r->reload)) < 0 ||
+	    (error = loop_timer_new(r->loop, on_watchdog, r, &r->watchdog)) < 0)
+		return start_failed(error);
 	if (watchdog_ms > 0)
 		loop_timer_start(r->watchdog, watchdog_ms, watchdog_ms);
 	program_notify("READY=1\nSTATUS=listening on %s", settings->bind);

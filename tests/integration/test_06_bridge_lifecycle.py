@@ -26,6 +26,13 @@ def test_bind_failure_exits_71_and_says_where(start, redis):
         assert at in p.find_logs("bind_failed")[0]["msg"] and "in use" in p.text
 
 
+def test_a_start_without_descriptors_exits_71_and_says_so(start, redis):
+    p = start("/usr/bin/prlimit", args=["--nofile=8", viwtest.BIN / "agent-bridge"],
+              env={"AGENT_BRIDGE_BIND": "127.0.0.1:1", "AGENT_BRIDGE_REDIS_URL": redis.url, "ASAN_OPTIONS": "detect_leaks=0"})
+    assert p.wait_exit() == 71
+    assert p.find_logs("start_failed")[0]["error"] == "Too many open files"
+
+
 @pytest.mark.parametrize("env, name", [
     ({"AGENT_BRIDGE_MAX_CONN": "0"}, "AGENT_BRIDGE_MAX_CONN"),
     ({"AGENT_BRIDGE_BIND": "nonsense"}, "AGENT_BRIDGE_BIND"),
