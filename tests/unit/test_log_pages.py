@@ -1,11 +1,12 @@
-"""Whoever is called at night finds every warning of the writers and of the agent, and the metric beside it, in the runbooks."""
+"""Whoever is called at night finds every warning of bridge, writers and agent, and the metric beside it, in the runbooks."""
 import re
 
 import pytest
 from viwtest import ROOT
 
 # page, its program's folder and metrics
-PAGES = [("writer-log.md", "workers", "worker_metrics.def"), ("agent-log.md", "gateway-agent", "agent_metrics.def")]
+PAGES = [("bridge-log.md", "agent-bridge", "bridge_metrics.def"), ("writer-log.md", "workers", "worker_metrics.def"),
+         ("agent-log.md", "gateway-agent", "agent_metrics.def")]
 
 
 def sources(folder):
@@ -14,7 +15,7 @@ def sources(folder):
 
 def warned(folder):
     for text in sources(folder):
-        for call in re.findall(r"LOG_(?:WARN|ERROR)\((.*?)\);", text, re.S):
+        for call in re.findall(r"LOG_(?:WARN|ERROR|AT)\((.*?)\);", text, re.S):
             event = re.search(r"\.event = (.*?),\s*\.", call, re.S) or re.search(r"\.event = (.*?)\)", call, re.S)
             assert event, call
             yield from re.findall(r'"([a-z_]+)"', event[1])
