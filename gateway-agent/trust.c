@@ -109,6 +109,16 @@ out:
 	return r;
 }
 
+/* A file without issuers: those of the bundle go with it. */
+static int complete_chain(struct trust *t)
+{
+	if (sk_X509_num(t->chain) > 0)
+		return 0;
+	sk_X509_free(t->chain);
+	t->chain = NULL;
+	return cert_issuers(t->cert, t->store, &t->chain);
+}
+
 static int no_password(char *out, int size, int rw, void *arg)
 {
 	(void)out, (void)size, (void)rw, (void)arg;
@@ -264,6 +274,8 @@ int trust_load(const struct trust_config *cfg, struct trust **ret, char *why, si
 		r = load_key(t, cfg->key_path, why, cap);
 	if (r == 0 && cfg->bundle_path)
 		r = load_bundle(t, cfg->bundle_path, why, cap);
+	if (r == 0 && t->cert)
+		r = complete_chain(t);
 	if (r == 0 && cfg->pins_csv)
 		r = load_pins(t, cfg->pins_csv, why, cap);
 	if (r == 0)
@@ -323,7 +335,7 @@ SSL_CTX *trust_new_ctx(void)
 	(void)SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	(void)SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION |
 					   SSL_OP_NO_COMPRESSION);
-	(void)SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+	(void)SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_NO_AUTO_CHAIN);
 	return ctx;
 }
 

@@ -182,6 +182,28 @@ void cert_free(struct x509_st *cert)
 	X509_free(cert);
 }
 
+int cert_issuers(struct x509_st *cert, struct x509_store_st *store, struct stack_st_X509 **ret)
+{
+	X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+	STACK_OF(X509) *chain = NULL;
+	int n;
+
+	if (ctx && X509_STORE_CTX_init(ctx, store, cert, NULL) == 1) {
+		(void)X509_verify_cert(ctx); /* for the chain; the peer judges it */
+		chain = X509_STORE_CTX_get1_chain(ctx);
+	}
+	X509_STORE_CTX_free(ctx);
+	ERR_clear_error();
+	if (!chain)
+		return -ENOMEM;
+	X509_free(sk_X509_shift(chain));
+	n = sk_X509_num(chain);
+	if (n > 0 && X509_self_signed(sk_X509_value(chain, n - 1), 0) == 1)
+		X509_free(sk_X509_pop(chain));
+	*ret = chain;
+	return 0;
+}
+
 int crl_next_update_ms(const char *pem, size_t n, int64_t *ret)
 {
 	if (n > INT32_MAX)

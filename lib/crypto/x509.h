@@ -7,7 +7,9 @@
 
 #include "base/macros.h"
 
-struct x509_st; /* OpenSSL's X509 */
+struct x509_st;	      /* OpenSSL's X509 */
+struct x509_store_st; /* X509_STORE */
+struct stack_st_X509; /* STACK_OF(X509) */
 
 struct cert_info {
 	uint8_t fingerprint[32]; /* SHA-256 over the DER */
@@ -24,6 +26,11 @@ bool cert_names_agent(struct x509_st *cert, const char *agent_id);
 /* PEM (first certificate) into a new X509; caller frees with cert_free. */
 int cert_from_pem(const char *pem, size_t n, struct x509_st **ret) MUST_CHECK;
 void cert_free(struct x509_st *cert);
+/* The issuers of cert that are in store, its own first, without the root: what to send behind a
+ * certificate whose file names none. Once, when it is loaded: OpenSSL by itself looks for them, and
+ * checks signatures, in every handshake. May be empty; freed by sk_X509_pop_free. -ENOMEM. */
+int cert_issuers(struct x509_st *cert, struct x509_store_st *store,
+		 struct stack_st_X509 **ret) MUST_CHECK;
 
 /* nextUpdate of the first CRL of a PEM file: past it, nobody is accepted. -EINVAL: no CRL. */
 int crl_next_update_ms(const char *pem, size_t n, int64_t *ret) MUST_CHECK;

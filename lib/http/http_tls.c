@@ -12,6 +12,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
+#include "crypto/x509.h"
 #include "http/http_internal.h"
 
 static int refuse(const struct http_lws_tls *t, const char *path, const char *what)
@@ -70,6 +71,23 @@ static int store_make(const struct http_lws_tls *t, X509_STORE **ret)
 	return 0;
 }
 
+/* The file's chain is sent as it is; without one, the issuers among the client CAs are. */
+static int chain_complete(SSL_CTX *ctx)
+{
+	STACK_OF(X509) *chain = NULL;
+	int r;
+
+	SSL_CTX_set_mode(ctx, SSL_MODE_NO_AUTO_CHAIN);
+	if (SSL_CTX_get0_chain_certs(ctx, &chain) == 1 && sk_X509_num(chain) > 0)
+		return 0;
+	r = cert_issuers(SSL_CTX_get0_certificate(ctx), SSL_CTX_get_cert_store(ctx), &chain);
+	if (r < 0)
+		return r;
+	if (sk_X509_num(chain) == 0 || SSL_CTX_set0_chain(ctx, chain) != 1)
+		sk_X509_pop_free(chain, X509_free);
+	return 0;
+}
+
 static int clients_apply(SSL_CTX *ctx, const struct http_lws_tls *t)
 {
 	STACK_OF(X509_NAME) * names;
@@ -106,7 +124,7 @@ static int on_cert_wanted(SSL *ssl, void *arg UNUSED)
 
 int http_tls_apply(SSL_CTX *ctx, const struct http_lws_tls *t)
 {
-	int kind = kind_of_key(ctx);
+	int kind = kind_of_key(ctx), r;
 
 	ERR_clear_error();
 	/* Chain before key: a new certificate makes OpenSSL forget a key that does not fit it. */
@@ -129,7 +147,12 @@ int http_tls_apply(SSL_CTX *ctx, const struct http_lws_tls *t)
 	SSL_CTX_set_num_tickets(ctx, 0);
 	SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION |
 				     SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_NO_COMPRESSION);
-	return t->client_ca_path ? clients_apply(ctx, t) : 0;
+	if (t->client_ca_path) {
+		r = clients_apply(ctx, t);
+		if (r < 0)
+			return r;
+	}
+	return chain_complete(ctx);
 }
 
 int http_tls_check(const struct http_lws_tls *t)

@@ -128,6 +128,29 @@ def test_mtls_with_pin_and_host_name(bridge, start, tmp, pki):
     assert p.find_logs("cert_expiry"), "29 days left are warned of"
 
 
+def test_the_chain_it_shows(start, tmp, pki, bare):
+    """What the file holds; of a lone certificate the issuers in the bundle, but not the root, which costs the backend."""
+    sub = pki.sub_ca("sub_ca", "client_ca", "/CN=Test Intermediate")
+    cert, key = pki.agent("gw-1", ca="sub_ca")
+    roots = [pki.path("ca.pem"), pki.path("client_ca.pem")]
+    for file, bundle, n in ((pki.joined("both.pem", cert, sub), roots, 2), (cert, roots, 1), (cert, [*roots, sub], 2)):
+        shown = []
+
+        def handler(server, conn):
+            ctx = server_context(pki)
+            ctx.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            ctx.load_verify_locations(sub)
+            with ctx.wrap_socket(conn, server_side=True) as s:
+                shown.append(len(s._sslobj.get_unverified_chain()))
+                s.recv(4096)
+        s = bare(handler)
+        p = start("gateway-agent", env=tls_env(tmp, pki, s.port, identity=(file, key), VIW_AGENT_TRUST_BUNDLE=pki.joined(
+            "bundle.pem", *bundle)))
+        wait_for(lambda: shown, 10)
+        p.stop()
+        assert shown[0] == n, (file, bundle)
+
+
 @pytest.mark.parametrize("url_host,bind", [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")])
 def test_mtls_to_an_address(bridge, start, tmp, pki, url_host, bind):
     b = bridge(ssl=server_context(pki), host=bind)

@@ -67,6 +67,25 @@ def test_rogue_expired_missing_and_revoked_are_refused(bridge, pki):
     assert b.metric("viw_handshake_refused_total", code="tls") >= 5
 
 
+def test_the_chain_it_shows(bridge, pki):
+    """What the file holds; of a lone certificate the issuers among the client CAs. Never looked for in a handshake."""
+    sub = pki.sub_ca("sub_ca", "ca", "/CN=Test Intermediate")
+    cert, key = pki.issue("behind", "sub_ca", "/CN=localhost", ["DNS:localhost", "IP:127.0.0.1"], usage="serverAuth")
+    agent = pki.agent("gw-1")
+
+    def shown(**settings):
+        b = mtls(bridge, pki, tls_key=key, tls_crl=None, **settings)
+        out = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{b.port}", "-showcerts", "-CAfile",
+                              pki.path("ca.pem"), "-cert", agent[0], "-key", agent[1]], input=b"", timeout=20,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.decode()
+        return out.count("BEGIN CERTIFICATE"), "Verification: OK" in out
+    assert shown(tls_cert=pki.joined("both.pem", cert, sub)) == (2, True)
+    assert shown(tls_cert=pki.joined("all.pem", cert, sub, pki.path("ca.pem"))) == (3, True)
+    assert shown(tls_cert=cert) == (1, False)
+    cas = pki.joined("cas.pem", pki.path("client_ca.pem"), sub, pki.path("ca.pem"))
+    assert shown(tls_cert=cert, tls_client_ca=cas) == (2, True), "without the root"
+
+
 def test_hmac_and_certificate_are_both_needed(bridge, pki):
     b = mtls(bridge, pki)
     cert = pki.agent("gw-1")

@@ -627,6 +627,24 @@ class Pki:
                   "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", subject, "-days", days,
                   "-addext", "basicConstraints=critical,CA:TRUE",
                   "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        self._ca_files(name)
+
+    def sub_ca(self, name, ca, subject, days=30):
+        """An intermediate CA, for issue(…, ca=name); returns the path of its certificate."""
+        (self.dir / f"{name}.ext").write_text("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n")
+        self._ssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key",
+                  "-out", f"{name}.csr", "-subj", subject)
+        self._ssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial",
+                  "-days", days, "-extfile", f"{name}.ext", "-out", f"{name}.pem")
+        self._ca_files(name)
+        return self.path(f"{name}.pem")
+
+    def joined(self, name, *paths):
+        """One file of several; returns its path."""
+        (self.dir / name).write_text("".join(Path(p).read_text() for p in paths))
+        return self.path(name)
+
+    def _ca_files(self, name):
         (self.dir / f"{name}.index").write_text("")
         (self.dir / f"{name}.crlnumber").write_text("01\n")
         (self.dir / f"{name}.serial").write_text("01\n")
