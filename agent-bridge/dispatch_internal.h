@@ -10,6 +10,7 @@
 #include "ratelimit.h"
 
 #include "base/log.h"
+#include "base/log_limit.h"
 #include "base/metrics.h"
 #include "loop/loop.h"
 #include "verbs/verbs.h"
@@ -66,6 +67,7 @@ struct dispatch {
 	size_t result_bytes; /* of RESULTs that are not stored yet */
 	uint64_t results_open;
 	struct ratelimit *dead_letters; /* by agent */
+	struct log_limit refused_log;	/* offers */
 	size_t calls;			/* answers still to come; they keep the memory alive */
 	bool closed;
 	struct metric *m_in_flight, *m_waiting, *m_dispatch;

@@ -1,5 +1,6 @@
 """Sentences of contract 1, 2 and 4 that no other file is about."""
 import json
+import re
 
 import bridgetest
 import pytest
@@ -108,6 +109,21 @@ def test_a_stream_that_redis_refuses_for_good_is_told(bridge):
     b.entries("telemetry", count=1)
     b.redis.xadd_command("gw-1", "ECHO", correlation_id="c-1")
     assert ws.expect("COMMAND", timeout=15)["correlation_id"] == "c-1"
+
+
+def test_offers_that_redis_refuses_for_good_are_told_not_over_and_over(bridge):
+    b = bridge()
+    agents = [f"gw-{i}" for i in range(5)]
+    for agent in agents:
+        b.redis.client.set(f"viw.mbox.{agent}", "no stream")
+    sockets = [b.connect(agent) for agent in agents]
+    refused = lambda: int(re.search(r"\d+", str(b.redis.client.info("errorstats").get("errorstat_WRONGTYPE", 0)))[0])
+    viwtest.wait_for(lambda: refused() >= 30, 15, "offers again")
+    lines = b.proc.find_logs("offer")
+    assert 1 <= len(lines) <= 6 and all(line["error"].startswith("WRONGTYPE") and line["agent_id"] in agents for line in lines)
+    b.redis.client.delete(*(f"viw.mbox.{agent}" for agent in agents))
+    b.redis.xadd_command("gw-3", "ECHO", correlation_id="c-3")
+    assert sockets[3].expect("COMMAND", timeout=15)["correlation_id"] == "c-3"
 
 
 def test_the_telemetry_stream_is_kept_to_its_bound(bridge):
