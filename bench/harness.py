@@ -163,6 +163,16 @@ class Bench:
             run("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-days", 2, "-out", "server.crt")
         return d
 
+    def crl(self, revoked):
+        """A revocation list of the CA with so many entries."""
+        d = self.pki()
+        (d / "index").write_text("".join(f"R\t20991231235959Z\t20260101000000Z\t{n + 0x100000:08X}\tunknown\t/CN=gw-{n}\n"
+                                         for n in range(revoked)))
+        (d / "crl.cnf").write_text("[ca]\ndefault_ca=d\n[d]\ndatabase=index\ncertificate=ca.crt\nprivate_key=ca.key\n"
+                                   "default_md=sha256\ndefault_crl_days=2\n")
+        subprocess.run(["openssl", "ca", "-config", "crl.cnf", "-gencrl", "-out", "crl.pem"], cwd=d, check=True, capture_output=True)
+        return str(d / "crl.pem")
+
     def bridge(self, tls=False, port=None, **env):
         self.port = port or free_port()
         internal = free_port()

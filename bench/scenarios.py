@@ -158,15 +158,15 @@ def idle(o):
 
 
 def handshakes(o):
-    for tls, conns in ((False, 15000), (True, 6000)):
+    for kind, tls, revoked, conns in (("HMAC", False, 0, 15000), ("mTLS", True, 0, 6000), ("mTLS, CRL of 20,000", True, 20000, 6000)):
         with Bench() as b:
             redis = b.redis()
-            server = b.bridge(tls=tls)
+            server = b.bridge(tls=tls, **({"TLS_CRL": b.crl(revoked)} if revoked else {}))
             cpu, redis_cpu = cpu_s(server.pid), cpu_s(redis.pid)
             load = b.load("bridge", "hold", conns, "--concurrency", 128, tls=tls)
             ready = load.event("ready", 90)
             used, redis_used = cpu_s(server.pid) - cpu, cpu_s(redis.pid) - redis_cpu
-            yield {"kind": "mTLS" if tls else "HMAC", "handshakes": ready["connected"], "failures": ready["failures"],
+            yield {"kind": kind, "handshakes": ready["connected"], "failures": ready["failures"],
                    "wall_per_s": ready["connected"] / ready["at_s"], "per_core_s": ready["connected"] / used,
                    "bridge_us": used * 1e6 / conns, "redis_us": redis_used * 1e6 / conns,
                    "p50_ms": ready["handshake"]["p50_us"] / 1000, "p99_ms": ready["handshake"]["p99_us"] / 1000}

@@ -12,6 +12,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
+#include "crypto/crl.h"
 #include "crypto/x509.h"
 #include "http/http_internal.h"
 
@@ -65,8 +66,10 @@ static int store_make(const struct http_lws_tls *t, X509_STORE **ret)
 	}
 	/* Every CA of the chain needs its CRL: one that is missing or past its nextUpdate refuses.
 	 */
-	if (t->crl_path)
+	if (t->crl_path) {
 		X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
+		crl_check_once(store);
+	}
 	*ret = store;
 	return 0;
 }

@@ -265,6 +265,50 @@ def test_half_written_crls_change_nothing(bridge, pki):
     assert connect(b, pki, "gw-1", pki.agent("gw-1")).welcome
 
 
+def test_a_crl_past_its_next_update_refuses_all(bridge, pki):
+    pki.make_crl("client_ca", "-crlsec", "3")
+    b = mtls(bridge, pki)
+    one = connect(b, pki, "gw-1", pki.agent("gw-1"))
+    time.sleep(3.5)
+    assert "CRL has expired" in refused_by_tls(b, pki, "gw-2", pki.agent("gw-2"))
+    one.send({"type": "PING"})
+    one.expect("PONG")
+
+
+def test_a_crl_that_another_key_signed_refuses_all(bridge, pki):
+    """Of the CA's name, but not by the CA: what it revokes cannot be known."""
+    cert = pki.agent("gw-1")
+    pki._ca("other_ca", "/O=ViWorkS/CN=Test Client CA")
+    b = mtls(bridge, pki, tls_crl=pki.make_crl("other_ca"))
+    assert "signature" in refused_by_tls(b, pki, "gw-1", cert)
+
+
+def test_a_crl_of_only_cas_is_none_for_agents(bridge, pki):
+    cert = pki.agent("gw-1")
+    with open(pki.path("client_ca.cnf"), "a") as f:
+        f.write("[part]\nissuingDistributionPoint=critical,@idp\n[idp]\nonlyCA=TRUE\n")
+    b = mtls(bridge, pki, tls_crl=pki.make_crl("client_ca", "-crlexts", "part"))
+    assert "scope" in refused_by_tls(b, pki, "gw-1", cert)
+
+
+def test_each_ca_of_the_chain_has_its_crl(bridge, pki):
+    sub = pki.sub_ca("sub_ca", "client_ca", "/O=ViWorkS/CN=Test Intermediate")
+    cert, key = pki.agent("gw-1", ca="sub_ca")
+    good = (pki.joined("good.pem", cert, sub), key)
+    bad, bad_key = pki.agent("gw-1", ca="sub_ca", file="bad")
+    pki.revoke(bad, "sub_ca")
+    crls = pki.joined("crls.pem", pki.crl, pki.path("sub_ca.crl.pem"))
+    for cas in (pki.path("client_ca.pem"), pki.joined("cas.pem", pki.path("client_ca.pem"), sub)):
+        b = mtls(bridge, pki, tls_client_ca=cas, tls_crl=crls)
+        assert connect(b, pki, "gw-1", good).welcome
+        assert "revoked" in refused_by_tls(b, pki, "gw-1", (pki.joined("bad2.pem", bad, sub), bad_key))
+        b = mtls(bridge, pki, tls_client_ca=cas)
+        assert "unable to get certificate CRL" in refused_by_tls(b, pki, "gw-1", good), "the intermediate's is missing"
+    pki.revoke(sub)
+    b = mtls(bridge, pki, tls_crl=pki.joined("crls.pem", pki.crl, pki.path("sub_ca.crl.pem")))
+    assert "revoked" in refused_by_tls(b, pki, "gw-1", good)
+
+
 def test_a_key_of_another_kind_takes_the_place_of_the_old(bridge, pki):
     """OpenSSL keeps a certificate of each kind, and here the client prefers the old one's."""
     b = mtls(bridge, pki)

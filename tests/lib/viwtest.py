@@ -686,9 +686,9 @@ class Pki:
         self._ssl("ca", "-config", f"{ca}.cnf", "-revoke", cert)
         return self.make_crl(ca)
 
-    def make_crl(self, ca="client_ca"):
+    def make_crl(self, ca="client_ca", *more):
         out = "crl.pem" if ca == "client_ca" else f"{ca}.crl.pem"
-        self._ssl("ca", "-config", f"{ca}.cnf", "-gencrl", "-out", out)
+        self._ssl("ca", "-config", f"{ca}.cnf", "-gencrl", "-out", out, *more)
         return str(self.dir / out)
 
     def path(self, name):
