@@ -166,7 +166,7 @@ class Bench:
     def crl(self, revoked):
         """A revocation list of the CA with so many entries."""
         d = self.pki()
-        (d / "index").write_text("".join(f"R\t20991231235959Z\t20260101000000Z\t{n + 0x100000:08X}\tunknown\t/CN=gw-{n}\n"
+        (d / "index").write_text("".join(f"R\t351231235959Z\t260101000000Z\t{n + 0x100000:08X}\tunknown\t/CN=gw-{n}\n"
                                          for n in range(revoked)))
         (d / "crl.cnf").write_text("[ca]\ndefault_ca=d\n[d]\ndatabase=index\ncertificate=ca.crt\nprivate_key=ca.key\n"
                                    "default_md=sha256\ndefault_crl_days=2\n")
