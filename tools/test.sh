@@ -32,13 +32,20 @@ test_clang_build() {
 	ninja -C build/clang -j "$(jobs_n)" --quiet
 }
 
-# test_pytest LANE paths…: with the options of test_main; an empty LANE holds all tests.
+# test_pytest LANE paths…: with the options of test_main; an empty LANE holds all tests. Failed tests (1) are in its
+# report, a lane without a test (5) is none; ended in any other way it is not to be trusted: a failure.
 test_pytest() {
 	local lane=$1 late=''
 	shift
 	case $lane in first | second) late=$report/late ;; esac
 	as_root env VIW_TEST_LATE="$late" PYTHONDONTWRITEBYTECODE=1 VIW_BIN="${VIW_BIN:-$VIW_ROOT/build/dev/bin}" VIW_TEST_LANE="$lane" /usr/bin/python3 -m pytest \
-		-c tests/pytest.ini --rootdir "$VIW_ROOT" --junit-xml="$report/${lane:-all}.xml" "${options[@]}" "$@" || true
+		-c tests/pytest.ini --rootdir "$VIW_ROOT" --junit-xml="$report/${lane:-all}.xml" "${options[@]}" "$@" || case $? in 1 | 5) ;; *) return 1 ;; esac
+}
+
+# The lane $1 was: without a report test_count counts it.
+test_broke() {
+	echo "viw: pytest did not come to its end (lane: $1)" >&2
+	[ ! -s "$report/$1.xml" ] || TEST_FAILED=$((TEST_FAILED + 1))
 }
 
 # A whole run: two lanes side by side, since most tests wait more than they work, then one alone. Which test is
@@ -47,10 +54,10 @@ test_lanes() {
 	local lane
 	as_root true # a password is asked for before there are two who could ask
 	test_pytest second "$@" >"$report/second.log" 2>&1 &
-	test_pytest first "$@"
-	wait $!
+	test_pytest first "$@" || test_broke first
+	wait $! || test_broke second
 	cat "$report/second.log"
-	test_pytest last "$@"
+	test_pytest last "$@" || test_broke last
 	for lane in first second last; do test_count "$report/$lane.xml"; done
 	test_late
 }
@@ -65,8 +72,8 @@ test_late() {
 	late=("${late[@]#late }")
 	say "Too late beside other tests, now alone"
 	printf '  %s\n' "${late[@]}"
-	test_pytest '' "${late[@]}"
-	TEST_FAILED=0 TEST_PASSED=0
+	TEST_FAILED=0 TEST_PASSED=0 # of these alone
+	test_pytest '' "${late[@]}" || test_broke all
 	test_count "$report/all.xml"
 	if [ $TEST_FAILED = 0 ] && [ $TEST_PASSED = ${#late[@]} ]; then
 		say "Passed only alone: a race or a bound to be mended"
@@ -93,8 +100,10 @@ test_main() {
 		shift
 	done
 	packages_need build run test containers
-	local began=$SECONDS report
+	local began=$SECONDS
 	report=$(mktemp -d)
+	trap 'exit 130' INT TERM HUP # else what was interrupted goes on with the next lane
+	trap 'wait; as_root rm -rf "$report"' EXIT
 	test_build "Build: GCC with AddressSanitizer and UBSan (build/dev)" build_preset dev
 	[ $TEST_FAILED = 0 ] || test_verdict
 	if [ ${#paths[@]} -gt 0 ] || [ -n "$expression" ]; then
@@ -116,10 +125,9 @@ test_main() {
 	if [ "$whole" = yes ]; then
 		test_lanes "${paths[@]}"
 	else
-		test_pytest '' "${paths[@]}"
+		test_pytest '' "${paths[@]}" || test_broke all
 		test_count "$report/all.xml"
 	fi
-	as_root rm -rf "$report"
 	echo "took $((SECONDS - began)) s"
 	test_verdict
 }

@@ -1,6 +1,8 @@
 """What ./viw test makes of its lanes' failures: what was too late is asked once more, what was wrong never."""
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -20,14 +22,15 @@ test_pytest() {
 	last) xml last "$LAST" 10 ;;
 	'') echo "again: $*"; xml all "$AGAIN" "$#" ;;
 	esac
+	[ "$lane" != "$BROKEN" ]
 }
 test_lanes tests
 test_verdict
 """
 
 
-def verdict(late="", first=0, last=0, again=0):
-    env = dict(os.environ, FIRST=str(first), LATE=late, LAST=str(last), AGAIN=str(again))
+def verdict(late="", first=0, last=0, again=0, broken="none"):
+    env = dict(os.environ, FIRST=str(first), LATE=late, LAST=str(last), AGAIN=str(again), BROKEN=broken)
     done = subprocess.run(["bash", "-eu", "-c", LANES], cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, timeout=20)
     lines = done.stdout.splitlines()
     return done.returncode, lines[-1], [line for line in lines if line.startswith("again")]
@@ -43,9 +46,36 @@ def verdict(late="", first=0, last=0, again=0):
     (dict(last=1), 1, "29 passed, 1 failed", []),
     (dict(first=1, late="late a::b\\n", last=1), 1, "28 passed, 2 failed", []),
     (dict(first=1), 1, "29 passed, 1 failed", []),  # a lane that broke without a note
+    (dict(broken="first"), 1, "30 passed, 1 failed", []),  # every test it reports passed, but it was cut short
+    (dict(broken="second"), 1, "30 passed, 1 failed", []),
+    (dict(broken="last"), 1, "30 passed, 1 failed", []),
+    (dict(first=1, late="late a::b\\n", broken=""), 1, "29 passed, 1 failed", ["again: a::b"]),
 ])
 def test_only_what_was_too_late_is_asked_again(what, returncode, last_line, again):
     assert verdict(**what) == (returncode, last_line, again)
+
+
+RUN = """
+. tools/common.sh
+. tools/test.sh
+for f in packages_need build_preset test_clang_build ctest; do eval "$f() { :; }"; done
+as_root() { "$@"; }
+test_pytest() { echo "lane $1"; echo '<testsuite tests="1">' >"$report/$1.xml"; : >"$DIR/$1"; env --default-signal=INT sleep 60; }
+test_main
+"""
+
+
+def test_an_interrupted_run_ends_and_gives_no_verdict(tmp_path):
+    run = subprocess.Popen(["env", "--default-signal=INT", "bash", "-euo", "pipefail", "-c", RUN], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, env=dict(os.environ, DIR=str(tmp_path), TMPDIR=str(tmp_path)), start_new_session=True)
+    end = time.monotonic() + 20
+    while not ((tmp_path / "first").exists() and (tmp_path / "second").exists()):
+        assert time.monotonic() < end and run.poll() is None
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    out = run.communicate(timeout=20)[0]
+    assert run.returncode == 130 and "passed" not in out, out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "second"], "no lane more, no report left"
 
 
 def test_a_late_test_and_a_wrong_one_are_told_apart(tmp_path):
