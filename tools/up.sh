@@ -249,7 +249,6 @@ up_start_helper() {
 }
 
 up_start_programs() {
-	local common=()
 	UP_PORT=$(up_port 8082)
 	UP_PORT_T=$(up_port $((UP_PORT + 1)))
 	UP_PORT_R=$(up_port $((UP_PORT_T + 1)))
@@ -428,6 +427,7 @@ up_hints() {
 up_main() {
 	args_only 'up [--once]' --once -- "$@"
 	UP_ONCE=${1:+1}
+	as_root true # before a minute of building
 	packages_need build run
 	local began built=''
 	began=$(date +%s%N)
@@ -436,7 +436,6 @@ up_main() {
 		say "Building (preset $UP_PRESET; about a minute)"
 	}
 	build_preset "$UP_PRESET"
-	is_root || sudo -v || die "the helper runs as root: let $(id -un) use sudo, or run this as root"
 	exec 9>"/tmp/viw-up.$(cksum <<<"$UP_DIR" | cut -d' ' -f1).$(id -u)"
 	flock -n 9 || die "already running (./viw down stops it)"
 	local start
@@ -480,9 +479,10 @@ up_down() {
 }
 
 up_logs() {
+	[ -d "$UP_DIR/log" ] || die "nothing was started here yet: ./viw up"
 	local files=() name
 	for name in "$@"; do
-		[ -f "$UP_DIR/log/$name" ] || die "no log of $name; there are: $(cd "$UP_DIR/log" 2>/dev/null && ls | tr '\n' ' ')"
+		[ -f "$UP_DIR/log/$name" ] || die "no log of $name; there are: $(cd "$UP_DIR/log" && ls | tr '\n' ' ')"
 		files+=("$UP_DIR/log/$name")
 	done
 	if [ $# = 0 ]; then
