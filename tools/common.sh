@@ -16,7 +16,8 @@ args_only() {
 }
 
 args_refused() {
-	printf "viw: '%s' is not understood; usage: ./viw %s\n" "$1" "$2" >&2
+	if [ -n "$1" ]; then printf "viw: '%s' is not understood" "$1"; else printf 'viw: a word is missing'; fi >&2
+	printf '; usage: ./viw %s\n' "$2" >&2
 	exit 64
 }
 
@@ -44,6 +45,7 @@ pg_bin() {
 
 build_main() {
 	local preset=${1:-release}
+	build_presets | grep -qxe "$preset" || args_refused "$preset" "build [$(build_presets | paste -sd '|')] [target…]"
 	case $preset in
 	release) packages_need build ;;
 	fuzz) packages_need build fuzz ;;
@@ -52,15 +54,31 @@ build_main() {
 	build_preset "$preset" "${@:2}"
 }
 
+build_presets() { sed -n 's/^ *{"name": "\([a-z]*\)", "inherits": .*/\1/p' CMakePresets.json; }
+
+RUN_PROGRAMS='agent-bridge telemetry-writer results-writer gateway-agent host-helper viwctl viw-migrate'
+
 run_main() {
-	[ $# -gt 0 ] || die "which program? agent-bridge, telemetry-writer, results-writer, gateway-agent, host-helper, viwctl"
+	[[ " $RUN_PROGRAMS " == *" ${1:-?} "* ]] || args_refused "${1-}" "run NAME [arguments]; names: $RUN_PROGRAMS"
 	packages_need build run
 	build_preset release "$1"
 	exec "build/release/bin/$1" "${@:2}"
 }
 
-# Configures once, builds always (ninja does nothing when nothing changed).
+# Configures once, builds always (ninja does nothing when nothing changed), and one at a time: two would tread on
+# each other's files.
 build_preset() {
+	mkdir -p build
+	{
+		flock -n 8 || {
+			note "build/$1 is being built by somebody else; waiting"
+			flock 8
+		}
+		build_alone "$@"
+	} 8>"build/.$1.lock"
+}
+
+build_alone() {
 	local preset=$1
 	shift
 	[ -f "build/$preset/build.ninja" ] || cmake --preset "$preset" >"/tmp/viw-cmake.$$" 2>&1 || {

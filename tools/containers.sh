@@ -42,12 +42,14 @@ images_build() {
 # images [--prebuilt] [target…]. --prebuilt takes build/release/bin (./viw build) as it is, instead of compiling
 # in a container: right where this machine runs the same Debian as the base image.
 images_main() {
-	local prebuilt='' targets=() began=$SECONDS
+	local prebuilt='' targets=() began=$SECONDS known=" ${CONTAINERS_TARGETS[*]} ${CONTAINERS_DEMO_TARGETS[*]} "
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--prebuilt) prebuilt=1 ;;
-		-*) args_refused "$1" 'images [--prebuilt] [target…]' ;;
-		*) targets+=("$1") ;;
+		*)
+			[[ $known == *" $1 "* ]] || args_refused "$1" "images [--prebuilt] [target…]; targets:$known"
+			targets+=("$1")
+			;;
 		esac
 		shift
 	done

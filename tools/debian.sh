@@ -5,7 +5,7 @@
 
 debian_main() {
 	local release=${1-} dir
-	[[ $release =~ ^[a-z]+$ ]] || die "which release? ./viw debian trixie [command…]"
+	[[ $release =~ ^[a-z]+$ ]] || args_refused "$release" 'debian RELEASE [command…], as in: ./viw debian trixie'
 	shift
 	[ $# -gt 0 ] || set -- ./viw test
 	packages_need debian

@@ -8,7 +8,8 @@ import viwtest
 
 @pytest.mark.parametrize("line", [
     "package --chek", "docs --chek", "up --onec", "up --once more", "down --wpie", "demo --onec", "images --prebuild",
-    "first-day --debs", "first-day now", "fmt --chek", "fmt no-such-commit", "test -k"])
+    "images no-such-target", "first-day --debs", "first-day now", "fmt --chek", "fmt no-such-commit", "test -k", "build no-such-preset",
+    "run no-such-program", "debian 13"])
 def test_what_is_not_understood_is_named_and_nothing_begins(line, tmp):
     done = subprocess.run([viwtest.ROOT / "viw", *line.split()], text=True, cwd=tmp, timeout=20, stdin=subprocess.DEVNULL,
                           env={"PATH": "/usr/bin:/bin", "VIW_UP_DIR": str(tmp / "up"), "HOME": str(tmp)},
@@ -16,6 +17,29 @@ def test_what_is_not_understood_is_named_and_nothing_begins(line, tmp):
     assert done.returncode == 64 and done.stdout == "", done
     assert f"'{line.split()[-1]}' is not understood; usage: ./viw {line.split()[0]}" in done.stderr
     assert not (tmp / "up").exists()
+
+
+@pytest.mark.parametrize("word", ["run", "debian"])
+def test_a_word_that_is_missing_is_asked_for(word):
+    done = subprocess.run([viwtest.ROOT / "viw", word], text=True, timeout=20, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 64 and done.stdout == "" and f"a word is missing; usage: ./viw {word}" in done.stderr, done
+
+
+@pytest.mark.parametrize("line", ["logs", "logs agent-bridge", "psql", "redis", "viwctl", "dead-letters"])
+def test_what_looks_at_up_says_when_nothing_was_started(line, tmp):
+    done = subprocess.run([viwtest.ROOT / "viw", *line.split()], text=True, timeout=20, stdin=subprocess.DEVNULL,
+                          env={"PATH": "/usr/bin:/bin", "VIW_UP_DIR": str(tmp / "up")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "viw: nothing was started here yet: ./viw up\n")
+
+
+def test_builds_of_one_preset_take_turns_and_others_do_not_wait(tmp):
+    script = """. "$0/tools/common.sh"; build_alone() { echo "$1 begins"; until [ -e "$1.go" ]; do sleep 0.02; done; rm "$1.go"; echo "$1 ends"; }
+        build_preset x >1 & until grep -q begins 1; do sleep 0.02; done
+        build_preset x >2 & until grep -q 'built by somebody else; waiting' 2; do sleep 0.02; done
+        : >y.go; build_preset y; grep begins 2 && exit 1; : >x.go; until grep -q begins 2; do sleep 0.02; done
+        grep ends 1; : >x.go; wait; grep ends 2"""
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script, viwtest.ROOT], cwd=tmp, text=True, timeout=20, stdout=subprocess.PIPE)
+    assert done.returncode == 0 and done.stdout == "y begins\ny ends\nx ends\nx ends\n", done
 
 
 @pytest.mark.parametrize("line", ["up --help", "up -h", "down --help", "test --help", "package -h", "first-day --help", "run --help"])
