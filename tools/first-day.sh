@@ -7,6 +7,7 @@ first_day_main() {
 	local release work root=${VIW_DEBIAN_DIR:-/var/tmp/viworks-debian}/first-day
 	release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 	work=$(mktemp -d)
+	trap 'as_root rm -rf "$work"; exit 130' INT TERM HUP
 	if [ "${1-}" = --debs ]; then
 		mkdir "$work/a" && cp "$2"/*.deb "$work/a/"
 	else

@@ -100,10 +100,12 @@ package_left() {
 
 package_main() {
 	args_only 'package [--check]' --check -- "$@"
+	[ "${1-}" != --check ] || as_root true # before two builds
 	packages_need build package
 	git diff --quiet HEAD || echo "note: packages hold the last commit, not what is changed since" >&2
 	local work
 	work=$(mktemp -d)
+	trap 'as_root rm -rf "$work"; exit 130' INT TERM HUP
 	say "Building packages"
 	package_build "$work/a" env DEB_BUILD_OPTIONS="parallel=$(jobs_n)"
 	mkdir -p dist
