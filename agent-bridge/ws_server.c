@@ -388,6 +388,19 @@ static void on_peer_close(struct session *s, const unsigned char *in, size_t n)
 	session_move(s, SESSION_CLOSING);
 }
 
+/* The socket is about to end. Where lws itself refused what was read (a reserved opcode or bit, a
+ * control frame in pieces, a message amid another), its close frame is ready: 1002. */
+static void on_ending(struct lws *wsi, struct session *s)
+{
+	const unsigned char *code = lws_get_close_payload(wsi);
+
+	if (!session_is_open(s) || lws_get_close_length(wsi) < 2)
+		return;
+	s->close_code = code[0] << 8 | code[1];
+	s->close_reason = "protocol_error";
+	session_move(s, SESSION_CLOSING);
+}
+
 static void on_closed(struct ws_server *w, struct ws_conn *c)
 {
 	struct session *s = c->s;
@@ -429,6 +442,10 @@ static int on_ws(struct lws *wsi, enum lws_callback_reasons reason, void *user, 
 	case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
 		if (c && c->s)
 			on_peer_close(c->s, in, len);
+		return 0;
+	case LWS_CALLBACK_WS_SERVER_DROP_PROTOCOL:
+		if (c && c->s)
+			on_ending(wsi, c->s);
 		return 0;
 	case LWS_CALLBACK_CLOSED:
 		if (c)

@@ -285,6 +285,32 @@ def test_bad_utf8_closes_1007(bridge):
     raw.s.close()
 
 
+NO_WEBSOCKET = {  # RFC 6455 5.2, 5.4, 5.5: what libwebsockets itself refuses
+    "reserved-opcode": Raw.frame(b"x", opcode=3),
+    "reserved-control-opcode": Raw.frame(b"", opcode=15),
+    "reserved-bit": Raw.frame(b"{}", opcode=0x41),
+    "continuation-of-nothing": Raw.frame(b"{}", opcode=0),
+    "message-amid-a-message": Raw.frame(b'{"type":', fin=False) + Raw.frame(b"{}"),
+    "control-frame-in-pieces": Raw.frame(b"p", opcode=9, fin=False),
+}
+
+
+def test_what_is_no_websocket_closes_1002_and_is_named_so(bridge):
+    b = bridge()
+    for name, wire in NO_WEBSOCKET.items():
+        raw = Raw(b, name)
+        raw.s.sendall(wire)
+        assert raw.recv_close() == 1002, name
+        raw.s.close()
+        line = b.proc.wait_log("disconnected", agent_id=name)
+        assert (line["detail"], line["rc"]) == ("protocol_error", 1002), line
+        assert b.entries("agent_events", event="disconnected", agent_id=name)[0]["reason"] == "protocol_error"
+    assert b.metric("viw_disconnects_total", reason="protocol_error") == len(NO_WEBSOCKET)
+    raw = Raw(b, "gw-lost")  # ends without a word
+    raw.s.close()
+    assert b.proc.wait_log("disconnected", agent_id="gw-lost")["detail"] == "connection_lost"
+
+
 def test_fragmented_and_coalesced_frames(bridge):
     b = bridge()
     ws = Raw(b, "gw-1")
