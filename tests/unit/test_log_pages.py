@@ -28,6 +28,14 @@ def test_every_warning_is_explained(page, folder, metrics):
     assert {e for e in events if f"`{e}`" not in text} == set()
 
 
+def test_every_reason_for_which_a_bridge_ends_a_socket_is_explained():
+    reasons = set(re.findall(r'"([a-z]+_[a-z]+)"', (ROOT / "agent-bridge" / "heartbeat.c").read_text()))
+    for text in sources("agent-bridge"):
+        reasons |= set(re.findall(r'\b(?:[A-Z_]*CLOSE_[A-Z_\d]+,|close_reason =)\s+"(\w+)"', text))
+    page = (ROOT / "runbooks" / "bridge-log.md").read_text().split("**Why a socket ended**")[1]
+    assert len(reasons) > 15 and {r for r in reasons if f"`{r}`" not in page} == set()
+
+
 @pytest.mark.parametrize("page,folder,metrics", PAGES)
 def test_what_is_explained_exists(page, folder, metrics):
     rows = [line.split("|")[1:] for line in (ROOT / "runbooks" / page).read_text().splitlines() if line.startswith("| `")]
