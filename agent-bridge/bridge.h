@@ -50,7 +50,8 @@ struct bridge {
 	enum bridge_phase phase;
 	struct loop_timer *drain_timer;
 	int64_t drain_from_ms;
-	int64_t drain_told_ms; /* from there: when close frames last waited for their turn */
+	int64_t answers_until_ms; /* from there: how long HTTP answers under way are waited for */
+	int64_t drain_told_ms;	  /* from there: when close frames last waited for their turn */
 	size_t drain_total, drain_closed;
 	void (*on_closed)(void *arg);
 	void *on_closed_arg;

@@ -77,6 +77,13 @@ static int64_t due_ms(const struct bridge *b, size_t n)
 	return (int64_t)n * (spacing > SPACING_MAX_MS ? SPACING_MAX_MS : spacing);
 }
 
+/* Whoever reads a large page slowly gets it whole, within DRAIN_S. */
+static bool is_answering(const struct bridge *b)
+{
+	return (b->ws && ws_server_answering(b->ws)) ||
+	       (b->internal && http_server_answering(b->internal));
+}
+
 static void on_drain_step(void *arg)
 {
 	struct bridge *b = arg;
@@ -104,6 +111,8 @@ static void on_drain_step(void *arg)
 		b->drain_told_ms = at_ms;
 	if (due < b->drain_told_ms)
 		due = b->drain_told_ms;
+	if (is_answering(b) && at_ms < b->answers_until_ms)
+		return;
 	if (all_told && (b->sessions.all == 0 || at_ms > due + LINGER_MS))
 		flush(b);
 }
@@ -113,6 +122,7 @@ static void begin(struct bridge *b)
 	b->phase = BRIDGE_DRAINING;
 	b->drain_from_ms = loop_now_ms(b->loop);
 	b->drain_total = b->sessions.all;
+	b->answers_until_ms = b->settings->drain_s * 1000;
 	metric_set(metrics_get(b->metrics, M_draining, NULL, NULL), 1);
 	program_notify("STOPPING=1\nSTATUS=draining %zu agents", b->drain_total);
 	LOG_INFO(FIELDS(.event = "draining", .has_count = true, .count = (int64_t)b->drain_total),
@@ -131,6 +141,7 @@ static void hasten(struct bridge *b)
 	if (b->phase != BRIDGE_DRAINING)
 		return;
 	LOG_INFO(FIELDS(.event = "drain_hastened"), "asked to stop again: closing all at once");
+	b->answers_until_ms = 0;
 	for (struct session *s = b->sessions.first; s; s = next) {
 		next = s->next;
 		session_close(s, SESSION_CLOSE_DRAINING, "draining");

@@ -560,6 +560,11 @@ size_t ws_server_close_queue(const struct ws_server *w)
 	return w->closing.n - w->closing.at;
 }
 
+size_t ws_server_answering(const struct ws_server *w)
+{
+	return http_lws_answering(w->http);
+}
+
 void ws_server_set_token(struct ws_server *w, const char *token)
 {
 	http_lws_set_token(w->http, token);

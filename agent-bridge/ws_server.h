@@ -50,6 +50,8 @@ uint16_t ws_server_port(const struct ws_server *w);
 int ws_server_reload_tls(struct ws_server *w, char *msg, size_t msg_cap) MUST_CHECK;
 /* Sessions that are to be closed and whose turn has not come: not too many are closing at once. */
 size_t ws_server_close_queue(const struct ws_server *w);
+/* Answers of the internal endpoints that were begun and are not written whole. */
+size_t ws_server_answering(const struct ws_server *w);
 void ws_server_set_token(struct ws_server *w, const char *token);
 /* Sockets still open are cut, on_close is called for each, then done(arg). */
 void ws_server_close(struct ws_server *w, void (*done)(void *arg), void *arg);

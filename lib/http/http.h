@@ -69,6 +69,8 @@ int http_server_open(struct loop *l, const char *bind, const struct http_table *
 uint16_t http_server_port(const struct http_server *s);
 /* The bearer token changed (owned by the caller); NULL: none. */
 void http_server_set_token(struct http_server *s, const char *token);
+/* Answers that were begun and are not written whole: closing cuts them. */
+size_t http_server_answering(const struct http_server *s);
 void http_server_close(struct http_server *s);
 
 /* ---- the same in a thread of its own, for blocking programs ---- */

@@ -22,7 +22,8 @@ struct http_lws {
 	struct loop_poll *poll;
 	struct loop_timer *timer; /* resumes accepting; later drives the destroy steps */
 	size_t conns;
-	SSL_CTX *tls;				   /* lws' own; NULL: plain */
+	size_t answering; /* requests that are whole and whose answer is not */
+	SSL_CTX *tls;	  /* lws' own; NULL: plain */
 	unsigned handshakes[HTTP_HANDSHAKE_TICKS]; /* unfinished ones, by the tick they began in */
 	unsigned tick;
 	struct opening *opening, *opening_last; /* in order of age */

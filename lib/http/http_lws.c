@@ -56,6 +56,16 @@ size_t http_lws_conns(const struct http_lws *h)
 	return h->conns;
 }
 
+size_t http_lws_answering(const struct http_lws *h)
+{
+	return h->answering;
+}
+
+void http_lws_count_answer(struct http_lws *h, int by)
+{
+	h->answering += (size_t)by;
+}
+
 struct http_lws *http_lws_of(struct lws *wsi)
 {
 	return lws_context_user(lws_get_context(wsi));

@@ -76,6 +76,8 @@ void http_lws_close(struct http_lws *h);
 /* The same, and done(arg) when no callback can come any more. */
 void http_lws_close_then(struct http_lws *h, loop_cb done, void *arg);
 size_t http_lws_conns(const struct http_lws *h);
+/* Answers that were begun and are not written whole. */
+size_t http_lws_answering(const struct http_lws *h);
 
 /* In on_upgrade: bit i says that once[i] was repeated. */
 unsigned http_lws_repeated(const struct http_lws *h);

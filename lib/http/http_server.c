@@ -40,6 +40,11 @@ void http_server_set_token(struct http_server *s, const char *token)
 	http_lws_set_token(s->lws, token);
 }
 
+size_t http_server_answering(const struct http_server *s)
+{
+	return http_lws_answering(s->lws);
+}
+
 void http_server_close(struct http_server *s)
 {
 	if (!s)

@@ -39,7 +39,7 @@ struct http_exchange {
 	int status; /* refusal decided from the head; 0: none */
 	const char *code, *msg;
 	char allow[32];
-	bool head, ready, ws_path, deferred;
+	bool head, handled, ready, ws_path, deferred;
 };
 
 static const struct {
@@ -64,6 +64,8 @@ static void exchange_free(struct http_exchange *x)
 		x->response->x = NULL; /* the handler still holds it */
 	if (x->conn)
 		x->conn->x = NULL;
+	if (x->handled)
+		http_lws_count_answer(x->server, -1);
 	buf_wipe(&x->body);
 	buf_fini(&x->body);
 	buf_fini(&x->out);
@@ -370,6 +372,8 @@ static void handle(struct http_exchange *x)
 static void handle_now(struct http_exchange *x)
 {
 	(void)http_opening_over(x->server, x->wsi);
+	x->handled = true;
+	http_lws_count_answer(x->server, 1);
 	handle(x);
 	lws_set_timeout(x->wsi, PENDING_TIMEOUT_HTTP_CONTENT, ANSWER_TIMEOUT_S);
 	if (x->ready)

@@ -1,4 +1,5 @@
 """Start, stop, reload, and Redis slow, away or unwilling (issue of the bridge: lifecycle, backpressure)."""
+import http.client
 import json
 import os
 import signal
@@ -78,6 +79,54 @@ def test_second_sigterm_hastens(bridge):
     b.proc.signal(signal.SIGTERM)
     assert {ws.wait_closed() for ws in agents} == {1001}
     assert b.proc.wait_exit(5) == 0
+
+
+def large_page(b, frames=40):
+    """Asks for 10 MB and has read nothing of them but the status; the agent's socket."""
+    ws = b.connect("gw-1")
+    for seq in range(frames):
+        ws.send(telemetry("gw-1", seq, pad="x" * 250000))
+    ws.send({"type": "PING"})
+    ws.expect("PONG", timeout=20)
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    s.settimeout(10)
+    s.connect(("127.0.0.1", b.internal_port))
+    s.sendall(b"GET /internal/agent/agents/gw-1/telemetry HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert s.recv(15, socket.MSG_PEEK) == b"HTTP/1.1 200 OK"
+    return ws, s
+
+
+@pytest.mark.parametrize("own_listener", [False, True])
+def test_a_stop_lets_an_answer_under_way_end(bridge, own_listener):
+    b = bridge(drain_s=30, internal_bind=f"127.0.0.1:{viwtest.free_port()}" if own_listener else None)
+    ws, page = large_page(b)
+    with page:
+        b.proc.signal(signal.SIGTERM)
+        assert ws.wait_closed() == 1001
+        b.proc.wait_log("disconnected")
+        time.sleep(1)  # the reader rests; without it all would be over now
+        answer = http.client.HTTPResponse(page)
+        answer.begin()
+        assert len(json.loads(answer.read())["frames"]) == 40
+        assert b.proc.wait_exit(5) == 0
+
+
+def test_an_answer_that_nobody_reads_holds_a_stop_up_no_longer_than_the_drain(bridge):
+    b = bridge(drain_s=2)
+    ws, page = large_page(b)
+    with page:
+        began = time.monotonic()
+        b.proc.signal(signal.SIGTERM)
+        assert b.proc.wait_exit() == 0
+        assert 1.9 < time.monotonic() - began < 12  # an answer that is not taken is given up after 30
+    b = bridge(drain_s=600, id="bridge-2")
+    ws, page = large_page(b)
+    with page:
+        b.proc.signal(signal.SIGTERM)
+        assert ws.wait_closed() == 1001
+        b.proc.signal(signal.SIGTERM)  # hastens
+        assert b.proc.wait_exit(5) == 0
 
 
 def test_a_result_on_its_way_is_stored_before_the_end(bridge):
