@@ -399,7 +399,7 @@ int bridge_open(struct loop *l, struct bridge_settings *settings, struct bridge 
 		LOG_ERROR(FIELDS(.event = "start_failed", .error = strerror(-r)), "cannot start");
 		return PROGRAM_SYSTEM;
 	}
-	loop_timer_start(b->tick, TICK_MS, TICK_MS);
+	loop_timer_start(b->tick, 0, TICK_MS);
 	return open_listeners(b);
 }
 

@@ -3,6 +3,8 @@
 #include "bridge_metrics.h"
 #include "transport.h"
 
+#define STOOD_STILL_MS 5000
+
 /* Why this session has to go, or NULL. */
 static const char *fault(const struct session *s, int64_t now_ms, int *ret_code)
 {
@@ -20,10 +22,30 @@ static const char *fault(const struct session *s, int64_t now_ms, int *ret_code)
 	return NULL;
 }
 
+/* Some sockets may have been read since. */
+static void move_on(int64_t *since_ms, int64_t gap_ms, int64_t now_ms)
+{
+	if (*since_ms)
+		*since_ms = *since_ms + gap_ms < now_ms ? *since_ms + gap_ms : now_ms;
+}
+
+static void forgive(struct sessions *all, int64_t gap_ms, int64_t now_ms)
+{
+	for (struct session *s = all->first; s; s = s->next) {
+		move_on(&s->rx_at_ms, gap_ms, now_ms);
+		move_on(&s->partial_since_ms, gap_ms, now_ms);
+		move_on(&s->stuck_since_ms, gap_ms, now_ms);
+		s->ping_due_ms += gap_ms;
+	}
+}
+
 void heartbeat_tick(struct sessions *all, struct metrics *m, int64_t boot_ms)
 {
 	struct session *next;
 
+	if (all->ticked_ms && boot_ms - all->ticked_ms > STOOD_STILL_MS)
+		forgive(all, boot_ms - all->ticked_ms, boot_ms);
+	all->ticked_ms = boot_ms;
 	for (struct session *s = all->first; s; s = next) {
 		const char *why;
 		int code;

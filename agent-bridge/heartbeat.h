@@ -12,4 +12,6 @@ struct metrics;
 #define HEARTBEAT_STUCK_MS    60000
 #define HEARTBEAT_PRESSURE_MS 120000 /* longer than Redis takes to restart and load its AOF */
 
+/* Called every second. After a longer gap it was this process that stood still (stopped, its
+ * machine moved or asleep): what the sockets did meanwhile is not known, so it does not count. */
 void heartbeat_tick(struct sessions *all, struct metrics *m, int64_t boot_ms);

@@ -11,6 +11,7 @@ struct sessions {
 	size_t all;		      /* how many, with those closing */
 	struct rings rings, results;  /* each with a budget of its own */
 	size_t held_bytes;
+	int64_t ticked_ms; /* heartbeat_tick; 0: not yet */
 	uint64_t last_sid;
 	struct session **by_sid, **by_agent; /* hash tables */
 	size_t buckets;

@@ -1,6 +1,8 @@
 """The rules of time, in real time, through the real program (contract 1.2): 20 s pings, 40 s of
 silence, a minute of half a frame or of not reading, two minutes of a Redis that stands still.
 tests/lib/minutes.py begins them when the session begins; this file is looked at late."""
+import time
+
 import minutes
 import pytest
 
@@ -28,6 +30,16 @@ def test_half_a_frame_for_a_minute_is_closed(run):
 def test_not_reading_for_a_minute_is_closed(run):
     line = run.disconnected(run.a, "stuck", 100)
     assert line["detail"] == "slow_reader" and line["duration_ms"] >= 59_900
+
+
+def test_a_bridge_that_stood_still_blames_nobody(run):
+    """44 s without a turn are its own silence: whoever is still there stays."""
+    assert run.woken.wait(60)
+    run.c.wait_ready()
+    run.patient.send({"type": "PING"})
+    run.patient.expect("PONG")
+    time.sleep(2.5)  # ticks of one second that close who was silent
+    assert not run.c.proc.find_logs("disconnected")
 
 
 def test_redis_that_stands_still_closes_4013_after_two_minutes(run):

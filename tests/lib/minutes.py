@@ -2,6 +2,7 @@
 integration tests (test_07_bridge_time.py), so that the minutes pass beside other tests."""
 import json
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -47,8 +48,11 @@ class Minutes:
 
     def _begin(self):
         from test_02_bridge_frames import Raw
-        a, b = self._bridge(id="minutes-a"), self._bridge(id="minutes-b")
-        self.a, self.b = a, b
+        a, b, c = self._bridge(id="minutes-a"), self._bridge(id="minutes-b"), self._bridge(id="minutes-c")
+        self.a, self.b, self.c = a, b, c
+        self.patient = c.connect("patient")
+        self.woken = threading.Event()
+        self._thread(self._stop_for_a_while, c)
         self.calm = a.connect("calm")
         silent, trickle, stuck = Raw(a, "silent"), Raw(a, "trickle"), Raw(a, "stuck", rcvbuf=2048)
         self.raws = [silent, trickle, stuck]
@@ -62,6 +66,13 @@ class Minutes:
 
     def _thread(self, fn, *args):
         threading.Thread(target=fn, args=args, daemon=True).start()
+
+    def _stop_for_a_while(self, bridge):
+        """As a machine that is moved, or short of memory, does to its programs."""
+        bridge.proc.signal(signal.SIGSTOP)
+        self.stop.wait(44)
+        bridge.proc.signal(signal.SIGCONT)
+        self.woken.set()
 
     def _note_close(self, raw, name):
         self.closed[name] = raw.recv_close(timeout=300)

@@ -108,6 +108,27 @@ static void test_paused_is_not_silent(void **state)
 	assert_string_equal(x->s->close_reason, "redis_behind");
 }
 
+/* It was we who were stopped: the peers may have said what they had to, and have their time again. */
+static void test_standing_still_counts_against_nobody(void **state)
+{
+	struct fixture *x = *state;
+
+	x->s->partial_since_ms = x->s->stuck_since_ms = 11000;
+	run(x, 1, 20);
+	x->s->rx_at_ms = 100000; /* read before the first tick after it */
+	run(x, 100, 100);
+	assert_true(session_is_open(x->s));
+	assert_false(x->s->want_ping);
+	assert_int_equal(x->s->rx_at_ms, 100000);
+	run(x, 101, 101);
+	assert_true(x->s->want_ping);
+	x->s->partial_since_ms = x->s->stuck_since_ms = 0;
+	run(x, 102, 140);
+	assert_true(session_is_open(x->s));
+	run(x, 141, 141);
+	assert_string_equal(x->s->close_reason, "heartbeat_missed");
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -117,6 +138,7 @@ int main(void)
 	    CASE(test_half_a_frame_for_a_minute_is_closed),
 	    CASE(test_unread_output_for_a_minute_is_closed),
 	    CASE(test_paused_is_not_silent),
+	    CASE(test_standing_still_counts_against_nobody),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
