@@ -26,6 +26,7 @@
 #define LEASE_MS	      15000
 #define LEASE_EVERY_MS	      5000
 #define WAKE_BLOCK_S	      10
+#define WAKE_AGAIN_MS	      1000
 #define DRAIN_LOOK_MS	      20
 
 /* ---- small things ---- */
@@ -412,14 +413,24 @@ static void on_wake_reply(void *arg, const struct redis_reply *reply)
 				p->on_hint(p->arg, redis_str(redis_at(hints, i)));
 	if (redis_type(reply) == REDIS_ERR) {
 		LOG_DEBUG(FIELDS(.event = "wake", .error = redis_str(reply).p), "no hints");
-		return; /* the periodic check finds what hints would have told */
+		/* until then the periodic check finds what hints would have told */
+		loop_timer_start(s->wake_again, WAKE_AGAIN_MS, 0);
+		return;
 	}
 	ask_wake(s);
 }
 
+static void on_wake_again(void *arg)
+{
+	ask_wake(arg); /* not up: on_wake_up asks */
+}
+
 static void on_wake_up(void *arg)
 {
-	ask_wake(arg);
+	struct store *s = arg;
+
+	loop_timer_stop(s->wake_again);
+	ask_wake(s);
 }
 
 /* The writable server may be another one by now, under the same name. */
@@ -522,6 +533,8 @@ int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg
 	if (r == 0)
 		r = loop_timer_new(l, on_drain_tick, s, &s->drain);
 	if (r == 0)
+		r = loop_timer_new(l, on_wake_again, s, &s->wake_again);
+	if (r == 0)
 		r = open_connections(s, cfg->redis_url);
 	if (r < 0) {
 		store_close(s);
@@ -542,6 +555,7 @@ void store_close(struct store *s)
 	loop_timer_close(s->probe);
 	loop_timer_close(s->lease);
 	loop_timer_close(s->drain);
+	loop_timer_close(s->wake_again);
 	/* The connections first: their callbacks still point to ops. */
 	redis_close(s->wake);
 	redis_close(s->redis);

@@ -27,7 +27,7 @@ struct store {
 	bool forgets;  /* since it was up last */
 	int64_t up_since_ms;
 	char reason[192];
-	struct loop_timer *probe, *lease, *drain;
+	struct loop_timer *probe, *lease, *drain, *wake_again;
 	void (*drained)(void *arg);
 	void *drained_arg;
 	int64_t drain_until_ms;

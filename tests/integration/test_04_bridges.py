@@ -58,6 +58,22 @@ def test_a_lost_hint_is_made_up_for(two, redis):
     assert agent.expect("COMMAND", timeout=8)["correlation_id"] == cid
 
 
+def test_hints_come_again_after_redis_refused_them_once(two, redis):
+    """An error of BLMPOP, as MISCONF, BUSY or a lack of replicas gives: not one look every few seconds for ever after."""
+    agent = two[1].agent("a1")
+    for client in redis.client.client_list():
+        if client["cmd"] == "blmpop":
+            redis.client.execute_command("CLIENT", "UNBLOCK", client["id"], "ERROR")
+    wait_for(lambda: two[1].proc.find_logs("wake"), 5)
+    wait_for(lambda: sum(c["cmd"] == "blmpop" and "b" in c["flags"] for c in redis.client.client_list()) == 2, 3, "both bridges wait for hints")
+    for _ in range(3):
+        began = time.monotonic()
+        cid = redis.xadd_command("a1", "ECHO")
+        assert agent.expect("COMMAND")["correlation_id"] == cid
+        assert time.monotonic() - began < 1.5
+        finish(agent, cid)
+
+
 def test_what_another_consumer_has_read_and_left_is_routed(two, redis):
     """A consumer of the group whose name nobody uses any more holds entries; traffic need not pause for them."""
     agent = two[1].agent("a1")
