@@ -426,7 +426,7 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 	d->m_dispatch = metrics_get(m, M_command_dispatch, NULL, NULL);
 	d->part = (struct store_part){.on_up = on_store_up, .on_hint = on_hint, .arg = d};
 	(void)!masking_load(d->cfg.verbs_dir, true, &d->verbs);
-	r = wire_decoder_new((size_t)2 << 20, &d->decoder);
+	r = wire_decoder_new(DISPATCH_RESULT_MAX_BYTES, &d->decoder);
 	if (r == 0)
 		r = ratelimit_new(DEAD_LETTER_AGENTS, &d->dead_letters);
 	if (r == 0)

@@ -17,6 +17,8 @@
 
 #define DISPATCH_CLOSE_SUPERSEDED 4000
 #define DISPATCH_LEDGER_FIRST_MS  20
+/* Twice the largest frame: our own encoding may be longer. */
+#define DISPATCH_RESULT_MAX_BYTES ((size_t)32 << 20)
 
 /* A command sent on this connection and not answered. */
 struct slot {

@@ -180,7 +180,7 @@ int dispatch_result(struct dispatch *d, uint64_t sid, const struct wire_result *
 	x->d = d;
 	x->sid = sid;
 	x->epoch = s->epoch;
-	buf_init(&x->frame, (size_t)32 << 20);
+	buf_init(&x->frame, DISPATCH_RESULT_MAX_BYTES);
 	(void)snprintf(x->agent, sizeof(x->agent), "%s", s->agent);
 	error = span_copy(r->correlation_id, x->cid, sizeof(x->cid));
 	if (error == 0)

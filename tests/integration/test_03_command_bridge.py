@@ -248,6 +248,16 @@ def test_results_of_others_and_of_nobody(bridge, redis):
     assert len(results(redis, cid)) == 1
 
 
+def test_a_result_as_large_as_a_frame_may_be_is_stored(redis, start, connect):
+    bridge = Bridge(start, redis, connect, MAX_FRAME_BYTES=16 << 20)
+    agent = bridge.agent("a1")
+    cid = redis.xadd_command("a1", "ECHO")
+    agent.expect("COMMAND")
+    agent.send(result(cid, "a1", rc=0, stdout="x" * (12 << 20)))
+    agent.expect("RESULT_ACK", timeout=20)
+    assert len(wait_result(redis, cid)["frame"]["stdout"]) == 12 << 20
+
+
 def test_secrets_are_masked_before_the_result_enters_redis(bridge, redis):
     agent = bridge.agent("a1")
     cid = redis.xadd_command("a1", "create_panel_user", params={"username": "bob", "userpass": "hunter2x"})
