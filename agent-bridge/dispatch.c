@@ -231,6 +231,18 @@ static int become_owner(struct dispatch *d, struct holding *s, struct span epoch
 	return 0;
 }
 
+/* What a claim's answer says of Redis. Away or unwilling for now is told elsewhere. */
+void dispatch_claim_noted(struct dispatch *d, const char *agent, const struct redis_reply *reply)
+{
+	enum redis_error_class c = redis_error_class(reply);
+
+	store_note_passing(d->store, c);
+	if ((c == REDIS_E_OTHER || c == REDIS_E_AUTH) && log_limit_pass(&d->claims_log, 2) >= 0)
+		LOG_ERROR(FIELDS(.event = "redis_refused", .agent_id = agent, .detail = "claim",
+				 .error = redis_str(reply).p),
+			  "Redis refuses to say whose an agent is: none can be served");
+}
+
 static void claim_answered(struct dispatch *d, uint64_t sid, const struct redis_reply *reply)
 {
 	struct holding *s = dispatch_find(d, sid);
@@ -239,7 +251,7 @@ static void claim_answered(struct dispatch *d, uint64_t sid, const struct redis_
 	if (!s)
 		return;
 	CRASH_POINT("dispatch.after_claim");
-	store_note_passing(d->store, redis_error_class(reply));
+	dispatch_claim_noted(d, s->agent, reply);
 	if (verdict == DISPATCH_CLAIMED && become_owner(d, s, redis_str(redis_at(reply, 1))) < 0)
 		verdict = DISPATCH_UNAVAILABLE;
 	if (s->gone_while_claiming) {

@@ -36,7 +36,7 @@ static void reclaim_answered(struct dispatch *d, uint64_t sid, const struct redi
 	if (!s)
 		return;
 	s->reclaiming = false;
-	store_note_passing(d->store, redis_error_class(reply));
+	dispatch_claim_noted(d, s->agent, reply);
 	if (span_eq(word, "superseded")) {
 		dispatch_close_superseded(d, s);
 	} else if (span_eq(word, "decommissioned")) {

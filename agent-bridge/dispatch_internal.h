@@ -70,7 +70,8 @@ struct dispatch {
 	uint64_t results_open;
 	struct ratelimit *dead_letters; /* by agent */
 	struct log_limit refused_log;	/* offers */
-	size_t calls;			/* answers still to come; they keep the memory alive */
+	struct log_limit claims_log;
+	size_t calls; /* answers still to come; they keep the memory alive */
 	bool closed;
 	struct metric *m_in_flight, *m_waiting, *m_dispatch;
 };
@@ -100,6 +101,7 @@ void dispatch_close_superseded(struct dispatch *d, struct holding *s);
 /* Redis does not know that the session owns its agent: assert it, or learn that it does not. */
 void dispatch_reclaim(struct dispatch *d, struct holding *s);
 void dispatch_retry_soon(struct dispatch *d);
+void dispatch_claim_noted(struct dispatch *d, const char *agent, const struct redis_reply *reply);
 /* An OFFER's answer: whether commands wait until results-writer has looked them up. */
 void dispatch_ledger_waits(struct dispatch *d, uint64_t sid, bool waits);
 void dispatch_ledger_ask_again(void *arg); /* a timer's callback, arg the dispatch */

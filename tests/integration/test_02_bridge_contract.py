@@ -126,6 +126,18 @@ def test_offers_that_redis_refuses_for_good_are_told_not_over_and_over(bridge):
     assert sockets[3].expect("COMMAND", timeout=15)["correlation_id"] == "c-3"
 
 
+def test_claims_that_redis_refuses_for_good_are_told(bridge):
+    """Ready, and yet every agent is closed with 4013: the log says why, not once for each of them."""
+    b = bridge()
+    b.redis.client.set("viw.epoch", "no hash")
+    for i in range(4):
+        assert b.connect(f"gw-{i}", hello=False).wait_closed() == 4013
+    told = b.proc.find_logs("redis_refused", detail="claim")
+    assert [line["agent_id"] for line in told] == ["gw-0", "gw-1"] and told[0]["error"].startswith("WRONGTYPE")
+    b.redis.client.delete("viw.epoch")
+    b.connect()
+
+
 def test_the_telemetry_stream_is_kept_to_its_bound(bridge):
     b = bridge(telemetry_maxlen=1000)
     ws = b.connect("gw-1")

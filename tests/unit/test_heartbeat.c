@@ -108,7 +108,7 @@ static void test_paused_is_not_silent(void **state)
 	assert_string_equal(x->s->close_reason, "redis_behind");
 }
 
-/* It was we who were stopped: the peers may have said what they had to, and have their time again. */
+/* It was we who were stopped: the peers may have said what they had to. */
 static void test_standing_still_counts_against_nobody(void **state)
 {
 	struct fixture *x = *state;
