@@ -106,7 +106,8 @@ packages_need() {
 # Installs with a policy that forbids starting services (invoke-rc.d asks it), and disables at the
 # next boot the services that came with packages of ours; the machine's own are left alone.
 packages_install() {
-	local script
+	local script began=$SECONDS
+	note "(apt-get says nothing meanwhile; from nothing it takes a minute or two)"
 	script=$(mktemp)
 	cat >"$script" <<'ROOT'
 set -eu
@@ -119,17 +120,28 @@ if [ ! -e $policy ]; then
 	chmod 755 $policy
 	made=$policy
 fi
-run() { "$@" >"$log" 2>&1 || { tail -n 30 "$log" >&2; exit 1; }; }
-[ -n "$(find /var/lib/apt/lists -name '*_Packages*' -mmin -1440 -print -quit 2>/dev/null)" ] || run apt-get -q update
+# One apt-get, after those of others: of the machine's own updates, often just after its start.
+apt() {
+	local try
+	for try in $(seq 60); do
+		apt-get -q -o DPkg::Lock::Timeout=120 "$@" >>"$log" 2>&1 && return
+		tail -n 3 "$log" | grep -q 'Could not get lock /var/lib/apt' || return 1
+		[ "$try" != 1 ] || echo "  (waiting for another apt-get)"
+		sleep 2
+	done
+	return 1
+}
+told() { "$@" || { tail -n 30 "$log" >&2; exit 1; }; }
+[ -n "$(find /var/lib/apt/lists -name '*_Packages*' -mmin -1440 -print -quit 2>/dev/null)" ] || told apt update
 # No cluster of its own for a PostgreSQL that only brings its programs.
 if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
 	mkdir -p /etc/postgresql-common/createcluster.d
 	cluster=/etc/postgresql-common/createcluster.d/viworks.conf
 	echo 'create_main_cluster = false' >$cluster
 fi
-apt-get -q -y --no-install-recommends install "$@" >"$log" 2>&1 || {
-	run apt-get -q update
-	run apt-get -q -y --no-install-recommends install "$@"
+apt -y --no-install-recommends install "$@" || {
+	told apt update
+	told apt -y --no-install-recommends install "$@"
 }
 if command -v systemctl >/dev/null; then
 	for unit in redis-server postgresql nginx prometheus mosquitto nats-server; do
@@ -137,6 +149,10 @@ if command -v systemctl >/dev/null; then
 	done
 fi
 ROOT
-	as_root bash "$script" "$@" || die "installing packages failed (above is the end of what apt-get said)"
+	as_root bash "$script" "$@" || {
+		rm -f "$script"
+		die "installing packages failed (above is the end of what apt-get said)"
+	}
 	rm -f "$script"
+	note "installed in $((SECONDS - began)) s"
 }
