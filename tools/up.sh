@@ -296,7 +296,9 @@ up_write_env() {
 
 up_read_env() {
 	[ -r "$UP_DIR/log/env" ] || die "nothing was started here yet: ./viw up"
+	# shellcheck disable=SC1091 # written by up_write_env
 	source "$UP_DIR/log/env"
+	up_alive agent-bridge || echo "viw: what \`up\` started does not run now" >&2
 }
 
 # ---- two commands, and what comes of them ----
