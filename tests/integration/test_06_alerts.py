@@ -23,7 +23,9 @@ def test_every_alarm_has_a_page_and_is_in_the_index():
     pages = re.findall(r"runbook: (\S+)", TEXT)
     assert len(alarms) == len(pages) > 10
     assert [a for a in alarms if a not in index] == []
-    assert [p for p in pages if not (viwtest.ROOT / p).exists()] == []
+    for alarm, page in zip(alarms, pages, strict=True):
+        assert alarm in (viwtest.ROOT / page).read_text(), f"{page} does not name {alarm}"
+        assert re.search(rf"^\| .*\b{alarm}\b.* \| \[{page.removeprefix('runbooks/')}\]", index, re.M), f"README.md: {alarm}"
 
 
 def test_every_alarm_is_tried_by_the_rule_tests():

@@ -8,7 +8,8 @@ import pytest
 import viwtest
 
 ROOT = viwtest.ROOT
-PAGES = sorted([*ROOT.glob("*.md"), ROOT / "host-helper" / "README.md", ROOT / "bench" / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("runbooks/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / folder / "README.md" for folder in ("host-helper", "bench", "compose/nginx", "tests/chaos")),
+                *ROOT.glob("docs/*.md"), *ROOT.glob("runbooks/*.md")])
 
 
 @pytest.mark.timeout(120)
@@ -18,12 +19,20 @@ def test_generated_documents_are_fresh():
     assert done.returncode == 0, done.stdout
 
 
+def anchors(page):
+    """What headings are called in links."""
+    heads = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in heads}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_between_documents_lead_somewhere(page):
     missing = []
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
-        if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
-            missing.append(target)
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)[^)]*\)", page.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            there = page.parent / target if target else page
+            if not there.exists() or anchor and anchor not in anchors(there):
+                missing.append(f"{target}#{anchor}")
     assert not missing
 
 
@@ -87,8 +96,8 @@ def tree():
     return {Path(f).name for f in files}, words
 
 
-# Not of this tree: a constant of the kernel, a pattern, a file that viwctl enroll makes.
-ELSEWHERE = {"SOCK_SEQPACKET", "module_verb_noun", "install.sh"}
+# Not of this tree: a constant of the kernel, a pattern, a file that viwctl enroll makes, words of nginx.
+ELSEWHERE = {"SOCK_SEQPACKET", "module_verb_noun", "install.sh", "proxy_protocol", "ssl_preread"}
 
 
 def quoted(page):
