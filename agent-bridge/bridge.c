@@ -4,6 +4,7 @@
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -22,6 +23,7 @@
 #define TRIM_SESSIONS 500
 #define TRIM_AFTER_S  2
 #define SPARE_SOCKETS 256 /* HTTP requests and handshakes beside MAX_CONN */
+#define KEPT_FILES    64  /* never for agents: Redis, files that are read anew */
 
 /* ---- store ---- */
 
@@ -326,6 +328,30 @@ static int open_tls_watch(struct bridge *b)
 			   : 0;
 }
 
+/* Where fewer files may be open than MAX_CONN needs, agents that come again and again must not take
+ * the one that Redis is to be reached with anew. */
+static void find_room(struct bridge *b)
+{
+	const struct bridge_settings *c = b->settings;
+	size_t kept = KEPT_FILES + (c->internal_bind ? SPARE_SOCKETS : 0), spare = SPARE_SOCKETS;
+	struct rlimit l;
+
+	b->max_conn = (size_t)c->max_conn;
+	b->max_sockets = b->max_conn + spare;
+	if (getrlimit(RLIMIT_NOFILE, &l) < 0 || l.rlim_cur >= b->max_sockets + kept)
+		return;
+	b->max_sockets = l.rlim_cur > 2 * kept ? l.rlim_cur - kept : l.rlim_cur / 2;
+	if (spare > b->max_sockets / 4)
+		spare = b->max_sockets / 4;
+	if (b->max_conn <= b->max_sockets - spare)
+		return;
+	b->max_conn = b->max_sockets - spare;
+	LOG_WARN(
+	    FIELDS(.event = "descriptor_limit", .has_count = true, .count = (int64_t)l.rlim_cur),
+	    "only %llu files may be open: %zu agents fit, fewer than AGENT_BRIDGE_MAX_CONN",
+	    (unsigned long long)l.rlim_cur, b->max_conn);
+}
+
 static int open_listeners(struct bridge *b)
 {
 	const struct bridge_settings *c = b->settings;
@@ -335,7 +361,7 @@ static int open_listeners(struct bridge *b)
 	    .bind = c->bind,
 	    .table = c->internal_bind ? &outer : &all,
 	    .sessions = &b->sessions,
-	    .max_conns = (size_t)c->max_conn + SPARE_SOCKETS,
+	    .max_conns = b->max_sockets,
 	    .max_frame_bytes = (size_t)c->max_frame_bytes,
 	    .tls_cert = c->tls_cert,
 	    .tls_key = c->tls_key,
@@ -399,6 +425,7 @@ int bridge_open(struct loop *l, struct bridge_settings *settings, struct bridge 
 		LOG_ERROR(FIELDS(.event = "start_failed", .error = strerror(-r)), "cannot start");
 		return PROGRAM_SYSTEM;
 	}
+	find_room(b);
 	loop_timer_start(b->tick, 0, TICK_MS);
 	return open_listeners(b);
 }

@@ -102,7 +102,7 @@ static void on_judge(void *arg, const struct handshake_request *q, struct handsh
 	    .draining = b->phase != BRIDGE_OPEN,
 	    .redis_away = !store_is_up(b->store),
 	    .connections = b->sessions.all,
-	    .max_conn = (size_t)b->settings->max_conn,
+	    .max_conn = b->max_conn,
 	    .is_connected = is_connected,
 	    .is_denied = is_denied,
 	    .arg = b,

@@ -4,6 +4,7 @@ import socket
 import ssl
 import time
 
+import bridgetest
 import pytest
 import viwtest
 from test_01_bridge_handshake import body_of, raw, upgrade
@@ -116,3 +117,23 @@ def test_repeated_header_after_a_long_head(bridge):
     pad = "".join(f"X-Pad-{i}: {'p' * 90}\r\n" for i in range(40))
     _, error, _ = body_of(raw(b.port, upgrade(b.headers("gw-1"), extra=pad + "X-Nonce: x\r\n")))
     assert error["code"] == "duplicate_header"
+
+
+def test_few_descriptors_leave_some_for_redis(start, redis, connect):
+    """As many agents as fit, the next gets 503; whoever crowds for the rest, Redis is reached anew at once."""
+    limited = lambda name, env: start("/usr/bin/prlimit", env=env, args=["--nofile=200", "--", str(viwtest.BIN / name)])
+    b = bridgetest.Bridge(limited, redis, connect, max_conn=1000, internal_bind=None)
+    assert b.proc.find_logs("descriptor_limit")[0]["count"] == 200
+    agents = [b.connect(f"gw-{i}", hello=False) for i in range(102)]
+    assert b.refused(b.headers("gw-x"))[:2] == (503, "max_conn")
+    crowd = []
+    for _ in range(150):  # more than there is room for: the rest wait in the listener's queue
+        s = socket.socket()
+        s.connect(("127.0.0.1", b.port))
+        s.sendall(b"GET /agent/_health HTTP/1.1\r\n")
+        crowd.append(s)
+    redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    viwtest.wait_for(lambda: len(b.proc.find_logs("redis_up")) == 2, 3, "Redis is up again")
+    for s in crowd:
+        s.close()
+    assert not b.proc.find_logs("disconnected") and len(agents) == 102
