@@ -1,5 +1,6 @@
 """Chapter 03: a command's way through one bridge, with agents that are plain WebSocket clients."""
 import json
+import re
 import signal
 import time
 
@@ -246,6 +247,19 @@ def test_results_of_others_and_of_nobody(bridge, redis):
     a1.send(result(cid, "a1"))
     a1.expect("RESULT_ACK")
     assert len(results(redis, cid)) == 1
+
+
+def test_the_smallest_send_queue_takes_the_largest_commands(redis, start, connect):
+    """A COMMAND that no queue of this agent can hold would close its every connection until it expires."""
+    refused = start("agent-bridge", env={"AGENT_BRIDGE_SEND_QUEUE_BYTES": "1", "AGENT_BRIDGE_SHARED_SECRET": "x"}, args=["--check-config"])
+    assert refused.wait_exit() == 78
+    least = re.search(r"SEND_QUEUE_BYTES.* from (\d+)", refused.text + refused.stdout)[1]
+    bridge = Bridge(start, redis, connect, SEND_QUEUE_BYTES=least, MAX_IN_FLIGHT=8)
+    agent = bridge.agent("a1")
+    params = json.dumps({"m": "x" * (65536 - 10)})
+    sent = [redis.client.xadd("viw.commands", {"correlation_id": f"c-{i}", "agent_id": "a1", "command": "ECHO", "params": params,
+                                               "issued_by_admin_id": '"' * 128, "signature": '"' * 4096}) for i in range(8)]
+    assert [agent.expect("COMMAND")["correlation_id"] for _ in sent] == [f"c-{i}" for i in range(8)]
 
 
 def test_a_result_as_large_as_a_frame_may_be_is_stored(redis, start, connect):
