@@ -319,17 +319,30 @@ void frames_receive(struct frames *f, struct session *s, const char *json, size_
 		session_hold(s, &f->cfg.limits, json, n);
 }
 
-void frames_release(struct frames *f, struct session *s, int64_t boot_ms)
+/* false: some of it cannot be taken now. */
+static bool take_held(struct frames *f, struct session *s, int64_t boot_ms)
 {
 	while (s->held.first && session_is_open(s)) {
 		struct session_held *h = s->held.first;
 
 		if (s->state == SESSION_CLAIMING ||
 		    take(f, s, (struct span){h->bytes, h->n}, boot_ms) < 0)
-			return;
+			return false;
 		free(session_unhold(s));
 	}
-	if (s->pause & SESSION_PAUSE_HELD) {
+	return true;
+}
+
+void frames_release(struct frames *f, struct session *s, int64_t boot_ms)
+{
+	bool all;
+
+	if (s->releasing)
+		return; /* a frame that was taken brought the news that there is room */
+	s->releasing = true;
+	all = take_held(f, s, boot_ms);
+	s->releasing = false;
+	if (all && (s->pause & SESSION_PAUSE_HELD)) {
 		s->pause &= (uint8_t)~SESSION_PAUSE_HELD;
 		transport_pause(s);
 	}

@@ -79,7 +79,7 @@ struct session {
 	enum session_state state;
 	uint8_t pause; /* enum session_pause bits */
 	bool pause_applied, in_due_close, in_due_pause, in_due_write, want_ping, starved, claimed,
-	    dispatched;
+	    dispatched, releasing;
 	struct {
 		struct session_frame *first, *last;
 		size_t n, bytes;

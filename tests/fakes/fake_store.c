@@ -9,6 +9,11 @@ struct fake_store fake_store;
 
 static int note(const struct store_conn *c, struct span frame, unsigned *count)
 {
+	void (*during)(void *) = fake_store.during;
+
+	fake_store.during = NULL;
+	if (during)
+		during(fake_store.during_arg);
 	if (fake_store.answer < 0)
 		return fake_store.answer;
 	(*count)++;

@@ -116,6 +116,33 @@ static void test_hello_makes_ready(void **state)
 	assert_true(fake_dispatch.had_journal);
 }
 
+static void release_again(void *arg)
+{
+	struct fixture *x = arg;
+
+	frames_release(x->frames, x->s, 2000);
+}
+
+/* A frame that is taken may be what tells the store that it has room, and all are asked again. */
+static void test_room_told_while_a_held_frame_is_taken(void **state)
+{
+	struct fixture *x = *state;
+
+	fake_store.answer = -ENOBUFS;
+	receive(x, HELLO);
+	receive(x, TELEMETRY);
+	receive(x, TELEMETRY);
+	assert_true(x->s->pause & SESSION_PAUSE_HELD);
+	fake_store.answer = 0;
+	fake_store.during = release_again;
+	fake_store.during_arg = x;
+	frames_greet(x->frames, x->s, 2000, 0);
+	assert_int_equal(fake_store.hellos, 1);
+	assert_int_equal(fake_store.telemetry, 2);
+	assert_int_equal(x->sessions.held_bytes, 0);
+	assert_false(x->s->pause & SESSION_PAUSE_HELD);
+}
+
 static void test_frames_before_claim_are_held(void **state)
 {
 	struct fixture *x = *state;
@@ -292,6 +319,7 @@ int main(void)
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    CASE(test_hello_makes_ready),
+	    CASE(test_room_told_while_a_held_frame_is_taken),
 	    CASE(test_frames_before_claim_are_held),
 	    CASE(test_telemetry_before_hello_is_taken),
 	    CASE(test_result_before_hello_is_refused),
