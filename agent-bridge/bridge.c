@@ -207,6 +207,7 @@ static void on_tick(void *arg)
 	struct bridge *b = arg;
 
 	give_back_memory(b);
+	store_check_pressure(b->store);
 	release_held(b);
 	heartbeat_tick(&b->sessions, b->metrics, loop_now_ms(b->loop));
 }

@@ -39,6 +39,9 @@ int store_open(struct loop *l, struct metrics *m, const struct store_config *cfg
 /* Writes out what waits (bounded by wait_ms), then done(arg). */
 void store_drain(struct store *s, int64_t wait_ms, void (*done)(void *arg), void *arg);
 void store_close(struct store *s);
+/* Tells the socket side when Redis is behind, or no more. Not every answer looks by itself: called
+ * every second too. */
+void store_check_pressure(struct store *s);
 bool store_is_up(const struct store *s);
 const char *store_down_reason(const struct store *s); /* "" when up */
 

@@ -52,8 +52,6 @@ struct store {
 };
 
 /* ---- store.c ---- */
-/* Tells the socket side when Redis is behind, or no more. */
-void store_check_pressure(struct store *s);
 /* A write has succeeded. */
 void store_note_success(struct store *s);
 /* Sends what waits, kept writes first. */

@@ -425,3 +425,33 @@ def test_no_secret_in_logs(bridge):
     b.refused(b.headers("gw-1", secret="wrong-one"))
     for secret in (SECRET, "tok-abcdef", "hunter2-xyz"):
         assert secret not in b.proc.text
+
+
+def test_reading_goes_on_once_redis_has_caught_up_with_posts(bridge):
+    """The last that Redis owed were answers to HTTP, not to what agents sent: they too let the sockets be read again."""
+    b = bridge(max_conn=400, command_rate=100000)
+    ws = b.connect()
+    frozen = time.monotonic()
+    b.redis.freeze()
+
+    def post(n, of):
+        out = []
+        for i in range(n):
+            body = json.dumps({"correlation_id": f"{of}-{i}", "command": "ECHO", "params": {"m": "x" * 65000}}).encode()
+            s = socket.create_connection(("127.0.0.1", b.port), timeout=10)
+            s.sendall(b"POST /agent/commands/%s-%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (of.encode(), i, len(body)) + body)
+            out.append(s)
+        return out
+
+    posts = post(200, "early")  # 12 MiB under way is where reading stops
+    viwtest.wait_for(lambda: ws.send(telemetry("gw-1", 1, pad="x" * 10000)) or b.proc.find_logs("reading_paused"), every=0.1)
+    posts += post(120, "late")
+    time.sleep(0.7)  # until they are under way too
+    if time.monotonic() - frozen > 4.5:
+        raise viwtest.TooLate("after five seconds it is not slow any more, but away")
+    b.redis.thaw()
+    for s in posts:
+        assert s.recv(100).startswith(b"HTTP/1.1 202")
+        s.close()
+    ws.send({"type": "PING"})
+    ws.expect("PONG", timeout=8)
