@@ -28,10 +28,18 @@ def test_bind_failure_exits_71_and_says_where(start, redis):
 
 
 def test_a_start_without_descriptors_exits_71_and_says_so(start, redis):
-    p = start("/usr/bin/prlimit", args=["--nofile=8", viwtest.BIN / "agent-bridge"],
-              env={"AGENT_BRIDGE_BIND": "127.0.0.1:1", "AGENT_BRIDGE_REDIS_URL": redis.url, "ASAN_OPTIONS": "detect_leaks=0"})
-    assert p.wait_exit() == 71
-    assert p.find_logs("start_failed")[0]["error"] == "Too many open files"
+    for n in range(8, 40):
+        p = start("/usr/bin/prlimit", args=[f"--nofile={n}", viwtest.BIN / "agent-bridge"], env={
+            "AGENT_BRIDGE_BIND": f"127.0.0.1:{viwtest.free_port()}", "AGENT_BRIDGE_INTERNAL_BIND": f"127.0.0.1:{viwtest.free_port()}",
+            "AGENT_BRIDGE_REDIS_URL": redis.url, "ASAN_OPTIONS": "detect_leaks=0"})
+        viwtest.wait_for(lambda: not p.alive or p.find_logs("listening"), 10)
+        if p.alive:
+            break
+        assert p.wait_exit() == 71
+        why = p.find_logs("start_failed") + p.find_logs("bind_failed")
+        assert why and why[0]["error"] == "Too many open files", (n, p.text)
+    assert 15 < n < 35
+    p.stop()
 
 
 @pytest.mark.parametrize("env, name", [
