@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "crypto/crypto.h"
 #include "loop/loop.h"
 
@@ -353,6 +354,8 @@ static int open_lws(struct uplink *u)
 	struct lws_context_creation_info i = {0};
 	void *native = loop_native(u->loop);
 
+	if (!file_descriptors_to_spare(FILE_SPARE_FOR_LWS))
+		return -EMFILE;
 	lws_set_log_level(0, NULL);
 	i.options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS | LWS_SERVER_OPTION_LIBUV |
 		    LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT | LWS_SERVER_OPTION_DISABLE_OS_CA_CERTS |

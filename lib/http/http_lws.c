@@ -4,19 +4,17 @@
  * destroy call.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "http/http_accept.h"
 #include "http/http_head.h"
 
 #define ACCEPT_PAUSE_MS 100
 #define DESTROY_STEP_MS 20
-#define CONTEXT_FDS	8 /* more than lws and its OpenSSL open at its making */
 #define HTTP_HEAD_EXTRA 1024 /* lws keeps 8 bytes beside each header it does not know */
 
 const struct http_table *http_lws_table(const struct http_lws *h)
@@ -211,19 +209,6 @@ static void on_lws_log(int level UNUSED, const char *line)
 	LOG_DEBUG(FIELDS(.event = "libwebsockets"), "%.*s", (int)strcspn(line, "\n"), line);
 }
 
-/* lws goes on with half a context when it gets no descriptor for a part of it, and dies when that
- * is destroyed. */
-static bool descriptors_to_spare(void)
-{
-	int fd[CONTEXT_FDS], n = 0;
-
-	while (n < CONTEXT_FDS && (fd[n] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
-		n++;
-	for (int i = 0; i < n; i++)
-		close(fd[i]);
-	return n == CONTEXT_FDS;
-}
-
 static int context_open(struct http_lws *h)
 {
 	/* All zero: lws keeps no validity timers of its own (they are sorted lists). */
@@ -257,7 +242,7 @@ static int context_open(struct http_lws *h)
 		if (r < 0)
 			return r;
 	}
-	if (!descriptors_to_spare())
+	if (!file_descriptors_to_spare(FILE_SPARE_FOR_LWS))
 		return -EMFILE;
 	lws_set_log_level(log_enabled(LOG_LEVEL_DEBUG) ? LLL_ERR | LLL_WARN : 0, on_lws_log);
 	h->context = lws_create_context(&info);

@@ -367,6 +367,19 @@ def call(port, path, method="GET", token=None, body=None):
         return e.code, e.read().decode()
 
 
+def test_a_start_without_descriptors_exits_71_and_says_so(bridge, start, tmp):
+    b = bridge(secret="s3cret")
+    for n in range(6, 40):
+        p = start("/usr/bin/prlimit", args=[f"--nofile={n}", viwtest.BIN / "gateway-agent"], env=peers.agent_env(
+            tmp, f"ws://127.0.0.1:{b.port}/agent/ws", VIW_AGENT_SHARED_SECRET="s3cret", ASAN_OPTIONS="detect_leaks=0",
+            VIW_AGENT_FEATURE_INBOUND_HTTP="true", VIW_AGENT_BIND_ADDRESS=f"127.0.0.1:{viwtest.free_port()}"))
+        wait_for(lambda: not p.alive or p.find_logs("connected"), 10)
+        if p.alive:
+            break
+        assert p.wait_exit() == 71 and p.find_logs("start_failed")[0]["error"] == "Too many open files", (n, p.text)
+    assert 15 < n < 35
+
+
 def test_inbound_http(bridge, start, tmp):
     b, port = bridge(), viwtest.free_port()
     env = peers.agent_env(tmp, f"ws://127.0.0.1:{b.port}/agent/ws", VIW_AGENT_FEATURE_INBOUND_HTTP="true",
