@@ -83,6 +83,7 @@ class TestMachine:
         out = machine.page("deploy-systemd.md")
         assert "bad " not in out[3] and "status              done" in out[5], out
         assert "gw-1" in out[5] and "agent-bridge" in out[5]
+        assert out[6].count(": configuration is valid") == 5, out[6]
         self.monitor(machine)
         machine.s.put("/etc/hosts", "127.0.0.1 localhost gateway.example.net\n")
         out = machine.page("split-site.md", NAME="gateway.example.net")
