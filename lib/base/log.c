@@ -6,7 +6,10 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,6 +21,8 @@
 #define MSG_MAX_BYTES	 3900
 #define DETAIL_MAX_BYTES 1024
 #define FIELD_MAX_BYTES	 300
+#define WAIT_MS		 200
+#define WAIT_AGAIN_MS	 10000
 static const char cut_mark[] = "...[cut]";
 
 static bool log_json = true;
@@ -149,13 +154,71 @@ static void put_fields(struct line *l, const struct log_fields *f)
 		put_number(l, "count", f->count);
 }
 
-static void write_line(struct line *l)
+/* Whoever reads stderr may stand still (journald that is stopped, a full pipe), and write(2) would
+ * wait as long: a moment is waited, seldom, and then the line is left out. */
+static bool can_write(void)
 {
+	static _Atomic int64_t waited_ms = -WAIT_AGAIN_MS;
+	struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+	int64_t now_ms;
+
+	if (poll(&p, 1, 0) != 0)
+		return true;
+	now_ms = clock_boot_ms();
+	if (now_ms - waited_ms < WAIT_AGAIN_MS)
+		return false;
+	waited_ms = now_ms;
+	return poll(&p, 1, WAIT_MS) != 0;
+}
+
+/* A pipe that can be written to takes PIPE_BUF bytes at once. */
+static bool put_out(const char *at, size_t n)
+{
+	static atomic_bool cut; /* the last line is, amid */
+
+	if (cut && can_write() && write(STDERR_FILENO, "\n", 1) == 1)
+		cut = false;
+	while (n) {
+		size_t piece = n < PIPE_BUF ? n : PIPE_BUF;
+		ssize_t r;
+
+		if (!can_write())
+			return false;
+		do
+			r = write(STDERR_FILENO, at, piece);
+		while (r < 0 && errno == EINTR);
+		if (r < 0)
+			return errno != EAGAIN; /* closed, say: nobody to tell */
+		at += r;
+		n -= (size_t)r;
+		cut = n > 0;
+	}
+	return true;
+}
+
+static bool tell_left_out(const char *ts, long lines)
+{
+	static const char event[] = "log_left_out", msg[] = "nobody took the lines before this one";
+	char text[256];
+	int n = snprintf(text, sizeof text,
+			 log_json ? "{\"ts\":\"%s\",\"level\":\"warn\",\"msg\":\"%s\","
+				    "\"event\":\"%s\",\"count\":%ld}\n"
+				  : "%s warn  %s event=%s count=%ld\n",
+			 ts, msg, event, lines);
+
+	return put_out(text, (size_t)n);
+}
+
+static void write_line(struct line *l, const char *ts)
+{
+	static atomic_long left_out;
+	long lines = atomic_exchange(&left_out, 0);
+
 	l->text[l->n++] = '\n';
-	ssize_t r;
-	do
-		r = write(STDERR_FILENO, l->text, l->n);
-	while (r < 0 && errno == EINTR);
+	if (lines && tell_left_out(ts, lines))
+		lines = 0;
+	if (lines || !put_out(l->text, l->n))
+		atomic_fetch_add(&left_out, lines + 1);
 }
 
 void log_write(enum log_level level, const struct log_fields *f, const char *fmt, ...)
@@ -188,6 +251,6 @@ void log_write(enum log_level level, const struct log_fields *f, const char *fmt
 	put_fields(&l, f ? f : &none);
 	if (log_json)
 		put_str(&l, "}");
-	write_line(&l);
+	write_line(&l, ts);
 	errno = saved;
 }

@@ -1,6 +1,7 @@
 /*
  * One line of log on stderr per call: a JSON object (ts, level, msg, event and those fields that
- * are set) or text. Each line is one write(2), at most 8 KiB, longer messages are cut and marked.
+ * are set) or text. Each line is one write(2), or two, at most 8 KiB, longer messages are cut and
+ * marked. Lines that nobody takes are left out and counted; no program stands still for its log.
  * Programs log; lib/ does not log above debug. Never pass a secret.
  *
  *   LOG_INFO(FIELDS(.event = "connected", .agent_id = s->agent_id, .ip = s->ip), "agent

@@ -2,11 +2,13 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import threading
 import time
 
+import bridgetest
 import pytest
 import viwtest
 from bridgetest import SECRET, result, telemetry
@@ -463,3 +465,30 @@ def test_reading_goes_on_once_redis_has_caught_up_with_posts(bridge):
         s.close()
     ws.send({"type": "PING"})
     ws.expect("PONG", timeout=8)
+
+
+def test_a_log_that_nobody_reads_stops_no_agent(start, redis, connect, tmp):
+    """journald that stands still, a container's full pipe: lines are left out and counted, agents go on."""
+    os.mkfifo(tmp / "log")
+    log = os.open(tmp / "log", os.O_RDWR | os.O_NONBLOCK)
+    piped = lambda name, env: start("/bin/bash", env=env, args=["-c", 'exec "$0" 2>"$1"', str(viwtest.BIN / name), str(tmp / "log")])
+    b = bridgetest.Bridge(piped, redis, connect, wait=False, rate_per_ip=1000000)
+    viwtest.wait_for(lambda: viwtest.http_status(f"http://127.0.0.1:{b.port}/internal/agent/_readyz") == 200, 15, "ready")
+    ws = b.connect()
+    for _ in range(600):  # 64 KiB of refusals and more
+        assert b.http("GET", "/agent/ws", headers={"Connection": "Upgrade", "Upgrade": "websocket"})[0] == 400
+    ws.send({"type": "PING"})
+    ws.expect("PONG")
+    text = b""
+
+    def told():
+        nonlocal text
+        try:
+            text += os.read(log, 65536)
+        except BlockingIOError:
+            b.http("GET", "/agent/ws", headers={"Connection": "Upgrade", "Upgrade": "websocket"})  # one more line
+        return re.search(rb'"event":"log_left_out","count":(\d+)', text)
+
+    count = int(viwtest.wait_for(told, 5)[1])
+    assert 0 < count < 600 and text.count(b"handshake_refused") + count >= 600
+    os.close(log)

@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -180,6 +181,37 @@ static void test_limit_counts_what_it_leaves_out(void **state)
 	clock_test_shift(0, 0);
 }
 
+/* A reader that stands still stops nobody; what it missed is counted when it is back. */
+static void test_nobody_takes_the_lines(void **state)
+{
+	static char filling[65536];
+	static const char left_out[] = "\"event\":\"log_left_out\",\"count\":50}\n{";
+	ssize_t n = 0, got;
+	int64_t began_ms = clock_boot_ms();
+
+	(void)state;
+	log_setup(true, LOG_LEVEL_INFO);
+	catch_begin();
+	assert_ok(fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK));
+	while ((got = write(STDERR_FILENO, filling, sizeof filling)) > 0)
+		n += got;
+	assert_ok(fcntl(STDERR_FILENO, F_SETFL, 0));
+	for (int i = 0; i < 50; i++)
+		LOG_INFO(FIELDS(.event = "lost"), "line %d", i);
+	assert_true(clock_boot_ms() - began_ms < 5000);
+	while (n > 0 && (got = read(ends[0], filling, sizeof filling)) > 0)
+		n -= got;
+	assert_int_equal(n, 0);
+	LOG_INFO(FIELDS(.event = "back"), "taken again");
+	LOG_INFO(FIELDS(.event = "back"), "and again");
+	catch_end();
+	assert_non_null(strstr(line, left_out));
+	assert_ptr_equal(strstr(strstr(line, left_out) + 1, left_out), NULL);
+	assert_non_null(strstr(line, "taken again"));
+	assert_non_null(strstr(line, "and again"));
+	assert_null(strstr(line, "lost"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -191,6 +223,7 @@ int main(void)
 	    cmocka_unit_test(test_text_line),
 	    cmocka_unit_test(test_text_of_others_obeys_no_terminal),
 	    cmocka_unit_test(test_limit_counts_what_it_leaves_out),
+	    cmocka_unit_test(test_nobody_takes_the_lines),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

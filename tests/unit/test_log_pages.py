@@ -39,7 +39,7 @@ def test_every_reason_for_which_a_bridge_ends_a_socket_is_explained():
 @pytest.mark.parametrize("page,folder,metrics", PAGES)
 def test_what_is_explained_exists(page, folder, metrics):
     rows = [line.split("|")[1:] for line in (ROOT / "runbooks" / page).read_text().splitlines() if line.startswith("| `")]
-    start = (ROOT / "lib" / "base" / "program.c").read_text()  # of every program
+    start = "".join((ROOT / "lib" / "base" / name).read_text() for name in ("program.c", "log.c"))  # of every program
     text, table = start + "".join(sources(folder)), (ROOT / folder / metrics).read_text()
     assert rows
     for row in rows:
