@@ -1,4 +1,11 @@
-# ./viw fmt: clang-format, clang-tidy and cppcheck on what changed. Sourced by ./viw.
+# ./viw fmt: clang-format, clang-tidy and cppcheck on what changed, shellcheck on every script. Sourced by ./viw.
+
+fmt_scripts() {
+	local scripts
+	mapfile -t scripts < <(git grep -lIE '^#!/bin/(ba)?sh' -- ':!*.py' ':!*.md')
+	say "shellcheck: ${#scripts[@]} scripts"
+	shellcheck "${scripts[@]}" && shellcheck -s bash tools/*.sh
+}
 
 # fmt_main [--check] [--all] [base]: what differs from base (default: where this branch left main,
 # else the last commit) or is not committed; --check changes nothing and fails when something is off.
@@ -15,6 +22,7 @@ fmt_main() {
 		esac
 	done
 	packages_need build fmt
+	fmt_scripts || bad=1
 	if [ -n "$all" ]; then
 		mapfile -t files < <(git ls-files '*.c' '*.h')
 	else
@@ -27,7 +35,7 @@ fmt_main() {
 	fi
 	if [ ${#files[@]} = 0 ]; then
 		note "no C file changed"
-		return 0
+		return $bad
 	fi
 	say "clang-format: ${#files[@]} files"
 	if [ -n "$check" ]; then

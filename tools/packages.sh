@@ -70,6 +70,7 @@ fuzz|libclang-rt-19-dev@13|libFuzzer runtime
 fmt|clang-format|formatting
 fmt|clang-tidy|lint
 fmt|cppcheck|lint
+fmt|shellcheck|lint of scripts
 fmt|git|what changed
 bench|python3|drives the measurements
 bench|python3-redis|counts what reached Redis

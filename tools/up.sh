@@ -19,6 +19,7 @@ up_start_time() {
 	local stat
 	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
 	stat=${stat##*) }
+	# shellcheck disable=SC2086 # words it is made of
 	set -- $stat
 	echo "${20}"
 }

@@ -10,7 +10,8 @@ random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
 
 # to FILE DIR…: standard input becomes DIR/FILE in each, whole or not at all.
 to() {
-	local name=$1 d
+	# shellcheck disable=SC3043 # dash has it
+	local name="$1" d
 	shift
 	cat >ca/new
 	for d; do

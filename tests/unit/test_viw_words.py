@@ -1,5 +1,7 @@
 """Words of ./viw do what they were told or refuse: an option that is misspelt, or a number that is none, is never
 taken for its absence."""
+import re
+import shutil
 import subprocess
 
 import pytest
@@ -17,6 +19,13 @@ def test_what_is_not_understood_is_named_and_nothing_begins(line, tmp):
     assert done.returncode == 64 and done.stdout == "", done
     assert f"'{line.split()[-1]}' is not understood; usage: ./viw {line.split()[0]}" in done.stderr
     assert not (tmp / "up").exists()
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck, as ./viw fmt does")
+def test_shellcheck_says_nothing_of_any_script():
+    done = subprocess.run(["bash", "-c", ". tools/common.sh; . tools/fmt.sh; fmt_scripts"], cwd=viwtest.ROOT, text=True, timeout=50,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0 and int(re.search(r"(\d+) scripts", done.stdout)[1]) > 20, done.stdout
 
 
 @pytest.mark.parametrize("word", ["run", "debian"])
