@@ -176,6 +176,9 @@ static int check_guards_stay(const struct bridge_settings *now, const struct bri
 	    {"AGENT_BRIDGE_SHARED_SECRET", now->shared_secret, fresh->shared_secret},
 	    {"AGENT_BRIDGE_ADMIN_TOKEN", now->admin_token, fresh->admin_token},
 	    {"AGENT_BRIDGE_ALLOWED_AGENT_IDS", now->allowed_agent_ids, fresh->allowed_agent_ids},
+	    {"AGENT_BRIDGE_TRUSTED_PROXIES", now->trusted_proxies, fresh->trusted_proxies},
+	    {"AGENT_BRIDGE_CLIENT_DN_POLICY", now->client_dn_policy, fresh->client_dn_policy},
+	    {"AGENT_BRIDGE_MIN_AGENT_VERSION", now->min_agent_version, fresh->min_agent_version},
 	};
 	int r = 0;
 

@@ -188,7 +188,8 @@ def test_a_reload_takes_no_guard_away(start, redis, connect, tmp):
     """As when SIGHUP comes while the file is written."""
     import bridgetest
     conf = tmp / "bridge.toml"
-    guards = {"shared_secret": '"one"', "admin_token": '"tok"', "allowed_agent_ids": '["gw-1", "gw-2"]'}
+    guards = {"shared_secret": '"one"', "admin_token": '"tok"', "allowed_agent_ids": '["gw-1", "gw-2"]',
+              "trusted_proxies": '"10.9.9.0/24"', "client_dn_policy": '"CN=gw-*"', "min_agent_version": '"0.0.1"'}
     conf.write_text("".join(f"{k} = {v}\n" for k, v in guards.items()))
     conf.chmod(0o600)
     b = bridgetest.Bridge(start, redis, connect, secret=None, config=str(conf))
