@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "wire/command_rules.h"
 
 #define TTL_DEFAULT_S 60
 #define TTL_MAX_S     86400
@@ -63,6 +64,8 @@ static const char *read_params(struct span body, struct order *o)
 		m = other;
 	if ((params || payload) && m.type != JSON_T_OBJ)
 		return "params must be an object";
+	if ((params || payload) && !command_is_params(m.raw, NULL))
+		return "params may be nested 14 deep at most";
 	o->params = params || payload ? span_dup(m.raw) : strdup("{}");
 	return o->params ? NULL : "out of memory";
 }
@@ -93,8 +96,10 @@ const char *order_read(const char *agent_id, struct span body, struct order *o)
 	    !ident_is_correlation_id(o->correlation_id, strlen(o->correlation_id)))
 		return "correlation_id is missing or does not fit "
 		       "[A-Za-z0-9][A-Za-z0-9._:-]{0,127}";
-	if (member_text(body, "issued_by_admin_id", o->issued_by, sizeof(o->issued_by)) < 0)
-		return "issued_by_admin_id must be a string of at most 128 bytes";
+	if (member_text(body, "issued_by_admin_id", o->issued_by, sizeof(o->issued_by)) < 0 ||
+	    !command_is_text(span_of(o->issued_by), COMMAND_ISSUER_MAX_BYTES))
+		return "issued_by_admin_id must be a string of at most 128 bytes without control "
+		       "characters";
 	fault = read_command(body, o);
 	if (!fault)
 		fault = read_ttl(body, o);

@@ -150,6 +150,8 @@ def test_post_offline(bridge):
     {"correlation_id": "c", "command": "ECHO", "type": "other"},
     {"correlation_id": "c", "command": "ECHO", "params": [1]},
     {"correlation_id": "c", "command": "ECHO", "params": {}, "payload": {}},
+    {"correlation_id": "c", "command": "ECHO", "params": json.loads('{"a":' * 15 + "1" + "}" * 15)},
+    {"correlation_id": "c", "command": "ECHO", "issued_by_admin_id": "a\nb"},
     {"correlation_id": "c", "command": "ECHO", "ttl_s": 0}, {"correlation_id": "c", "command": "ECHO", "ttl_s": 86401},
     {"correlation_id": "c", "command": "ECHO", "ttl_s": "60"}, {"correlation_id": "c", "command": "ECHO", "ttl_s": 1.5},
 ])
