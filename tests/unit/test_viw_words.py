@@ -21,6 +21,15 @@ def test_what_is_not_understood_is_named_and_nothing_begins(line, tmp):
     assert not (tmp / "up").exists()
 
 
+def test_viw_may_be_edited_while_a_word_is_at_work(tmp):
+    (tmp / "tools").mkdir()
+    shutil.copy(viwtest.ROOT / "viw", tmp / "viw")
+    shutil.copy(viwtest.ROOT / "tools" / "common.sh", tmp / "tools")
+    (tmp / "tools" / "up.sh").write_text("up_down() { echo 'echo edited' >>viw; }\n")
+    done = subprocess.run([tmp / "viw", "down"], text=True, timeout=20, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck, as ./viw fmt does")
 def test_shellcheck_says_nothing_of_any_script():
     done = subprocess.run(["bash", "-c", ". tools/common.sh; . tools/fmt.sh; fmt_scripts"], cwd=viwtest.ROOT, text=True, timeout=50,
