@@ -18,7 +18,6 @@
 #include "bridge_metrics.h"
 #include "masking.h"
 
-#define CHECK_EVERY_MS	   5000
 #define RETRY_MS	   300
 #define DEAD_LETTER_AGENTS 16384
 
@@ -366,7 +365,7 @@ static void on_store_up(void *arg)
 	for (struct holding *s = d->first; s; s = s->next)
 		s->again = true;
 	on_retry(arg);
-	dispatch_check_all(arg);
+	dispatch_check_all(d);
 }
 
 /* "o|<agent>": look into its mailbox. "s|<agent>|<epoch>": a later connection owns it. */
@@ -442,7 +441,7 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 	if (r == 0)
 		r = ratelimit_new(DEAD_LETTER_AGENTS, &d->dead_letters);
 	if (r == 0)
-		r = loop_timer_new(l, dispatch_check_all, d, &d->check);
+		r = loop_timer_new(l, dispatch_check_next, d, &d->check);
 	if (r == 0)
 		r = loop_timer_new(l, on_retry, d, &d->retry);
 	if (r == 0)
@@ -451,8 +450,8 @@ int dispatch_open(struct loop *l, struct metrics *m, struct store *s,
 		dispatch_close(d);
 		return r;
 	}
-	loop_timer_start(d->check, CHECK_EVERY_MS, CHECK_EVERY_MS);
 	store_join(s, &d->part);
+	dispatch_check_next(d);
 	*ret = d;
 	return 0;
 }

@@ -1,6 +1,6 @@
 /*
- * Whether this bridge still owns its agents: asked every few seconds, in batches, and when Redis is
- * reached anew. What another connection owns by now is closed; what Redis has forgotten is claimed
+ * Whether this bridge still owns its agents: asked every few seconds, a batch at a time so that
+ * neither this loop nor Redis stands still for the others, and when Redis is reached anew. What another connection owns by now is closed; what Redis has forgotten is claimed
  * again under the epoch it had.
  */
 #include "dispatch_internal.h"
@@ -11,7 +11,8 @@
 
 #include "base/crash.h"
 
-#define CHECK_BATCH	     500
+#define CHECK_EVERY_MS	     5000
+#define CHECK_BATCH	     250 /* a millisecond of Redis */
 #define CLOSE_DECOMMISSIONED 4003
 
 void dispatch_close_superseded(struct dispatch *d, struct holding *s)
@@ -142,13 +143,24 @@ static void check_batch(struct dispatch *d)
 	}
 }
 
-void dispatch_check_all(void *arg)
+void dispatch_check_all(struct dispatch *d)
 {
-	struct dispatch *d = arg;
-
 	if (!store_is_up(d->store))
 		return;
 	d->cursor = d->first;
 	while (d->cursor)
 		check_batch(d);
+}
+
+void dispatch_check_next(void *arg)
+{
+	struct dispatch *d = arg;
+	size_t batches = (d->by_sid.count + CHECK_BATCH - 1) / CHECK_BATCH;
+
+	loop_timer_start(d->check, CHECK_EVERY_MS / (batches ? (int64_t)batches : 1), 0);
+	if (!store_is_up(d->store))
+		return;
+	if (!d->cursor)
+		d->cursor = d->first;
+	check_batch(d);
 }

@@ -95,8 +95,10 @@ void dispatch_forget_agent(struct dispatch *d, struct holding *s);
 void dispatch_set_left(struct dispatch *d, struct holding *s, uint64_t left);
 /* OFFER now, or as soon as the one under way is answered or Redis is back. */
 void dispatch_want_offer(struct dispatch *d, struct holding *s, bool again);
-/* Looks at all; a timer's callback, arg the dispatch. */
-void dispatch_check_all(void *arg);
+/* All at once; or the next of so many parts that all are asked about every five seconds: d->check's
+ * callback, arg the dispatch, which starts the timer again. */
+void dispatch_check_all(struct dispatch *d);
+void dispatch_check_next(void *arg);
 void dispatch_close_superseded(struct dispatch *d, struct holding *s);
 /* Redis does not know that the session owns its agent: assert it, or learn that it does not. */
 void dispatch_reclaim(struct dispatch *d, struct holding *s);

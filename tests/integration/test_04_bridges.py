@@ -58,6 +58,15 @@ def test_a_lost_hint_is_made_up_for(two, redis):
     assert agent.expect("COMMAND", timeout=8)["correlation_id"] == cid
 
 
+def test_lost_hints_of_many_agents_are_made_up_for(two, redis):
+    """They are asked about in parts, so that nobody waits for all."""
+    agents = [two[1].agent(f"a{i}") for i in range(300)]
+    redis.client.delete("viw.bridge.b2")
+    cids = [redis.xadd_command(a.agent_id, "ECHO") for a in agents]
+    end = time.monotonic() + 8
+    assert [a.expect("COMMAND", timeout=max(0.1, end - time.monotonic()))["correlation_id"] for a in agents] == cids
+
+
 def test_hints_come_again_after_redis_refused_them_once(two, redis):
     """An error of BLMPOP, as MISCONF, BUSY or a lack of replicas gives: not one look every few seconds for ever after."""
     agent = two[1].agent("a1")
