@@ -350,8 +350,11 @@ static void row_take(struct command_row *x, const struct command_fact *f)
 					      [COMMAND_ACCEPTED] = &x->accepted,
 					      [COMMAND_RESULT] = &x->result};
 
-	if (!*kind[f->kind])
-		*kind[f->kind] = f;
+	const struct command_fact **has = kind[f->kind];
+
+	/* An answer disproves a bridge's word that it was never offered. */
+	if (!*has || ((*has)->never_offered && !f->never_offered))
+		*has = f;
 	if (f->kind == COMMAND_LEDGER)
 		x->newest_ledger = f;
 	if (!x->agent && f->agent_id.p)

@@ -118,6 +118,25 @@ def test_a_second_result_is_late_evidence_and_replays_are_nothing(redis, pg, sta
     assert command(pg, "c-2")["status"] == "done" and result(pg, "c-2")["rc"] == 0
 
 
+def test_an_answer_beside_a_bridges_word_that_it_was_never_offered_is_not_lost(redis, pg, start):
+    """Read together, as another worker's pending entries are."""
+    c = redis.client
+    for n in range(2):
+        add_command(c, f"c-{n}")
+        add_command_event(c, f"c-{n}", "offered")
+    never = {"source": "bridge", "state": "expired", "agent_id": "gw-1"}
+    c.xadd("viw.command_results", {"correlation_id": "c-0", **never})
+    add_result(c, "c-0", rc=0, stdout="ran")
+    add_result(c, "c-1", rc=0, stdout="ran")
+    c.xadd("viw.command_results", {"correlation_id": "c-1", **never})
+    start_writer(start, "results", redis, pg.uri)
+    wait_drained(c, "results")
+    for n in range(2):
+        assert command(pg, f"c-{n}")["status"] == "done" and result(pg, f"c-{n}")["stdout_redacted"] == "ran"
+    late = pg.query("SELECT correlation_id, status FROM agent_command_late_results ORDER BY 1")
+    assert late == [{"correlation_id": f"c-{n}", "status": "expired"} for n in range(2)]
+
+
 def test_terminal_rows_cannot_be_changed_by_anybody(redis, pg, start):
     start_writer(start, "results", redis, pg.uri)
     add_command(redis.client, "c-1")
