@@ -14,7 +14,8 @@ enum {
 	AGAIN_MS = 60000,
 	SIZE_EVERY_MS = 300000,
 	DAY_MS = 86400000,
-	SESSIONS_AT_ONCE = 5000
+	SESSIONS_AT_ONCE = 5000,
+	AT_ONCE_DAYS = 400, /* viw_make_partitions refuses more */
 };
 
 static const char *const table_name[PARTITIONS_TABLES] = {"os_gateway_metrics", "agent_events"};
@@ -52,6 +53,16 @@ void partitions_free(struct partitions *x)
 
 /* ---- ahead ---- */
 
+static int64_t least(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
 enum pg_verdict partitions_ensure(struct partitions *x, struct pg *p, enum partitions_table t,
 				  int64_t first, int64_t last)
 {
@@ -61,20 +72,23 @@ enum pg_verdict partitions_ensure(struct partitions *x, struct pg *p, enum parti
 
 	if (first > last || (first >= x->first[t] && last <= x->last[t]))
 		return PG_OK;
-	/* Known days stay one range. */
-	if (x->first[t] <= x->last[t]) {
-		first = first < x->first[t] ? first : x->first[t];
-		last = last > x->last[t] ? last : x->last[t];
+	/* Known days stay one range, and today is one of them: a day years away is refused by itself,
+	 * and cannot make those of its neighbours too far. */
+	int64_t from = least(first, x->first[t]), to = most(last, x->last[t]);
+	if (to - from > AT_ONCE_DAYS || x->first[t] > x->last[t]) {
+		int64_t today = clock_wall_ms() / DAY_MS;
+		from = least(first, today);
+		to = most(last, today);
 	}
 	const struct pg_param param[] = {
 	    {.kind = PG_PARAM_TEXT, .text = span_of(table_name[t])},
-	    {.kind = PG_PARAM_INT8, .int8 = first},
-	    {.kind = PG_PARAM_INT8, .int8 = last},
+	    {.kind = PG_PARAM_INT8, .int8 = from},
+	    {.kind = PG_PARAM_INT8, .int8 = to},
 	};
 	enum pg_verdict v = pg_exec(p, &make, ARRAY_LEN(param), param, NULL);
 	if (v == PG_OK) {
-		x->first[t] = first;
-		x->last[t] = last;
+		x->first[t] = from;
+		x->last[t] = to;
 	}
 	return v;
 }

@@ -204,6 +204,23 @@ def test_frames_of_years_ago_cost_nothing(redis, pg, start):
     assert w.metric("viw_frames_skipped_total", reason="seen_or_past_retention") == 9
 
 
+def test_events_of_years_ago_or_ahead_take_no_neighbour_with_them(redis, pg, start):
+    """Entry ids of a Redis whose clock was wrong for a while; first of all, at a start."""
+    c, wrong = redis.client, {**writers.origin("gw-1"), "event": "connected"}
+    c.xadd("viw.agent_events", wrong, id="5-1")
+    writers.add_event(c, "gw-1", "connected", conn="c2")
+    w = start_writer(start, "telemetry", redis, pg.uri)
+    wait_drained(c, "telemetry")
+    writers.add_event(c, "gw-1", "disconnected", conn="c2")
+    wait_drained(c, "telemetry")
+    c.xadd("viw.agent_events", wrong, id="9102444800000-1")
+    wait_drained(c, "telemetry")
+    assert [r["event"] for r in pg.query("SELECT event FROM agent_events WHERE conn_id = 'c2' ORDER BY at")] == [
+        "connected", "disconnected"]
+    assert {r["entry_id"] for r in pg.query("SELECT entry_id FROM dead_letters")} <= {"5-1", "9102444800000-1"}
+    assert not w.proc.find_logs("postgres_failed")
+
+
 def test_heavy_entries_after_light_ones_keep_memory_flat(redis, pg, start):
     """The batch had grown on light entries when heavy ones come: one answer of Redis would be 100 MB."""
     c = redis.client
