@@ -60,7 +60,7 @@ RUN = """
 . tools/test.sh
 for f in packages_need build_preset test_clang_build ctest; do eval "$f() { :; }"; done
 as_root() { "$@"; }
-test_pytest() { echo "lane $1"; echo '<testsuite tests="1">' >"$report/$1.xml"; : >"$DIR/$1"; env --default-signal=INT sleep 60; }
+test_pytest() { echo "lane $1"; echo '<testsuite tests="1">' >"$report/$1.xml"; env --default-signal=INT sh -c ': >"$DIR/$0"; exec sleep 60' "$1"; }
 test_main
 """
 
