@@ -2,7 +2,7 @@
 # create_panel_user: a login without a shell. argv: username; stdin: userpass.
 . "${0%/*}/common.sh"
 user=$1
-read -r pass
+IFS= read -r pass
 args=()
 [ -z "$ROOT" ] || args=(-R "$ROOT")
 useradd "${args[@]}" --no-create-home --shell /usr/sbin/nologin --comment "viworks panel" -- "$user"

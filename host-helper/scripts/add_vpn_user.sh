@@ -2,9 +2,9 @@
 # create_openvpn_user. argv: username, source_ip, timeout; stdin: userpass, key, hmac_key (the last two may be empty).
 . "${0%/*}/common.sh"
 user=$1 source=$2 timeout=$3
-read -r pass
-read -r key || true
-read -r hmac || true
+IFS= read -r pass
+IFS= read -r key || true
+IFS= read -r hmac || true
 mkdir -p "$OPENVPN_DIR/users" "$OPENVPN_DIR/ccd"
 lock "$OPENVPN_DIR/users"
 [ ! -e "$OPENVPN_DIR/users/$user" ] || fail "user $user exists" 17

@@ -20,10 +20,10 @@ fail() {
 	exit "${2:-1}"
 }
 
-# write_file PATH MODE < text: whole or not at all.
+# write_file PATH MODE < text: whole or not at all. What a kill leaves half written is hidden: no user's name begins with a dot.
 write_file() {
 	local tmp
-	tmp=$(mktemp "$1.XXXXXX")
+	tmp=$(mktemp "${1%/*}/.${1##*/}.XXXXXX")
 	cat >"$tmp"
 	chmod "$2" "$tmp"
 	sync -d "$tmp"

@@ -5,6 +5,7 @@ user=$1
 args=()
 [ -z "$ROOT" ] || args=(-R "$ROOT")
 found=0
+[ ! -d "$OPENVPN_DIR" ] || lock "$OPENVPN_DIR/users" # not while one is being made
 # Only users that create_panel_user made: never a system account.
 if grep -q "^${user//./\\.}:[^:]*:[0-9]*:[0-9]*:viworks panel:" "$ROOT/etc/passwd"; then
 	userdel "${args[@]}" -- "$user"

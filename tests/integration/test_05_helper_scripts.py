@@ -2,14 +2,15 @@
 import json
 import shutil
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
 import viwtest
-from helperlib import Helper, code
-from viwtest import ROOT
+from helperlib import Helper, code, reload
+from viwtest import ROOT, rfc3339, wait_for
 
 SHIPPED = ROOT / "host-helper"
 VERBS = {"create_panel_user", "create_openvpn_user", "delete_user", "list_users", "terminate_session",
@@ -102,6 +103,53 @@ def test_panel_user_is_made_once_and_deleted(helper, root_dir):
     assert ok(helper.run("list_users")) == "panel alice\n"
     assert ok(helper.run("delete_user", {"username": "alice"})) == "deleted alice\n"
     assert "alice:" not in (etc / "passwd").read_text()
+
+
+@pytest.mark.parametrize("password", ["  both ends ", "   "])
+def test_blanks_of_a_secret_are_part_of_it(helper, root_dir, password):
+    """A shell's `read` takes them away: what was set was another password, and of blanks alone an empty one."""
+    def is_hash_of(hash):
+        salt = hash.split("$")[2]
+        made = subprocess.run(["openssl", "passwd", "-6", "-salt", salt, "-stdin"], input=password + "\n", stdout=subprocess.PIPE, text=True)
+        return made.stdout.strip() == hash
+    ok(helper.run("create_panel_user", {"username": "alice", "userpass": password}))
+    shadow = (root_dir / "tree/etc/shadow").read_text().splitlines()
+    assert is_hash_of(next(l for l in shadow if l.startswith("alice:")).split(":")[1])
+    ok(helper.run("create_openvpn_user", {"username": "bob", "userpass": password, "source_ip": "192.0.2.7", "key": " k", "hmac_key": " h"}))
+    assert is_hash_of((root_dir / "openvpn/users/bob").read_text().split(":")[1])
+    stanza = "KEY_BASE64  k\nHMAC_KEY_BASE64  h\n"
+    assert stanza in (root_dir / "fwknop/bob.conf").read_text()
+    ok(helper.run("update_fwknop", {"username": "bob", "source_ip": "192.0.2.7", "key": " k", "hmac_key": " h"}))
+    assert stanza in (root_dir / "fwknop/bob.conf").read_text()
+
+
+def test_every_user_is_listed_and_nothing_else(helper, root_dir):
+    """No valid name hides a user, and what a script that was killed left half written is none."""
+    for name in ("bob.lock", "carol.conf"):
+        ok(helper.run("create_openvpn_user", {"username": name, "userpass": "hunter22", "source_ip": "192.0.2.7"}))
+    conf = helper.scripts / "viworks.conf"
+    conf.write_text(conf.read_text() + "sync() { kill -9 $$; sleep 9; }\n")
+    assert helper.run("create_openvpn_user", {"username": "eve", "userpass": "hunter22", "source_ip": "192.0.2.7"})["rc"] != 0
+    assert [l.split()[1] for l in ok(helper.run("list_users")).splitlines()] == ["bob.lock", "carol.conf"]
+
+
+def test_a_user_deleted_while_it_is_made_is_there_or_not(helper, root_dir):
+    """Never gone with its access left behind."""
+    conf = helper.scripts / "viworks.conf"
+    conf.write_text(conf.read_text() + f'sync() {{ case $2 in */ccd/*) touch {root_dir}/bootstrap/half; sleep 1 ;; esac; }}\n')
+    for m in ("create_openvpn_user", "delete_user"):
+        text = json.loads((helper.verbs / f"{m}.json").read_text())
+        text["writable_paths"].append(f"{root_dir}/bootstrap")
+        (helper.verbs / f"{m}.json").write_text(json.dumps(text))
+    reload(helper)
+    c = helper.client()
+    c.send(verb="create_openvpn_user", correlation_id="make", deadline=rfc3339(60),
+           args={"username": "bob", "userpass": "hunter22", "source_ip": "192.0.2.7", "key": KEY})
+    wait_for((root_dir / "bootstrap/half").exists, what="a user half made")
+    ok(helper.run("delete_user", {"username": "bob"}))
+    ok(c.recv())
+    for path in ("openvpn/users/bob", "openvpn/ccd/bob", "fwknop/bob.conf"):
+        assert not (root_dir / path).exists(), path
 
 
 def test_delete_user_leaves_system_accounts_alone(helper, root_dir):
