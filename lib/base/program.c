@@ -164,10 +164,19 @@ static int print_metrics(const struct settings_spec *spec)
 	return r < 0 ? PROGRAM_SYSTEM : PROGRAM_OK;
 }
 
+/* What is opened must not become descriptor 0, 1 or 2: into the last one goes the log. */
+static void fill_standard_descriptors(void)
+{
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0)
+			return; /* none there, or none left: then nothing else gets one */
+}
+
 int program_start(const struct settings_spec *spec, int argc, char **argv, void *cfg,
 		  char ***ret_words)
 {
 	enum action action = RUN;
+	fill_standard_descriptors();
 	memset(cfg, 0, spec->struct_size);
 	char **words;
 	int code = parse_options(spec, argc, argv, &action, &words);
