@@ -217,12 +217,12 @@ static bool already_known(struct helper *h, const struct request *q, const char 
 			reply_error(h, to, "busy", "too many wait for this command");
 		return true;
 	}
-	int r = journal_look(&h->journal, q->correlation_id, &e);
+	int r = 0, looked = journal_look(&h->journal, q->correlation_id, &e);
 	if (e.corrupt)
 		LOG_ERROR(FIELDS(.event = "journal_corrupt", .correlation_id = q->correlation_id,
 				 .error = e.corrupt),
 			  "a journal file cannot be trusted; its command will not run");
-	if (r < 0)
+	if (looked < 0)
 		reply_error(h, to, "internal", "the journal cannot be read; nothing was started");
 	else if (e.state == JOURNAL_ABSENT)
 		known = false;
@@ -290,8 +290,8 @@ static void op_query(struct helper *h, struct request *q, struct reply_to *to)
 			reply_error(h, to, "busy", "too many wait for this command");
 		return;
 	}
-	int r = journal_look(&h->journal, q->correlation_id, &e);
-	if (r < 0)
+	int r = 0, looked = journal_look(&h->journal, q->correlation_id, &e);
+	if (looked < 0)
 		reply_error(h, to, "internal", "the journal cannot be read");
 	else if (e.state == JOURNAL_UNKNOWN && !e.corrupt)
 		r = run_settle(h, &e, to);

@@ -310,6 +310,7 @@ static void on_tick(void *arg)
 		h->cpu = now;
 	}
 	conn_tick(h);
+	listen_tick(h);
 	run_tick(h);
 	if (clock_boot_ms() - h->nonce_log_since > NONCE_LOG_KEEP_MS && rotate_nonce_log(h) < 0)
 		LOG_WARN(FIELDS(.event = "nonces_not_rotated"),

@@ -50,6 +50,7 @@ struct helper {
 	struct cpu_sample cpu, cpu_older; /* about a second apart */
 	int64_t started_wall_ms, started_boot_ms, aged_at_ms, synced_at_ms;
 	bool owns_cgroup, owns_children, had_orphans;
+	bool listener_short; /* of descriptors: nothing was accepted since */
 };
 
 /* One request that passed authentication, while it is being answered. */
@@ -63,6 +64,8 @@ struct request {
 };
 
 /* listen.c */
+/* Accepts again when a want of descriptors had stopped it. */
+void listen_tick(struct helper *h);
 int listen_open(struct helper *h) MUST_CHECK;
 int listen_load_uids(struct helper *h) MUST_CHECK;
 bool listen_uid_allowed(const struct helper *h, uid_t uid);

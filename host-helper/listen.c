@@ -75,6 +75,21 @@ static void refuse_peer(struct helper *h, int fd, const struct ucred *peer)
 	close(fd);
 }
 
+/* Not looked at before the next tick: what waits there would wake us for nothing without end. */
+static void pause_listener(struct helper *h)
+{
+	if (!h->listener_short)
+		LOG_WARN(FIELDS(.event = "no_descriptors", .error = strerror(errno)),
+			 "connections have to wait");
+	h->listener_short = loop_change(&h->loop, &h->listener, 0) == 0;
+}
+
+void listen_tick(struct helper *h)
+{
+	if (h->listener_short && loop_change(&h->loop, &h->listener, EPOLLIN) < 0)
+		LOG_ERROR(FIELDS(.event = "no_descriptors"), "connections still have to wait");
+}
+
 static void on_listener_ready(struct watch *w, uint32_t events UNUSED)
 {
 	struct helper *h = CONTAINER_OF(w, struct helper, listener);
@@ -83,8 +98,12 @@ static void on_listener_ready(struct watch *w, uint32_t events UNUSED)
 		struct ucred peer;
 		socklen_t n = sizeof peer;
 		int fd = accept4(w->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		if (fd < 0)
+		if (fd < 0) {
+			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+				pause_listener(h);
 			return;
+		}
+		h->listener_short = false;
 		if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) < 0)
 			close(fd);
 		else if (!listen_uid_allowed(h, peer.uid))

@@ -529,7 +529,7 @@ void run_tick(struct helper *h)
 {
 	for (struct run *r = h->runs, *next; r; r = next) {
 		next = r->next;
-		if (r->kind == ADOPTED || (r->kind == SETTLE && r->watch.fd < 0))
+		if (r->watch.fd < 0) /* no process to hear of, or the journal was not to be read */
 			run_end_by_journal(r);
 	}
 	for (const struct run *r = h->runs; r; r = r->next)

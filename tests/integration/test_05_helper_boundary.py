@@ -3,6 +3,7 @@ import copy
 import json
 import os
 import re
+import resource
 import socket
 import stat
 import time
@@ -290,3 +291,48 @@ def test_faults_only_this_host_can_know_are_named(start, root_dir):
     assert check.wait_exit() == 78
     for text in ("ghost.json run_as: ", "caps.json capabilities: ", "gone.json exec: "):
         assert text in check.text, check.text
+
+
+def test_without_descriptors_it_waits_for_some_and_does_not_spin(helper):
+    """What it can still be asked is answered, each once."""
+    helper.verb("slow", "sleep 60")
+    helper.start()
+    known = helper.client(timeout=5)
+    assert known.call(op="query", correlation_id="c-1")["status"] == "ok"
+    limit = resource.prlimit(helper.proc.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(helper.proc.pid, resource.RLIMIT_NOFILE, (3, limit[1]))
+    late = helper.client(timeout=15)
+    late.send(op="query", correlation_id="c-2")
+    helper.proc.wait_log("no_descriptors")
+    used, began = cpu_ticks(helper.proc.pid), time.monotonic()
+    while time.monotonic() - began < 1:
+        ask = {"op": "query"} if time.monotonic() - began < 0.5 else {"verb": "slow", "args": {}, "deadline": rfc3339(60)}
+        reply = known.call(correlation_id="c-1", **ask)
+        assert code(reply) == "internal" and "journal cannot be read" in reply["error"]["msg"], "once, and not `busy` as well"
+        time.sleep(0.1)
+    assert cpu_ticks(helper.proc.pid) - used < 30, "of 100 in this second"
+    assert len(helper.proc.find_logs("no_descriptors")) == 1, "said once"
+    resource.prlimit(helper.proc.pid, resource.RLIMIT_NOFILE, limit)
+    assert known.call(op="query", correlation_id="c-1")["status"] == "ok"
+    assert late.recv()["status"] == "ok"
+    assert helper.query("c-3")["status"] == "ok"
+
+
+def cpu_ticks(pid):
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_started_without_standard_descriptors_its_log_goes_nowhere_else(helper):
+    """Closed ones would be the next files it opens: its lock, which each run would then keep, and what the log is written into."""
+    helper.verb("slow", f"touch {helper.root}/begun; sleep 60")
+    helper.proc = helper._start("/bin/sh", args=["-c", 'exec "$0" <&- >&- 2>&-', helper_program()], env=helper.env)
+    pid = helper.proc.pid
+    wait_for(helper.socket.exists, what="its socket")
+    assert {os.readlink(f"/proc/{pid}/fd/{n}") for n in range(3)} == {"/dev/null"}
+    c = helper.client()
+    c.send(verb="slow", args={}, correlation_id="c-1", deadline=rfc3339(60))
+    wait_for((helper.root / "begun").exists, what="a run")
+    helper.proc.kill()
+    helper.start()  # while the run goes on
+    assert helper.query("c-1")["data"]["state"] == "running"

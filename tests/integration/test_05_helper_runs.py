@@ -1,6 +1,7 @@
 """Privilege: nothing of a run outlives it, and nothing in it may do more than was declared."""
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -349,3 +350,25 @@ def test_without_landlock_it_says_so_and_the_unit_is_what_holds(helper):
     kids = subprocess.run(["pgrep", "-P", str(helper.proc.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
     os.kill(int(kids[0]), signal.SIGTERM)
     helper.proc.wait_exit(10)
+
+
+def test_a_run_that_ends_while_there_are_no_descriptors_is_answered_later(helper):
+    """Its supervisor is killed while the helper can open nothing: neither its asker nor its place may be lost."""
+    helper.verb("once", f"echo $$ > {helper.root}/pid; sleep 60")
+    helper.start()
+    c = helper.client(timeout=1)
+    c.send(verb="once", args={}, correlation_id="c-1", deadline=rfc3339(60))
+    pid = helper.root / "pid"
+    wait_for(lambda: pid.exists() and pid.read_text(), what="a run")
+    script = int(pid.read_text())
+    limit = resource.prlimit(helper.proc.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(helper.proc.pid, resource.RLIMIT_NOFILE, (3, limit[1]))
+    os.kill(supervisor_of(script), signal.SIGKILL)
+    with pytest.raises(TimeoutError):
+        c.recv()
+    resource.prlimit(helper.proc.pid, resource.RLIMIT_NOFILE, limit)
+    c.sock.settimeout(15)
+    assert code(c.recv()) == "outcome_unknown"
+    assert not alive(script)
+    helper.verb("once", "echo second")
+    assert helper.run("once")["stdout"] == "second\n", "its place is free again"
