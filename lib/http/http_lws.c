@@ -292,6 +292,7 @@ static void on_timer(void *arg)
 	}
 	switch (h->destroy_step++) {
 	case 0:
+		loop_hold_opens(h->loop, 1);
 		http_opening_drop_all(h);
 		if (h->context)
 			lws_context_destroy(h->context);
@@ -300,6 +301,7 @@ static void on_timer(void *arg)
 	default:
 		if (h->context)
 			lws_context_destroy(h->context);
+		loop_hold_opens(h->loop, -1);
 		http_lws_release(h);
 		return;
 	}

@@ -173,6 +173,16 @@ void loop_hurry_once(struct loop *l)
 	l->hurry_once = true;
 }
 
+void loop_hold_opens(struct loop *l, int by)
+{
+	l->opens_held += by;
+}
+
+bool loop_opens_held(const struct loop *l)
+{
+	return l->opens_held > 0;
+}
+
 /* ---- timers ---- */
 
 struct loop_timer {

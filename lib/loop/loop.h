@@ -34,6 +34,10 @@ unsigned loop_pace_us(const struct loop *l); /* 0: not paced */
  * half a millisecond apart. */
 void loop_hurry(struct loop *l, int by);
 void loop_hurry_once(struct loop *l); /* the next turn only */
+/* by 1, later by -1: between the two nobody should open a descriptor, since libwebsockets, while it
+ * is destroyed, closes a number of its own twice. */
+void loop_hold_opens(struct loop *l, int by);
+bool loop_opens_held(const struct loop *l);
 
 /* Timers fire once unless every_ms > 0. The struct is heap-owned by the loop module. */
 struct loop_timer;

@@ -22,6 +22,7 @@ struct loop {
 	unsigned pace_us;
 	int hurry; /* how many wait */
 	bool hurry_once;
+	int opens_held;
 };
 
 /* Closes a handle whose first member of the owning struct is that handle; frees the struct. */

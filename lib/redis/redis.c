@@ -30,6 +30,7 @@
 #define MAX_BYTES_DEFAULT     ((size_t)64 << 20)
 #define TIMEOUT_MS_DEFAULT    5000
 #define CONNECT_TIMEOUT_MS    1500
+#define HELD_MS		      20
 /* With the connect itself well under 2 s from server back to connection up. */
 #define BACKOFF_BASE_MS 50
 #define BACKOFF_CAP_MS	1000
@@ -484,6 +485,15 @@ static void connect_to(struct redis *r, const struct sockaddr *sa, socklen_t len
 		fail_errno(r, "poll", -error);
 }
 
+static bool held_up(struct redis *r)
+{
+	if (!loop_opens_held(r->loop))
+		return false;
+	r->state = WAITING;
+	loop_timer_start(r->timer, HELD_MS, 0);
+	return true;
+}
+
 static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t n)
 {
 	struct redis *r = arg;
@@ -492,7 +502,7 @@ static void on_resolved(void *arg, int error, const struct netaddr *addr, size_t
 	r->resolving = NULL;
 	if (error < 0)
 		fail_errno(r, "name resolution", -error);
-	else /* not always the same of several addresses */
+	else if (!held_up(r)) /* not always the same of several addresses */
 		connect_to(r, (const struct sockaddr *)&addr[r->backoff.last_ms % (int64_t)n].ss,
 			   addr[r->backoff.last_ms % (int64_t)n].len);
 	leave(r);
@@ -502,6 +512,8 @@ static void start_connect(struct redis *r)
 {
 	int error;
 
+	if (held_up(r))
+		return;
 	loop_timer_start(r->timer, CONNECT_TIMEOUT_MS, 0);
 	if (r->url.is_unix) {
 		struct sockaddr_un un = {.sun_family = AF_UNIX};
