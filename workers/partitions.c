@@ -72,8 +72,8 @@ enum pg_verdict partitions_ensure(struct partitions *x, struct pg *p, enum parti
 
 	if (first > last || (first >= x->first[t] && last <= x->last[t]))
 		return PG_OK;
-	/* Known days stay one range, and today is one of them: a day years away is refused by itself,
-	 * and cannot make those of its neighbours too far. */
+	/* Known days stay one range, and today is one of them: a day years away is refused by
+	 * itself, and cannot make those of its neighbours too far. */
 	int64_t from = least(first, x->first[t]), to = most(last, x->last[t]);
 	if (to - from > AT_ONCE_DAYS || x->first[t] > x->last[t]) {
 		int64_t today = clock_wall_ms() / DAY_MS;
