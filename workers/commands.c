@@ -11,7 +11,7 @@
 #include "origin.h"
 #include "wire/command_rules.h"
 
-enum { WORD_MAX = 256, FRAME_MAX = 16 << 20 };
+enum { WORD_MAX = 256 };
 
 /* ---- statements ---- */
 
@@ -96,8 +96,8 @@ int commands_init(struct commands *c, const struct verbs *verbs)
 {
 	*c = (struct commands){.verbs = verbs};
 	arena_init(&c->arena);
-	buf_init(&c->scratch, (size_t)FRAME_MAX * 2);
-	int r = wire_decoder_new(FRAME_MAX, &c->decoder);
+	buf_init(&c->scratch, (size_t)WIRE_MAX_FRAME_BYTES_MOST * 2);
+	int r = wire_decoder_new(WIRE_MAX_FRAME_BYTES_MOST, &c->decoder);
 	if (r == 0)
 		r = secrets_new(&c->secrets);
 	if (r == 0)

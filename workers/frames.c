@@ -104,7 +104,7 @@ int frames_init(struct frames *f, int64_t retention_days)
 	*f = (struct frames){
 	    .late_ms = (retention_days < BEHIND_DAYS ? retention_days : BEHIND_DAYS) * DAY_MS};
 	arena_init(&f->arena);
-	int r = wire_decoder_new(WIRE_MAX_FRAME_BYTES_DEFAULT, &f->decoder);
+	int r = wire_decoder_new(WIRE_MAX_FRAME_BYTES_MOST, &f->decoder);
 	if (r == 0)
 		r = columns_init(&f->status, STATUS_TYPES);
 	if (r == 0)

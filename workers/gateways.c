@@ -141,7 +141,7 @@ int gateways_init(struct gateways *g)
 {
 	*g = (struct gateways){0};
 	arena_init(&g->arena);
-	int r = wire_decoder_new(WIRE_MAX_FRAME_BYTES_DEFAULT, &g->decoder);
+	int r = wire_decoder_new(WIRE_MAX_FRAME_BYTES_MOST, &g->decoder);
 	if (r == 0)
 		r = columns_init(&g->gateway, GATEWAY_TYPES);
 	if (r == 0)

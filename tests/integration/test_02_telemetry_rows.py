@@ -3,6 +3,7 @@ import datetime
 
 import viwtest
 import writers
+from bridges import Bridge
 from viwtest import wait_for
 from writers import add_event, add_hello, add_telemetry, start_writer, wait_drained
 
@@ -159,6 +160,14 @@ def test_connections_of_a_bridges_former_life_end(redis, pg, start):
     redis.client.set("viw.bridge.b1", "200|y")  # killed and started again within its lease
     pg.wait_row("SELECT 1 FROM os_gateways WHERE status = 'offline'", timeout=15)
     pg.wait_row("SELECT 1 FROM agent_sessions WHERE close_reason = 'bridge_restarted'")
+
+
+def test_a_frame_as_large_as_the_bridge_takes_becomes_a_row(redis, pg, start, connect):
+    start_writer(start, "telemetry", redis, pg.uri)
+    agent = Bridge(start, redis, connect, MAX_FRAME_BYTES=16 << 20).agent("gw-1")
+    agent.send(writers.frame("gw-1", seq=1, cpu_pct=12.5, containers=[{"id": "x" * (12 << 20)}]))
+    pg.wait_row("SELECT 1 FROM os_gateway_status WHERE cpu_pct = 12.5 AND length(metrics::text) > 12 << 20", timeout=20)
+    assert pg.query("SELECT count(*) AS n FROM dead_letters") == [{"n": 0}]
 
 
 def test_one_bad_entry_never_blocks_its_neighbours(redis, pg, start):
