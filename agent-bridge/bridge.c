@@ -209,7 +209,15 @@ static void on_tick(void *arg)
 	give_back_memory(b);
 	store_check_pressure(b->store);
 	release_held(b);
+}
+
+static void on_beat(void *arg)
+{
+	struct bridge *b = arg;
+
 	heartbeat_tick(&b->sessions, b->metrics, loop_now_ms(b->loop));
+	loop_timer_start(b->beat, loop_part_ms(b->sessions.all, HEARTBEAT_PART, HEARTBEAT_EVERY_MS),
+			 0);
 }
 
 static void on_denylist_change(void *arg)
@@ -421,13 +429,16 @@ int bridge_open(struct loop *l, struct bridge_settings *settings, struct bridge 
 	if (r == 0)
 		r = loop_timer_new(l, on_tick, b, &b->tick);
 	if (r == 0)
+		r = loop_timer_new(l, on_beat, b, &b->beat);
+	if (r == 0)
 		r = open_tls_watch(b);
 	if (r < 0) {
 		LOG_ERROR(FIELDS(.event = "start_failed", .error = strerror(-r)), "cannot start");
 		return PROGRAM_SYSTEM;
 	}
 	find_room(b);
-	loop_timer_start(b->tick, 0, TICK_MS);
+	loop_timer_start(b->tick, TICK_MS, TICK_MS);
+	on_beat(b);
 	return open_listeners(b);
 }
 

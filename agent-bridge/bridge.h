@@ -41,6 +41,7 @@ struct bridge {
 	struct ws_server *ws;
 	struct http_server *internal; /* with INTERNAL_BIND */
 	struct loop_timer *tick;      /* every second */
+	struct loop_timer *beat;      /* part of the sessions */
 	size_t max_conn, max_sockets; /* MAX_CONN, or what the limit of open files leaves */
 	bool pressed;
 	size_t most_sessions, last_sessions; /* since memory was given back; a second ago */

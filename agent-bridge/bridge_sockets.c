@@ -155,7 +155,7 @@ static struct session *on_open(void *arg, const struct handshake_verdict *v)
 		return NULL;
 	s->connected_ms = s->seen_ms = clock_wall_ms();
 	s->rx_at_ms = loop_now_ms(b->loop);
-	s->ping_due_ms = s->rx_at_ms + HEARTBEAT_PING_MS;
+	s->ping_due_ms = heartbeat_first_ping_ms(s);
 	if (b->pressed)
 		s->pause |= SESSION_PAUSE_PRESSURE;
 	metric_add(metrics_get(b->metrics, M_connections, NULL, NULL), 1);

@@ -1,7 +1,8 @@
 /*
  * Whether this bridge still owns its agents: asked every few seconds, a batch at a time so that
- * neither this loop nor Redis stands still for the others, and when Redis is reached anew. What another connection owns by now is closed; what Redis has forgotten is claimed
- * again under the epoch it had.
+ * neither this loop nor Redis stands still for the others, and when Redis is reached anew. What
+ * another connection owns by now is closed; what Redis has forgotten is claimed again under the
+ * epoch it had.
  */
 #include "dispatch_internal.h"
 
@@ -155,9 +156,8 @@ void dispatch_check_all(struct dispatch *d)
 void dispatch_check_next(void *arg)
 {
 	struct dispatch *d = arg;
-	size_t batches = (d->by_sid.count + CHECK_BATCH - 1) / CHECK_BATCH;
 
-	loop_timer_start(d->check, CHECK_EVERY_MS / (batches ? (int64_t)batches : 1), 0);
+	loop_timer_start(d->check, loop_part_ms(d->by_sid.count, CHECK_BATCH, CHECK_EVERY_MS), 0);
 	if (!store_is_up(d->store))
 		return;
 	if (!d->cursor)

@@ -3,7 +3,8 @@
 #include "bridge_metrics.h"
 #include "transport.h"
 
-#define STOOD_STILL_MS 5000
+#define STOOD_STILL_MS	 5000
+#define HEARTBEAT_SPREAD 128
 
 /* Why this session has to go, or NULL. */
 static const char *fault(const struct session *s, int64_t now_ms, int *ret_code)
@@ -39,30 +40,42 @@ static void forgive(struct sessions *all, int64_t gap_ms, int64_t now_ms)
 	}
 }
 
+static void look_at(struct session *s, struct metrics *m, int64_t now_ms)
+{
+	const char *why;
+	int code;
+
+	if (!session_is_open(s))
+		return;
+	why = fault(s, now_ms, &code);
+	if (why) {
+		if (code == SESSION_CLOSE_POLICY && !s->partial_since_ms && !s->stuck_since_ms)
+			metric_add(metrics_get(m, M_heartbeats_missed, NULL, NULL), 1);
+		session_close(s, code, why);
+	} else if (now_ms >= s->ping_due_ms) {
+		s->ping_due_ms = now_ms + HEARTBEAT_PING_MS;
+		s->want_ping = true;
+		transport_wake(s);
+	}
+}
+
+int64_t heartbeat_first_ping_ms(const struct session *s)
+{
+	return s->rx_at_ms + HEARTBEAT_PING_MS -
+	       (int64_t)(s->sid % HEARTBEAT_SPREAD) * HEARTBEAT_PING_MS / 2 / HEARTBEAT_SPREAD;
+}
+
 void heartbeat_tick(struct sessions *all, struct metrics *m, int64_t boot_ms)
 {
-	struct session *next;
-
 	if (all->ticked_ms && boot_ms - all->ticked_ms > STOOD_STILL_MS)
 		forgive(all, boot_ms - all->ticked_ms, boot_ms);
 	all->ticked_ms = boot_ms;
-	for (struct session *s = all->first; s; s = next) {
-		const char *why;
-		int code;
+	if (!all->at)
+		all->at = all->first;
+	for (int i = 0; all->at && i < HEARTBEAT_PART; i++) {
+		struct session *s = all->at;
 
-		next = s->next;
-		if (!session_is_open(s))
-			continue;
-		why = fault(s, boot_ms, &code);
-		if (why) {
-			if (code == SESSION_CLOSE_POLICY && !s->partial_since_ms &&
-			    !s->stuck_since_ms)
-				metric_add(metrics_get(m, M_heartbeats_missed, NULL, NULL), 1);
-			session_close(s, code, why);
-		} else if (boot_ms >= s->ping_due_ms) {
-			s->ping_due_ms = boot_ms + HEARTBEAT_PING_MS;
-			s->want_ping = true;
-			transport_wake(s);
-		}
+		all->at = s->next; /* moved on by sessions_remove, too */
+		look_at(s, m, boot_ms);
 	}
 }

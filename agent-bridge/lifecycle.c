@@ -34,6 +34,7 @@ static void close_all(struct bridge *b)
 	denylist_close(TAKE(b->denylist));
 	tls_watch_close(TAKE(b->tls_watch));
 	loop_timer_close(TAKE(b->tick));
+	loop_timer_close(TAKE(b->beat));
 	loop_timer_close(TAKE(b->drain_timer));
 	b->phase = BRIDGE_CLOSED;
 	if (b->on_closed)

@@ -126,6 +126,8 @@ void sessions_remove(struct sessions *all, struct session *s)
 	sid_unlink(all, s);
 	if (s->claimed)
 		agent_unlink(all, s);
+	if (all->at == s)
+		all->at = s->next;
 	if (s->prev)
 		s->prev->next = s->next;
 	else

@@ -11,7 +11,8 @@ struct sessions {
 	size_t all;		      /* how many, with those closing */
 	struct rings rings, results;  /* each with a budget of its own */
 	size_t held_bytes;
-	int64_t ticked_ms; /* heartbeat_tick; 0: not yet */
+	int64_t ticked_ms;  /* heartbeat_tick; 0: not yet */
+	struct session *at; /* where heartbeat_tick goes on; NULL: at the first */
 	uint64_t last_sid;
 	struct session **by_sid, **by_agent; /* hash tables */
 	size_t buckets;

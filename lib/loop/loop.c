@@ -237,6 +237,13 @@ void loop_timer_close(struct loop_timer *t)
 		loop_close_and_free((uv_handle_t *)&t->handle);
 }
 
+int64_t loop_part_ms(size_t n, size_t part, int64_t every_ms)
+{
+	size_t parts = (n + part - 1) / part;
+
+	return parts > 1 ? every_ms / (int64_t)parts : every_ms;
+}
+
 /* ---- end of turn ----
  *
  * Whoever asks in a timer is served by the prepare handle just before the loop would sleep, whoever

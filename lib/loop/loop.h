@@ -47,6 +47,9 @@ void loop_timer_start(struct loop_timer *t, int64_t after_ms, int64_t every_ms);
 void loop_timer_stop(struct loop_timer *t);
 bool loop_timer_active(const struct loop_timer *t);
 void loop_timer_close(struct loop_timer *t); /* NULL is fine */
+/* How far apart to look at parts of n, so that each comes once in every_ms and nobody waits for
+ * all of them. */
+int64_t loop_part_ms(size_t n, size_t part, int64_t every_ms);
 
 /* Called once at the end of the current loop turn (after I/O); coalesces repeated asks. */
 struct loop_later;

@@ -2,6 +2,7 @@
 #include "bridge_metrics.h"
 #include "fake_transport.h"
 #include "heartbeat.h"
+#include "loop/loop.h"
 #include "unit.h"
 
 struct fixture {
@@ -129,6 +130,64 @@ static void test_standing_still_counts_against_nobody(void **state)
 	assert_string_equal(x->s->close_reason, "heartbeat_missed");
 }
 
+static int64_t pings(const struct fixture *x)
+{
+	int64_t n = 0;
+
+	for (const struct session *s = x->all.first; s; s = s->next)
+		n += s->want_ping;
+	return n;
+}
+
+static void add(struct fixture *x, int n)
+{
+	struct session *s;
+
+	for (int i = 0; i < n; i++) {
+		assert_int_equal(sessions_add(&x->all, "gw-2", "127.0.0.1", &s), 0);
+		s->socket = s;
+		s->rx_at_ms = 1000;
+		s->ping_due_ms = 21000;
+	}
+}
+
+static void test_many_are_looked_at_in_parts(void **state)
+{
+	struct fixture *x = *state;
+	struct session *s;
+
+	add(x, 2 * HEARTBEAT_PART);
+	assert_int_equal(loop_part_ms(x->all.all, HEARTBEAT_PART, 1000), 333);
+	heartbeat_tick(&x->all, x->metrics, 21000);
+	assert_int_equal(pings(x), HEARTBEAT_PART);
+	s = x->all.at; /* the next one goes, and the first, which was seen */
+	sessions_remove(&x->all, s);
+	sessions_remove(&x->all, x->all.first);
+	heartbeat_tick(&x->all, x->metrics, 21333);
+	assert_int_equal(pings(x), 2 * HEARTBEAT_PART - 1);
+	assert_null(x->all.at);
+	heartbeat_tick(&x->all, x->metrics, 21666);
+	assert_int_equal(pings(x), 2 * HEARTBEAT_PART - 1);
+	while (x->all.first)
+		sessions_remove(&x->all, x->all.first);
+	heartbeat_tick(&x->all, x->metrics, 22000);
+}
+
+static void test_who_came_together_is_not_pinged_together(void **state)
+{
+	struct fixture *x = *state;
+	int64_t in[20] = {0}, due;
+
+	add(x, 1000);
+	for (const struct session *s = x->all.first; s; s = s->next) {
+		due = heartbeat_first_ping_ms(s) - s->rx_at_ms;
+		assert_in_range(due, HEARTBEAT_PING_MS / 2, HEARTBEAT_PING_MS);
+		in[(due - 1) / 1000]++;
+	}
+	for (int i = 10; i < 20; i++)
+		assert_in_range(in[i], 80, 120);
+}
+
 int main(void)
 {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -139,6 +198,8 @@ int main(void)
 	    CASE(test_unread_output_for_a_minute_is_closed),
 	    CASE(test_paused_is_not_silent),
 	    CASE(test_standing_still_counts_against_nobody),
+	    CASE(test_many_are_looked_at_in_parts),
+	    CASE(test_who_came_together_is_not_pinged_together),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
