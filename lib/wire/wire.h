@@ -14,7 +14,7 @@
 
 #define WIRE_MAX_DEPTH		     16
 #define WIRE_MAX_FRAME_BYTES_DEFAULT 262144
-#define WIRE_MAX_FRAME_BYTES_MOST (16 << 20) /* a bridge can be set up to take as much */
+#define WIRE_MAX_FRAME_BYTES_MOST    (16 << 20) /* a bridge can be set up to take as much */
 
 enum wire_direction {
 	WIRE_FROM_AGENT,
