@@ -251,10 +251,10 @@ static void reload(struct helper *h)
 	int r = settings_load(&host_helper_settings_spec, environ, &fresh, &faults);
 	if (r == 0) {
 		(void)settings_apply_reload(&host_helper_settings_spec, h->cfg, &fresh, NULL);
-		settings_free(&host_helper_settings_spec, &fresh);
 		r = listen_load_uids(h);
 		conn_drop_refused(h);
 	}
+	settings_free(&host_helper_settings_spec, &fresh);
 	for (size_t i = 0; i < faults.n; i++)
 		LOG_ERROR(FIELDS(.event = "config_fault", .setting = faults.item[i].setting),
 			  "%s %s", faults.item[i].setting, faults.item[i].text);

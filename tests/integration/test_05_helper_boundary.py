@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import signal
 import socket
 import stat
 import time
@@ -336,3 +337,15 @@ def test_started_without_standard_descriptors_its_log_goes_nowhere_else(helper):
     helper.proc.kill()
     helper.start()  # while the run goes on
     assert helper.query("c-1")["data"]["state"] == "running"
+
+
+def test_a_reload_of_a_faulty_settings_file_changes_nothing(helper):
+    """Nor does it cost memory: the sanitizer looks at the end."""
+    conf = helper.root / "helper.toml"
+    conf.write_text("rate = 2000\n")
+    helper.verb("once", "echo here")
+    helper.start(HOST_HELPER_CONFIG=str(conf))
+    conf.write_text("rate = 0x\nverbs_dir = '/nonexistent'\n")
+    helper.proc.signal(signal.SIGHUP)
+    helper.proc.wait_log("reload_failed")
+    assert helper.run("once")["stdout"] == "here\n"
