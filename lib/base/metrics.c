@@ -4,8 +4,8 @@
  */
 #include "base/metrics.h"
 
-#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define SERIES_MAX  256
@@ -358,15 +359,31 @@ static int put_process_one(struct buf *out, const char *name, const char *help, 
 	return r < 0 ? r : buf_append_char(out, '\n');
 }
 
+/* Room in the table of open files: none has a number beyond it. */
+static int fd_slots(void)
+{
+	FILE *f = fopen("/proc/self/status", "re");
+	char line[256];
+	int n = 0;
+
+	while (f && fgets(line, sizeof line, f) && sscanf(line, "FDSize: %d", &n) != 1)
+		;
+	if (f)
+		fclose(f);
+	return n;
+}
+
+/* To read the folder takes 2 us for each: with 18,000 agents nobody else was served for so long at
+ * every scrape. Linux 6.2 gives their number as its size; before, each number is asked about. */
 static double open_fds(void)
 {
-	DIR *d = opendir("/proc/self/fd");
-	if (!d)
-		return 0;
-	int n = -3; /* ".", ".." and the folder itself */
-	while (readdir(d))
-		n++;
-	closedir(d);
+	struct stat st;
+	int n = 0;
+
+	if (stat("/proc/self/fd", &st) == 0 && st.st_size > 0)
+		return (double)st.st_size;
+	for (int fd = fd_slots() - 1; fd >= 0; fd--)
+		n += fcntl(fd, F_GETFD) >= 0;
 	return n;
 }
 

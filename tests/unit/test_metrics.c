@@ -1,5 +1,6 @@
 #include "unit.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -101,6 +102,18 @@ static void test_series_are_bounded(void **state)
 	expect_has("viw_frames_total{type=\"other\",direction=\"other\"} 744\n");
 }
 
+static int files_in_folder(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	int n = -3; /* ".", ".." and the folder itself */
+
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
 static void test_process_lines(void **state)
 {
 	struct buf b;
@@ -113,6 +126,7 @@ static void test_process_lines(void **state)
 	assert_true(rss && start && fds);
 	assert_true(strtod(strchr(rss, ' '), NULL) > 500000);
 	assert_true(strtod(strchr(fds, ' '), NULL) >= 3);
+	assert_int_equal((int)strtod(strchr(fds, ' '), NULL), files_in_folder());
 	double age = (double)time(NULL) - strtod(strchr(start, ' '), NULL);
 	assert_true(age > -2 && age < 600);
 	buf_fini(&b);
