@@ -215,9 +215,9 @@ static void on_beat(void *arg)
 {
 	struct bridge *b = arg;
 
-	heartbeat_tick(&b->sessions, b->metrics, loop_now_ms(b->loop));
 	loop_timer_start(b->beat, loop_part_ms(b->sessions.all, HEARTBEAT_PART, HEARTBEAT_EVERY_MS),
 			 0);
+	heartbeat_tick(&b->sessions, b->metrics, loop_now_ms(b->loop));
 }
 
 static void on_denylist_change(void *arg)

@@ -236,7 +236,7 @@ void dispatch_claim_noted(struct dispatch *d, const char *agent, const struct re
 	enum redis_error_class c = redis_error_class(reply);
 
 	store_note_passing(d->store, c);
-	if ((c == REDIS_E_OTHER || c == REDIS_E_AUTH) && log_limit_pass(&d->claims_log, 2) >= 0)
+	if (redis_error_is_lasting(c) && log_limit_pass(&d->claims_log, 2) >= 0)
 		LOG_ERROR(FIELDS(.event = "redis_refused", .agent_id = agent, .detail = "claim",
 				 .error = redis_str(reply).p),
 			  "Redis refuses to say whose an agent is: none can be served");

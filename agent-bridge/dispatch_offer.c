@@ -143,9 +143,8 @@ static void tell_refused(struct dispatch *d, const struct holding *s,
 			 const struct redis_reply *reply)
 {
 	enum redis_error_class c = redis_error_class(reply);
-	long left_out = c == REDIS_E_OTHER || c == REDIS_E_AUTH
-			    ? log_limit_pass(&d->refused_log, REFUSED_A_MINUTE)
-			    : -1;
+	long left_out =
+	    redis_error_is_lasting(c) ? log_limit_pass(&d->refused_log, REFUSED_A_MINUTE) : -1;
 
 	store_note_passing(d->store, c);
 	if (left_out >= 0)

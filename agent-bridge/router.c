@@ -339,7 +339,7 @@ static void tell_refused(struct router *r, const struct redis_reply *reply)
 	enum redis_error_class c = redis_error_class(reply);
 
 	store_note_passing(r->store, c);
-	if ((c == REDIS_E_OTHER || c == REDIS_E_AUTH) && log_limit_pass(&r->refused_log, 2) >= 0)
+	if (redis_error_is_lasting(c) && log_limit_pass(&r->refused_log, 2) >= 0)
 		LOG_ERROR(
 		    FIELDS(.event = "redis_refused", .stream = "commands",
 			   .error = redis_str(reply).p),

@@ -88,7 +88,7 @@ static void tell_refused(struct store *s, const struct redis_reply *reply)
 {
 	enum redis_error_class c = redis_error_class(reply);
 
-	if ((c == REDIS_E_OTHER || c == REDIS_E_AUTH) && log_limit_pass(&s->refused_log, 1) >= 0)
+	if (redis_error_is_lasting(c) && log_limit_pass(&s->refused_log, 1) >= 0)
 		LOG_ERROR(FIELDS(.event = "redis_refused", .stream = "telemetry",
 				 .error = redis_str(reply).p),
 			  "Redis refuses telemetry for good; it is dropped");

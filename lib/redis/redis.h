@@ -42,6 +42,8 @@ enum redis_error_class {
 enum redis_error_class redis_error_class(const struct redis_reply *r); /* NONE unless REDIS_ERR */
 /* OOM, READONLY, LOADING, MISCONF, BUSY, MASTERDOWN…: wait and repeat. */
 bool redis_error_is_passing(enum redis_error_class c);
+/* A key of another type, a right that is missing: somebody has to mend it. */
+bool redis_error_is_lasting(enum redis_error_class c);
 
 /* ---- URL ---- */
 /* redis://[user:password@]host[:port][/db], unix:///path[?db=n], rediss:// refused where hiredis

@@ -296,3 +296,8 @@ bool redis_error_is_passing(enum redis_error_class c)
 	return c == REDIS_E_OOM || c == REDIS_E_READONLY || c == REDIS_E_LOADING ||
 	       c == REDIS_E_MISCONF || c == REDIS_E_BUSY;
 }
+
+bool redis_error_is_lasting(enum redis_error_class c)
+{
+	return c == REDIS_E_OTHER || c == REDIS_E_AUTH;
+}
