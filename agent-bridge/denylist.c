@@ -44,10 +44,11 @@ static bool has(const struct set *s, const char *word)
 	return s->n && bsearch(&word, s->item, s->n, sizeof(*s->item), compare_text);
 }
 
-/* Somebody wrote a key of another kind, say. Redis being away or unwilling is told elsewhere. */
+/* Somebody wrote a key of another kind, or took a right away. Redis being away or unwilling for now
+ * is told elsewhere. */
 static void note_refusal(struct set *s, const struct redis_reply *r)
 {
-	bool refused = redis_error_class(r) == REDIS_E_OTHER;
+	bool refused = redis_error_is_lasting(redis_error_class(r));
 
 	if (refused && !s->refused)
 		LOG_ERROR(

@@ -242,6 +242,29 @@ def test_a_denylist_that_cannot_be_read_is_told_once_and_stays_in_force(bridge, 
     assert b.connect("gw-3").welcome
 
 
+def test_a_right_to_the_denylists_that_is_taken_away_is_told_once_and_opens_nothing(bridge, redis):
+    keys = {"viw.decommissioned", "viw.revoked"}
+    redis.client.sadd("viw.decommissioned", "gw-2")
+    b = bridge()
+    ws = b.connect("gw-1")  # the list was asked for before
+    rights = lambda *words: redis.client.execute_command("ACL", "SETUSER", "default", *words)
+    rights("-smembers", "-sscan")
+    b.proc.wait_log("denylist_refused", count=2)
+    redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    b.proc.wait_log("redis_up", count=2)  # they are asked for again at once
+    redis.client.sadd("viw.decommissioned", "gw-1", "gw-3")
+    assert b.refused(b.headers("gw-2"))[:2] == (403, "decommissioned")  # what was read stays in force
+    assert b.connect("gw-3", hello=False).wait_closed() == 4003  # and Redis is asked about each
+    rights("-sismember")
+    assert b.connect("gw-4", hello=False).wait_closed() == 4013  # it cannot be: nobody comes in
+    assert b.proc.find_logs("redis_refused", detail="claim")
+    rights("+smembers", "+sscan", "+sismember")
+    assert ws.wait_closed(10) == 4003
+    lines = b.proc.find_logs("denylist_refused")
+    assert sorted(line["detail"] for line in lines) == sorted(keys)
+    assert all(line["error"].startswith("NOPERM") and line["level"] == "error" for line in lines)
+
+
 def test_rate_per_address_and_agent(bridge):
     b = bridge(rate_per_ip=6, rate_per_agent=3)
     for _ in range(3):
