@@ -5,6 +5,7 @@
 #include "results_settings.h"
 #include "results_writer.h"
 #include "verbs/verbs.h"
+#include "worker.h"
 
 static void check_files(const void *cfg, struct settings_faults *faults)
 {
@@ -24,7 +25,9 @@ int main(int argc, char **argv)
 	if (code >= 0)
 		return code;
 	program_harden();
-	code = results_writer_run(&cfg);
+	code = worker_check_descriptors();
+	if (code == 0)
+		code = results_writer_run(&cfg);
 	settings_free(&results_settings_spec, &cfg);
 	return code;
 }

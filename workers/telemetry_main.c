@@ -4,6 +4,7 @@
 #include "base/program.h"
 #include "telemetry_settings.h"
 #include "telemetry_writer.h"
+#include "worker.h"
 
 int main(int argc, char **argv)
 {
@@ -13,7 +14,9 @@ int main(int argc, char **argv)
 	if (code >= 0)
 		return code;
 	program_harden();
-	code = telemetry_writer_run(&cfg);
+	code = worker_check_descriptors();
+	if (code == 0)
+		code = telemetry_writer_run(&cfg);
 	settings_free(&telemetry_settings_spec, &cfg);
 	return code;
 }

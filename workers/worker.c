@@ -5,10 +5,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/backoff.h"
 #include "base/clock.h"
 #include "base/crash.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/log_limit.h"
 #include "base/program.h"
@@ -23,6 +25,7 @@ enum {
 	TIMEOUTS_MAX = 3,
 	SPLIT_MAX = 32, /* halves waiting while a batch is bisected */
 	CHORE_LINES = 6,
+	DESCRIPTORS = 16, /* 14 while it works, a request of /metrics, a word to systemd */
 	STAGED_AT_ONCE = 32, /* entries, some 60 us: an answer of PostgreSQL waits as long */
 };
 
@@ -501,6 +504,21 @@ int worker_run(struct worker *w)
 }
 
 /* ---- making and ending ---- */
+
+int worker_check_descriptors(void)
+{
+	struct rlimit limit = {0};
+
+	if (file_descriptors_to_spare(DESCRIPTORS))
+		return 0;
+	const char *why = strerror(errno);
+	(void)getrlimit(RLIMIT_NOFILE, &limit);
+	LOG_ERROR(FIELDS(.event = "start_failed", .error = why),
+		  "cannot start: it needs %d open files more and the limit is %llu in all; raise "
+		  "it (LimitNOFILE= of the unit, ulimit -n, --ulimit nofile)",
+		  DESCRIPTORS, (unsigned long long)limit.rlim_cur);
+	return PROGRAM_SYSTEM;
+}
 
 static int worker_build(struct worker *w, void *arg, void *ahead)
 {

@@ -56,6 +56,9 @@ struct worker_config {
 	int64_t batch_max, batch_wait_ms, consumer_idle_s, join_ms;
 };
 
+/* Before anything else: libuv aborts and libwebsockets breaks where descriptors lack. 0, or the
+ * exit code, and why is logged. */
+int worker_check_descriptors(void) MUST_CHECK;
 /* arg: of ops. ahead: another one for stage to mask, by turns with it, so that the next batch is
  * staged while one is written (stage and clear then come between the statements of flush). NULL:
  * not.

@@ -8,7 +8,7 @@ import pytest
 import viwtest
 import writers
 from viwtest import wait_for
-from writers import add_command, add_event, add_result, add_telemetry, start_writer, wait_drained
+from writers import Writer, add_command, add_event, add_result, add_telemetry, start_writer, wait_drained
 
 
 @pytest.fixture
@@ -410,3 +410,25 @@ def test_check_config_names_a_manifest_that_would_stop_the_start(start, tmp):
             "RESULTS_WRITER_DATABASE_URL": "postgresql:///viw", "RESULTS_WRITER_VERBS_DIR": folder})
         assert p.wait_exit() == 78
         assert f"RESULTS_WRITER_VERBS_DIR {folder}" in p.text and word in p.text, p.text
+
+
+@pytest.mark.parametrize("kind", ["telemetry", "results"])
+def test_a_start_without_descriptors_exits_71_and_says_what_to_raise(redis, pg, start, tmp, kind):
+    """From the fewest the dynamic loader gets along with, and the first number that is not refused works."""
+    prefix, port = f"{kind.upper()}_WRITER", viwtest.free_port()
+    env = {f"{prefix}_REDIS_URL": redis.unix_url, f"{prefix}_DATABASE_URL": pg.uri, "ASAN_OPTIONS": "detect_leaks=0",
+           f"{prefix}_INTERNAL_BIND": f"127.0.0.1:{port}"}
+    if kind == "results":
+        env["RESULTS_WRITER_VERBS_DIR"] = str(tmp)
+    for n in range(4, 40):
+        p = start("/usr/bin/prlimit", args=[f"--nofile={n}", viwtest.BIN / f"{kind}-writer"], env=env)
+        wait_for(lambda: not p.alive or p.find_logs("started"), 10)
+        if p.alive:
+            break
+        assert p.wait_exit() == 71, (n, p.text)
+        why = p.find_logs("start_failed")
+        assert len(why) == 1 and why[0]["error"] == "Too many open files", (n, p.text)
+        assert f"limit is {n} in all;" in why[0]["msg"] and "LimitNOFILE" in why[0]["msg"]
+    assert 15 < n < 35
+    wait_for(lambda: Writer(p, port).get("/_readyz")[0] == 200)
+    p.stop()
