@@ -1,5 +1,6 @@
 /* The sets viw.decommissioned and viw.revoked, copied from Redis every few seconds, so that a
- * handshake is refused at once. CLAIM in Redis has the last word. */
+ * handshake is refused at once. CLAIM in Redis has the last word. Long sets are read in pieces, and
+ * only what changed costs more than a look. */
 #pragma once
 
 #include <stdbool.h>
@@ -10,6 +11,7 @@ struct loop;
 struct redis;
 struct denylist;
 
+/* on_change: something was put on a list. */
 int denylist_open(struct loop *l, struct redis *r, const char *prefix, void (*on_change)(void *arg),
 		  void *arg, struct denylist **ret) MUST_CHECK;
 void denylist_close(struct denylist *d);

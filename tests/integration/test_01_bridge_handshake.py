@@ -226,6 +226,22 @@ def test_allowlist_and_decommissioned_are_403(bridge):
     viwtest.wait_for(lambda: b.refused(b.headers("gw-2"))[:2] == (403, "decommissioned"), 7)
 
 
+def test_what_changes_in_a_long_denylist_takes_effect(bridge, redis):
+    """Read in pieces, of which none may be lost; one taken off and one put on leave its length as it was."""
+    fill = [f"away-{i}" for i in range(20000)]
+    redis.client.sadd("viw.decommissioned", "gw-2", *fill)
+    b = bridge()
+    ws = b.connect("gw-1")
+    for name in ("gw-2", fill[0], fill[9999], fill[-1]):
+        viwtest.wait_for(lambda: raw(b.port, upgrade(b.headers(name)), 0.3).startswith("HTTP/1.1 403 "), 8, every=0.5)
+    redis.client.pipeline().srem("viw.decommissioned", "gw-2").sadd("viw.decommissioned", "gw-1").execute()
+    assert ws.wait_closed(10) == 4003
+    for name, answer in (("gw-1", "HTTP/1.1 403 "), ("gw-2", "HTTP/1.1 101 ")):
+        viwtest.wait_for(lambda: raw(b.port, upgrade(b.headers(name)), 0.3).startswith(answer), 8, every=0.5)
+    calls = redis.client.info("commandstats")
+    assert calls["cmdstat_sscan"]["calls"] > 40 and "cmdstat_smembers" not in calls
+
+
 def test_a_denylist_that_cannot_be_read_is_told_once_and_stays_in_force(bridge, redis):
     keys = {"viw.decommissioned", "viw.revoked"}
     redis.client.sadd("viw.decommissioned", "gw-2")
@@ -260,6 +276,7 @@ def test_a_right_to_the_denylists_that_is_taken_away_is_told_once_and_opens_noth
     assert b.proc.find_logs("redis_refused", detail="claim")
     rights("+smembers", "+sscan", "+sismember")
     assert ws.wait_closed(10) == 4003
+    viwtest.wait_for(lambda: raw(b.port, upgrade(b.headers("gw-3")), 0.3).startswith("HTTP/1.1 403 "), 8, every=0.5)
     lines = b.proc.find_logs("denylist_refused")
     assert sorted(line["detail"] for line in lines) == sorted(keys)
     assert all(line["error"].startswith("NOPERM") and line["level"] == "error" for line in lines)
