@@ -388,13 +388,12 @@ int helper_run(struct host_helper_settings *cfg)
 	    .listener = {.fd = -1},
 	    .signals = {.fd = -1},
 	    .inotify = {.fd = -1},
-	    .journal = {.dir = -1},
+	    .journal = {.dir = -1, .seen_fd = -1},
 	    .audit = {.dir = -1, .fd = -1, .head_fd = -1, .before = -1, .journald = -1},
 	    .lock = -1,
 	    .nonce_log = -1,
 	    .rate_at_ms = clock_boot_ms(),
 	    .rate_tokens = (double)cfg->rate,
-	    .started_wall_ms = clock_wall_ms(),
 	    .started_boot_ms = clock_boot_ms()};
 
 	buf_init(&h.secret, 4096);

@@ -48,7 +48,7 @@ struct helper {
 	double rate_tokens;
 	int64_t rate_at_ms;
 	struct cpu_sample cpu, cpu_older; /* about a second apart */
-	int64_t started_wall_ms, started_boot_ms, aged_at_ms, synced_at_ms;
+	int64_t started_boot_ms, aged_at_ms, synced_at_ms;
 	bool owns_cgroup, owns_children, had_orphans;
 	bool listener_short; /* of descriptors: nothing was accepted since */
 };

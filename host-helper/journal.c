@@ -19,6 +19,8 @@
 
 #define MAX_FILE_BYTES (1 << 20)
 #define TEMP_PREFIX    ".new-"
+#define SEEN_LEN       21 /* 20 digits and a newline: one size, written in place */
+#define SEEN_EVERY_MS  60000
 
 const char *journal_state_word(enum journal_state s)
 {
@@ -95,11 +97,58 @@ static void remove_temps(int dir)
 		closedir(d);
 }
 
+/* ---- time seen ---- */
+
+static int64_t seen_ms(const struct journal *j)
+{
+	return j->seen_before_ms + clock_boot_ms() - j->opened_boot_ms;
+}
+
+/* A count that is missing or damaged begins anew: what is there then only stays the longer. */
+static int load_seen(struct journal *j, const char *state_dir)
+{
+	char path[4096], text[SEEN_LEN + 1] = {0};
+
+	if (snprintf(path, sizeof path, "%s/journal.seen", state_dir) >= (int)sizeof path)
+		return -ENAMETOOLONG;
+	j->seen_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (j->seen_fd < 0)
+		return -errno;
+	if (pread(j->seen_fd, text, SEEN_LEN, 0) < 0) {
+		int r = -errno;
+		closep(&j->seen_fd);
+		j->seen_fd = -1; /* or closing would write what was never counted */
+		return r;
+	}
+	if (strspn(text, "0123456789") == SEEN_LEN - 1 && text[0] == '0' && text[1] == '0' &&
+	    text[SEEN_LEN - 1] == '\n')
+		j->seen_before_ms = strtoll(text, NULL, 10);
+	j->kept_seen_ms = j->seen_before_ms;
+	j->opened_boot_ms = clock_boot_ms();
+	return 0;
+}
+
+static void write_seen(struct journal *j)
+{
+	char text[SEEN_LEN + 1];
+	int64_t seen = seen_ms(j);
+
+	snprintf(text, sizeof text, "%020lld\n", (long long)seen);
+	if (pwrite(j->seen_fd, text, SEEN_LEN, 0) == SEEN_LEN)
+		j->kept_seen_ms = seen;
+}
+
+void journal_keep_seen(struct journal *j)
+{
+	if (seen_ms(j) - j->kept_seen_ms >= SEEN_EVERY_MS)
+		write_seen(j);
+}
+
 int journal_open(struct journal *j, const char *state_dir, bool *ret_new)
 {
 	char path[4096];
 
-	*j = (struct journal){.dir = -1};
+	*j = (struct journal){.dir = -1, .seen_fd = -1};
 	if (snprintf(path, sizeof path, "%s/journal", state_dir) >= (int)sizeof path)
 		return -ENAMETOOLONG;
 	if (mkdir(path, 0700) < 0 && errno != EEXIST)
@@ -109,6 +158,8 @@ int journal_open(struct journal *j, const char *state_dir, bool *ret_new)
 		return -errno;
 	remove_temps(j->dir);
 	int r = load_id(j, state_dir, ret_new);
+	if (r == 0)
+		r = load_seen(j, state_dir);
 	if (r < 0)
 		journal_close(j);
 	return r;
@@ -116,8 +167,11 @@ int journal_open(struct journal *j, const char *state_dir, bool *ret_new)
 
 void journal_close(struct journal *j)
 {
+	if (j->seen_fd >= 0)
+		write_seen(j);
+	closep(&j->seen_fd);
 	closep(&j->dir);
-	j->dir = -1;
+	j->dir = j->seen_fd = -1;
 }
 
 /* ---- writing ---- */
@@ -185,7 +239,7 @@ static int publish(const struct journal *j, const char *correlation_id, const st
 	return 0;
 }
 
-static int intent_encode(const struct intent *in, struct buf *out)
+static int intent_encode(const struct intent *in, int64_t seen, struct buf *out)
 {
 	struct jsonw w;
 
@@ -200,6 +254,7 @@ static int intent_encode(const struct intent *in, struct buf *out)
 	jsonw_str(&w, "boot_id", in->boot_id);
 	jsonw_int(&w, "deadline_ms", in->deadline_ms);
 	jsonw_int(&w, "created_ms", in->created_ms);
+	jsonw_int(&w, "seen_ms", seen);
 	jsonw_obj_end(&w);
 	return jsonw_finish(&w);
 }
@@ -211,7 +266,7 @@ static int create(const struct journal *j, const struct intent *in, const char *
 
 	buf_init(&payload, 4096);
 	buf_init(&text, 8192);
-	int r = intent_encode(in, &payload);
+	int r = intent_encode(in, seen_ms(j), &payload);
 	if (r == 0)
 		r = record_append(&text, kind, payload.data, payload.len);
 	if (r == 0)
@@ -329,6 +384,7 @@ static const char *read_intent(struct span s, const char *name, struct intent *r
 	get_text(s, "boot_id", ret->boot_id, sizeof ret->boot_id);
 	ret->deadline_ms = get_num(s, "deadline_ms");
 	ret->created_ms = get_num(s, "created_ms");
+	ret->seen_ms = get_num(s, "seen_ms");
 	journal_name(ret->correlation_id, own);
 	return strcmp(own, name) == 0 ? NULL : "it belongs to another command";
 }
@@ -428,24 +484,21 @@ void journal_entry_fini(struct journal_entry *e)
 
 /* ---- ageing ---- */
 
-static bool is_old(int dir, const char *name, int64_t now_ms)
+/* The time of day only spares us reading the young. */
+static bool is_old(const struct journal *j, const char *name, int64_t now_ms)
 {
+	struct journal_entry e;
 	struct stat st;
 
-	if (strlen(name) != JOURNAL_NAME_LEN || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (strlen(name) != JOURNAL_NAME_LEN ||
+	    fstatat(j->dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    (int64_t)st.st_mtim.tv_sec * 1000 + JOURNAL_KEEP_MS >= now_ms)
 		return false;
-	return (int64_t)st.st_mtim.tv_sec * 1000 + JOURNAL_KEEP_MS < now_ms;
-}
-
-static bool is_held(int dir, const char *name)
-{
-	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-
-	if (fd < 0)
-		return true;
-	bool held = flock(fd, LOCK_SH | LOCK_NB) < 0;
-	close(fd);
-	return held;
+	bool old = journal_look_file(j, name, &e) == 0 && !e.corrupt &&
+		   e.state != JOURNAL_RUNNING && e.state != JOURNAL_ABSENT &&
+		   e.intent.seen_ms + JOURNAL_KEEP_MS < seen_ms(j);
+	journal_entry_fini(&e);
+	return old;
 }
 
 int journal_age(const struct journal *j, int64_t now_ms, size_t *ret_removed)
@@ -457,9 +510,7 @@ int journal_age(const struct journal *j, int64_t now_ms, size_t *ret_removed)
 	if (!d)
 		return -errno;
 	for (struct dirent *e; (e = readdir(d));) {
-		if (!is_old(j->dir, e->d_name, now_ms) || is_held(j->dir, e->d_name))
-			continue;
-		if (unlinkat(j->dir, e->d_name, 0) == 0)
+		if (is_old(j, e->d_name, now_ms) && unlinkat(j->dir, e->d_name, 0) == 0)
 			(*ret_removed)++;
 	}
 	closedir(d);

@@ -3,6 +3,11 @@
  * A file becomes visible whole (written, synced, renamed without replacing, folder synced) before
  * anything starts; that rename is the dedupe. The run's supervisor holds flock(2) on it while it
  * lives: that is liveness. See ARCHITECTURE.md, "Execution".
+ *
+ * Files age by the time that helpers of this journal were seen to run, kept in
+ * state_dir/journal.seen: a host may start with any time of day, and be connected only once that
+ * has been put right. The count is never ahead of true time: it leaves out what nobody saw, and a
+ * crash takes up to a minute off it.
  */
 #pragma once
 
@@ -20,6 +25,9 @@
 struct journal {
 	int dir; /* descriptor of the folder */
 	char id[UUID_LEN + 1];
+	int seen_fd;
+	int64_t seen_before_ms, kept_seen_ms; /* counted before opening; as on disk */
+	int64_t opened_boot_ms;
 };
 
 enum journal_state { JOURNAL_ABSENT, JOURNAL_RUNNING, JOURNAL_DONE, JOURNAL_VOID, JOURNAL_UNKNOWN };
@@ -35,6 +43,8 @@ struct intent {
 	char run_id[33]; /* marks the run's processes: VIW_RUN_ID in their environment */
 	char boot_id[UUID_LEN + 1];
 	int64_t deadline_ms, created_ms;
+	int64_t
+	    seen_ms; /* read only: the count when it was written; 0 if from before it was kept */
 };
 
 struct journal_entry {
@@ -50,6 +60,8 @@ struct journal_entry {
  * makes a new id, told by *ret_new. Leftovers of torn creations are removed. */
 int journal_open(struct journal *j, const char *state_dir, bool *ret_new) MUST_CHECK;
 void journal_close(struct journal *j);
+/* Puts the count of time seen on disk, once a minute; not synced, it must only outlive us. */
+void journal_keep_seen(struct journal *j);
 void journal_name(const char *correlation_id, char *out /* JOURNAL_NAME_LEN + 1 */);
 
 /*
@@ -77,5 +89,6 @@ int journal_look_file(const struct journal *j, const char *name,
  * tells nothing of either. */
 bool journal_is_of(const struct journal_entry *e, const char *digest);
 void journal_entry_fini(struct journal_entry *e);
-/* Unlinks files older than JOURNAL_KEEP_MS that no supervisor holds. Reads the whole folder. */
+/* Unlinks files older than JOURNAL_KEEP_MS, both by now_ms and by the time seen to pass, that no
+ * supervisor holds. One that cannot be read tells no age and stays. Reads the whole folder. */
 int journal_age(const struct journal *j, int64_t now_ms, size_t *ret_removed) MUST_CHECK;

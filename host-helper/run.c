@@ -29,7 +29,6 @@
 #define REPORT_MAX_BYTES (1 << 21)
 #define AGE_AFTER_MS	 (10LL * 60 * 1000)
 #define AGE_EVERY_MS	 (3600LL * 1000)
-#define CLOCK_DRIFT_MS	 60000
 #define SMALL_JOBS_MAX	 64   /* beside runs: voids, settlings and the like */
 #define OVERDUE_MS	 1000 /* beyond its time limit a supervisor is sent SIGCONT */
 
@@ -473,22 +472,20 @@ int run_watch_journal(struct helper *h)
 	return loop_add(&h->loop, &h->inotify, EPOLLIN);
 }
 
-/* Old files go, but not by a clock that has just jumped. */
 void run_start_ageing(struct helper *h)
 {
-	int64_t wall = clock_wall_ms(), boot = clock_boot_ms(), since = boot - h->started_boot_ms;
-	int64_t drift = (wall - h->started_wall_ms) - since;
+	int64_t boot = clock_boot_ms();
 	size_t removed;
 	int report = -1;
 
-	if (since < AGE_AFTER_MS || drift > CLOCK_DRIFT_MS || drift < -CLOCK_DRIFT_MS ||
+	if (boot - h->started_boot_ms < AGE_AFTER_MS ||
 	    (h->aged_at_ms && boot - h->aged_at_ms < AGE_EVERY_MS))
 		return;
 	h->aged_at_ms = boot;
 	struct run *r = run_new(h, AGEING, "", NULL);
 	pid_t pid = r ? run_fork_watched(r, &report) : -1;
 	if (pid == 0)
-		_exit(journal_age(&h->journal, wall, &removed) < 0);
+		_exit(journal_age(&h->journal, clock_wall_ms(), &removed) < 0);
 	if (r && pid < 0)
 		run_drop(r);
 }
@@ -534,6 +531,7 @@ void run_tick(struct helper *h)
 	}
 	for (const struct run *r = h->runs; r; r = r->next)
 		hasten(r);
+	journal_keep_seen(&h->journal);
 	run_start_ageing(h);
 	settle_sweep(h);
 	if (h->audit.last.seq != h->audit.synced.seq &&

@@ -36,6 +36,7 @@ static int teardown(void **state)
 	int status;
 
 	(void)state;
+	clock_test_shift(0, 0);
 	journal_close(&j);
 	pid_t pid = fork();
 	if (pid == 0) {
@@ -233,12 +234,103 @@ static void test_ageing_spares_the_young_and_the_running(void **state)
 	begin("running", &running);
 	make_old("old");
 	make_old("running");
+	clock_test_shift(0, JOURNAL_KEEP_MS + 1000);
 	assert_ok(journal_age(&j, clock_wall_ms(), &removed));
 	assert_int_equal(removed, 1);
 	assert_int_equal(state_of("old", NULL), JOURNAL_ABSENT);
 	assert_int_equal(state_of("young", NULL), JOURNAL_UNKNOWN);
 	assert_int_equal(state_of("running", NULL), JOURNAL_RUNNING);
 	close(running);
+}
+
+static size_t age_at(int64_t wall_ms)
+{
+	size_t removed;
+
+	assert_ok(journal_age(&j, wall_ms, &removed));
+	return removed;
+}
+
+/* Another helper, and perhaps another boot. After a kill only what was kept is known. */
+static void next_helper(bool killed, int64_t boot_shift_ms)
+{
+	bool fresh;
+
+	if (killed) {
+		close(j.dir);
+		close(j.seen_fd);
+	} else {
+		journal_close(&j);
+	}
+	clock_test_shift(0, boot_shift_ms);
+	assert_ok(journal_open(&j, dir, &fresh));
+}
+
+#define YEARS_AHEAD (clock_wall_ms() + 1000 * JOURNAL_KEEP_MS)
+
+static void test_ageing_takes_time_that_was_seen(void **state)
+{
+	const int64_t half = JOURNAL_KEEP_MS / 2;
+	int fd;
+
+	(void)state;
+	begin("c", &fd);
+	finish(fd, "x");
+	close(fd);
+	assert_ok(journal_void(&j, "v", "a"));
+	assert_int_equal(age_at(YEARS_AHEAD), 0);
+	clock_test_shift(0, half);
+	journal_keep_seen(&j);
+	next_helper(true, 5 * half); /* the host was asleep, off, or nobody ran: not seen */
+	assert_int_equal(age_at(YEARS_AHEAD), 0);
+	clock_test_shift(0, 6 * half - 5000);
+	assert_int_equal(age_at(YEARS_AHEAD), 0);
+	next_helper(true, 0); /* another boot, and what it had seen was not kept */
+	clock_test_shift(0, half - 10000);
+	assert_int_equal(age_at(YEARS_AHEAD), 0);
+	next_helper(false, 0); /* stopped: kept */
+	assert_int_equal(age_at(YEARS_AHEAD), 0);
+	clock_test_shift(0, 11000);
+	assert_int_equal(age_at(clock_wall_ms()), 0);
+	assert_int_equal(age_at(YEARS_AHEAD), 2);
+	assert_int_equal(state_of("c", NULL), JOURNAL_ABSENT);
+}
+
+/* A count that is lost, torn or no number lets nothing go early. */
+static void test_a_lost_count_keeps_files_longer(void **state)
+{
+	static const char *const bad[] = {"", "7", "99999999999999999999\n",
+					  "000000000000x0000000\n", "00000000999999999999 "};
+	char path[256];
+	int fd;
+
+	(void)state;
+	begin("c", &fd);
+	close(fd);
+	snprintf(path, sizeof path, "%s/journal.seen", dir);
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		spit(path, bad[i], strlen(bad[i]));
+		next_helper(true, 0);
+		clock_test_shift(0, JOURNAL_KEEP_MS - 1000);
+		assert_int_equal(age_at(YEARS_AHEAD), 0);
+	}
+	clock_test_shift(0, JOURNAL_KEEP_MS + 2000);
+	assert_int_equal(age_at(YEARS_AHEAD), 1);
+}
+
+static void test_what_cannot_be_read_does_not_age(void **state)
+{
+	char path[256];
+	int fd;
+
+	(void)state;
+	begin("c", &fd);
+	close(fd);
+	path_of("c", path, sizeof path);
+	spit(path, "VIWJ1 intent", 12);
+	clock_test_shift(0, JOURNAL_KEEP_MS + 1000);
+	assert_int_equal(age_at(YEARS_AHEAD), 0);
+	assert_int_equal(state_of("c", NULL), JOURNAL_UNKNOWN);
 }
 
 static void test_id_is_kept_and_new_on_another_machine(void **state)
@@ -395,6 +487,9 @@ int main(void)
 	    CASE(test_torn_and_changed_at_every_byte),
 	    CASE(test_foreign_file_is_refused),
 	    CASE(test_ageing_spares_the_young_and_the_running),
+	    CASE(test_ageing_takes_time_that_was_seen),
+	    CASE(test_a_lost_count_keeps_files_longer),
+	    CASE(test_what_cannot_be_read_does_not_age),
 	    CASE(test_id_is_kept_and_new_on_another_machine),
 	    CASE(test_temporary_files_are_swept),
 	    CASE(test_only_root_passes_for_a_supervisor),

@@ -1,0 +1,73 @@
+"""Privilege: a host whose time of day is wrong. libfaketime moves the clocks of a real helper."""
+from pathlib import Path
+
+import pytest
+
+import viwtest
+from bridges import LIBFAKETIME
+from helperlib import MARK, Helper
+from viwtest import wait_for
+
+DAY_MS = 86400 * 1000
+
+
+@pytest.fixture
+def helper(start, root_dir):
+    h = Helper(start, root_dir)
+    h.verb("note", MARK)
+    return h.start()
+
+
+@pytest.fixture
+def nine_days_ahead(start, helper):
+    """Starts the helper anew, nine days ahead and 400 times as fast."""
+    plain = viwtest.plain_build()
+    if plain is None or not LIBFAKETIME.exists():
+        pytest.skip("needs libfaketime, and a build without AddressSanitizer, which waits for it for ever: ./viw build release")
+
+    def go():
+        env = dict(helper.env, LD_PRELOAD=str(LIBFAKETIME), FAKETIME="+9d x400")
+        helper.proc = start("host-helper", env=env, bin_dir=plain)
+        helper.proc.wait_log("ready")
+    return go
+
+
+def seen_ms(helper):
+    return int((helper.state / "journal.seen").read_text())
+
+
+def children(helper):
+    return Path(f"/proc/{helper.proc.pid}/task/{helper.proc.pid}/children").read_text().split()
+
+
+def test_a_clock_that_is_ahead_takes_nothing_from_the_journal(helper, nine_days_ahead):
+    """What may still be offered again is known, and does not run twice."""
+    assert helper.run("note", cid="of-old")["rc"] == 0
+    of_old, = helper.journal_files()
+    helper.stop()
+    seen = helper.state / "journal.seen"
+    seen.write_text(f"{seen_ms(helper) + 8 * DAY_MS + 60000:020d}\n")  # for so long helpers ran since
+    helper.start()
+    assert helper.run("note", cid="of-today")["rc"] == 0
+    helper.kill()
+    nine_days_ahead()
+    wait_for(lambda: not of_old.exists(), 10, "it ages")
+    wait_for(lambda: not children(helper), 10, "it has aged")
+    assert len(helper.journal_files()) == 1
+    helper.kill()
+    helper.start()
+    again = helper.run("note", cid="of-today")
+    assert again["rc"] == 0 and again["replayed"] is True
+    assert helper.query("of-today", op="void")["data"]["state"] == "done"
+    assert helper.starts("of-today") == 1
+
+
+def test_the_time_it_was_seen_to_run_is_kept(helper, nine_days_ahead):
+    helper.stop()
+    before = seen_ms(helper)
+    assert before >= 0
+    nine_days_ahead()
+    wait_for(lambda: seen_ms(helper) >= before + 120000, 10, "it is kept while it runs")
+    kept = seen_ms(helper)
+    helper.kill()
+    assert kept <= seen_ms(helper) < before + DAY_MS  # by no wall clock
