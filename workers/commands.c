@@ -17,13 +17,14 @@ enum { WORD_MAX = 256 };
 
 /* A bridge that says "expired" or "cancelled" by itself (never_offered) knows of no offer. Where a
  * row knows one, Redis has forgotten it: the word does not count, and such ids are what is
- * returned. */
+ * returned. Asked of the row as it is locked: another writer may just have stored the offer. */
+#define DISPROVED                                                                   \
+	"(excluded.status IN ('expired', 'cancelled') AND c.status IN ('offered', " \
+	"'accepted') AND c.correlation_id IN (SELECT id FROM u WHERE never_offered)) "
 static const struct pg_stmt upsert_commands = {
     "commands",
-    "WITH u AS MATERIALIZED (SELECT x.*, never_offered AND EXISTS (SELECT FROM agent_commands o "
-    "WHERE never_offered AND o.correlation_id = x.id AND o.status IN ('offered', 'accepted')) "
-    "AS refused FROM "
-    "unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::boolean[], "
+    "WITH u AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], "
+    "$5::boolean[], "
     "$6::boolean[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], "
     "$11::text[], "
     "$12::text[], $13::timestamptz[], $14::timestamptz[], $15::timestamptz[], $16::text[], "
@@ -36,9 +37,8 @@ static const struct pg_stmt upsert_commands = {
     "accepted_at, "
     "completed_at, result_entry, malformed) "
     "SELECT id, agent, command, params, masked, signed, issuer, issued, expires, queued, entry, "
-    "CASE WHEN refused THEN 'offered' ELSE status END, offered, accepted, "
-    "CASE WHEN NOT refused THEN completed END, CASE WHEN NOT refused THEN result END, malformed "
-    "FROM u ORDER BY id COLLATE \"C\" ON CONFLICT (correlation_id) DO UPDATE SET "
+    "status, offered, accepted, completed, result, malformed FROM u ORDER BY id COLLATE \"C\" ON "
+    "CONFLICT (correlation_id) DO UPDATE SET "
     "malformed = COALESCE(c.malformed, excluded.malformed), "
     "agent_id = CASE WHEN c.agent_id = '' AND c.completed_at IS NULL THEN excluded.agent_id "
     "ELSE c.agent_id END, "
@@ -55,12 +55,13 @@ static const struct pg_stmt upsert_commands = {
     "offered_at = COALESCE(c.offered_at, excluded.offered_at), "
     "accepted_at = COALESCE(c.accepted_at, excluded.accepted_at), "
     "status = CASE WHEN c.completed_at IS NOT NULL THEN c.status "
-    "WHEN excluded.completed_at IS NOT NULL THEN excluded.status "
+    "WHEN excluded.completed_at IS NOT NULL AND NOT " DISPROVED "THEN excluded.status "
     "WHEN 'accepted' IN (c.status, excluded.status) THEN 'accepted' "
     "WHEN 'offered' IN (c.status, excluded.status) THEN 'offered' ELSE 'queued' END, "
-    "completed_at = COALESCE(c.completed_at, excluded.completed_at), "
-    "result_entry = CASE WHEN c.completed_at IS NOT NULL THEN c.result_entry "
-    "ELSE excluded.result_entry END RETURNING c.correlation_id, c.completed_at) "
+    "completed_at = COALESCE(c.completed_at, CASE WHEN NOT " DISPROVED
+    "THEN excluded.completed_at END), "
+    "result_entry = CASE WHEN c.completed_at IS NOT NULL THEN c.result_entry WHEN NOT " DISPROVED
+    "THEN excluded.result_entry END RETURNING c.correlation_id, c.completed_at) "
     "SELECT id FROM u JOIN done ON correlation_id = id "
     "WHERE never_offered AND completed_at IS NULL"};
 enum {
