@@ -25,7 +25,7 @@ enum {
 	TIMEOUTS_MAX = 3,
 	SPLIT_MAX = 32, /* halves waiting while a batch is bisected */
 	CHORE_LINES = 6,
-	DESCRIPTORS = 16, /* 14 while it works, a request of /metrics, a word to systemd */
+	DESCRIPTORS = 16,    /* 14 while it works, a request of /metrics, a word to systemd */
 	STAGED_AT_ONCE = 32, /* entries, some 60 us: an answer of PostgreSQL waits as long */
 };
 

@@ -22,7 +22,8 @@ const char *file_secret_remedy(int error);
 int file_write_all(int fd, const void *bytes, size_t n) MUST_CHECK;
 /* Temporary file in the same folder, fsync, rename, fsync of the folder. mode as open(2). */
 int file_write_atomic(const char *path, const void *bytes, size_t n, unsigned mode) MUST_CHECK;
-/* Can so many files more be opened (at most 16)? False: errno says why not. For libraries that break when they cannot:
- * libwebsockets goes on with half a context, and dies when that is destroyed. */
+/* Can so many files more be opened (at most 16)? False: errno says why not. For libraries that
+ * break when they cannot: libwebsockets goes on with half a context, and dies when that is
+ * destroyed. */
 #define FILE_SPARE_FOR_LWS 8
 bool file_descriptors_to_spare(int n) MUST_CHECK;
