@@ -30,6 +30,7 @@ struct http_lws {
 	size_t openings;
 	struct loop_timer *opening_timer;
 	unsigned repeated; /* of the upgrade being judged */
+	bool literal;	   /* its path is one of cfg.ws_paths as it was sent */
 	bool paused, closing;
 	int destroy_step;
 	loop_cb on_closed;
@@ -48,6 +49,8 @@ void http_opening_take(struct http_lws *h, int fd, const struct netaddr *peer);
 /* The socket's first request is there, its body too, or it is gone. Returns which of cfg.once were
  * repeated. */
 unsigned http_opening_over(struct http_lws *h, struct lws *wsi);
+/* Until then: its path is one of cfg.ws_paths, byte for byte. */
+bool http_opening_literal(struct lws *wsi);
 /* Too many TLS handshakes are at work to begin another one. */
 bool http_opening_busy(struct http_lws *h);
 /* Every slot is taken: who has most sockets that still say nothing loses the oldest of them. */

@@ -214,3 +214,17 @@ unsigned http_head_repeated(const char *head, size_t n, const char *const *names
 	}
 	return repeated;
 }
+
+bool http_head_names(const char *head, size_t n, const char *const *paths)
+{
+	const char *end = head + n, *path = memchr(head, ' ', n), *stop;
+
+	if (!path)
+		return false;
+	for (stop = ++path; stop < end && (unsigned char)*stop > ' ' && *stop != '?';)
+		stop++;
+	for (size_t len = (size_t)(stop - path); *paths; paths++)
+		if (strlen(*paths) == len && !memcmp(*paths, path, len))
+			return true;
+	return false;
+}

@@ -16,3 +16,6 @@ size_t http_head_length(const char *bytes, size_t n);
 /* Bit i: names[i] (lower case, no colon) stands there more than once. names end with NULL, at
  * most 16. */
 unsigned http_head_repeated(const char *head, size_t n, const char *const *names);
+/* The path stands there as one of these (ended by NULL), byte for byte: lws decodes it and takes
+ * dots and double slashes out of it. A query may follow. */
+bool http_head_names(const char *head, size_t n, const char *const *paths);

@@ -44,7 +44,6 @@ void http_on_gone(struct http_conn *c);
 const struct http_table *http_lws_table(const struct http_lws *h);
 /* An answer was begun (1) or is over (-1). */
 void http_lws_count_answer(struct http_lws *h, int by);
-const char *const *http_lws_ws_paths(const struct http_lws *h);
 
 /* ---- http_tls.c ---- */
 struct ssl_ctx_st;

@@ -22,11 +22,6 @@ const struct http_table *http_lws_table(const struct http_lws *h)
 	return &h->table;
 }
 
-const char *const *http_lws_ws_paths(const struct http_lws *h)
-{
-	return h->cfg.ws_paths;
-}
-
 uint16_t http_lws_port(const struct http_lws *h)
 {
 	return h->port;
@@ -85,7 +80,14 @@ void http_lws_set_token(struct http_lws *h, const char *token)
 {
 	h->table.token = token;
 }
+
 /* ---- lws callbacks ---- */
+
+static void take_opening(struct http_lws *h, struct lws *wsi)
+{
+	h->literal = http_opening_literal(wsi);
+	h->repeated = http_opening_over(h, wsi);
+}
 
 static int on_confirm_upgrade(struct http_lws *h, struct lws *wsi)
 {
@@ -97,9 +99,8 @@ static int on_confirm_upgrade(struct http_lws *h, struct lws *wsi)
 	if (lws_hdr_copy(wsi, uri, sizeof(uri), WSI_TOKEN_GET_URI) <= 0)
 		return http_lws_refuse(wsi, 400, "bad_upgrade",
 				       "an upgrade is a GET of a short path", 0);
-	for (const char *const *p = h->cfg.ws_paths; p && *p; p++)
-		if (strcmp(*p, uri) == 0)
-			return h->cfg.on_upgrade(h->cfg.arg, wsi, uri);
+	if (h->literal)
+		return h->cfg.on_upgrade(h->cfg.arg, wsi, uri);
 	return http_lws_refuse(wsi, 404, "not_found", "nothing is upgraded on this path", 0);
 }
 
@@ -121,7 +122,7 @@ int lws_return_http_status(struct lws *wsi, unsigned int code, const char *html_
 {
 	struct http_lws *h = http_lws_of(wsi);
 
-	h->repeated = http_opening_over(h, wsi);
+	take_opening(h, wsi);
 	if (lws_hdr_total_length(wsi, WSI_TOKEN_UPGRADE) > 0) {
 		(void)on_confirm_upgrade(h, wsi);
 	} else {
@@ -170,7 +171,7 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
 		http_accept_count(h, -1);
 		return h->cfg.ws ? h->cfg.ws->callback(wsi, reason, user, in, len) : 0;
 	case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
-		h->repeated = http_opening_over(h, wsi);
+		take_opening(h, wsi);
 		return on_confirm_upgrade(h, wsi);
 	case LWS_CALLBACK_HTTP:
 		return http_on_request(h, wsi, c, in);

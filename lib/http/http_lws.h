@@ -33,12 +33,13 @@ struct http_lws_config {
 	const struct lws_protocols *ws;
 	/* A GET of one of ws_paths arrived with an Upgrade, to whatever. 0: accept, if it is to
 	 * websocket. 1: http_lws_refuse was called. -1: hang up. uri is NUL-terminated and
-	 * normalised by lws; raw headers are still there to be read. */
+	 * as it was sent, without its query; raw headers are still there to be read. */
 	int (*on_upgrade)(void *arg, struct lws *wsi, const char *uri);
 	/* Headers an upgrade may carry once only (lower case, NULL-terminated); http_lws_repeated.
 	 */
 	const char *const *once;
-	/* Paths of the WebSocket protocol: a plain GET there is 426. NULL-terminated. */
+	/* Paths of the WebSocket protocol, to be written like this and in no other way: a plain GET
+	 * there is 426. NULL-terminated. */
 	const char *const *ws_paths;
 	void *arg;
 	const struct http_lws_tls *tls; /* NULL: plain */

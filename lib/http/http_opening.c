@@ -42,6 +42,7 @@ struct opening {
 	unsigned tick, repeated;
 	bool drop, refused, headed; /* the last: TLS, its whole head was seen */
 	bool whole;		    /* plain: its head and nothing behind it can be read */
+	bool literal;		    /* its path is one of cfg.ws_paths as it was sent */
 	size_t head_n;		    /* TLS: decrypted so far */
 	char *head;
 };
@@ -171,6 +172,13 @@ unsigned http_opening_over(struct http_lws *h, struct lws *wsi)
 	return repeated;
 }
 
+bool http_opening_literal(struct lws *wsi)
+{
+	const struct opening *o = opening_of(wsi);
+
+	return o && o->literal;
+}
+
 /* ---- heads ---- */
 
 static void peer_ip(const struct opening *o, char ip[NETADDR_TEXT_MAX])
@@ -210,6 +218,17 @@ static bool head_refused(struct opening *o, SSL *ssl, const char *head, size_t n
 	return true;
 }
 
+/* What lws will not tell of it. */
+static void note_head(struct opening *o, const char *head, size_t n)
+{
+	const struct http_lws_config *cfg = &o->server->cfg;
+
+	if (cfg->once)
+		o->repeated = http_head_repeated(head, n, cfg->once);
+	if (cfg->ws_paths)
+		o->literal = http_head_names(head, n, cfg->ws_paths);
+}
+
 static void head_append(struct opening *o, SSL *ssl, const char *bytes, size_t n)
 {
 	size_t room = HTTP_HEAD_MAX - o->head_n, head;
@@ -227,7 +246,7 @@ static void head_append(struct opening *o, SSL *ssl, const char *bytes, size_t n
 	if (head_refused(o, ssl, o->head, head ? head : o->head_n))
 		lws_set_timeout(o->wsi, PENDING_TIMEOUT_KILLED_BY_PARENT, LINGER_S);
 	else if (head)
-		o->repeated = http_head_repeated(o->head, head, o->server->cfg.once);
+		note_head(o, o->head, head);
 }
 
 __attribute__((constructor)) static void find_openssl_read(void)
@@ -322,8 +341,7 @@ static int look(struct http_lws *h, struct opening *o)
 		(void)setsockopt(o->fd, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof(low));
 		return 0;
 	}
-	if (h->cfg.once)
-		o->repeated = http_head_repeated(bytes, head, h->cfg.once);
+	note_head(o, bytes, head);
 	o->whole = head == o->had;
 	return 1;
 }

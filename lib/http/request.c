@@ -294,9 +294,7 @@ static void route(struct http_exchange *x, struct lws *wsi)
 	unsigned found = http_route_find(http_lws_table(x->server), x->q.path, x->q.method,
 					 x->q.param, &x->route, &g);
 
-	for (const char *const *p = http_lws_ws_paths(x->server); p && *p; p++)
-		if (strcmp(*p, x->q.path) == 0)
-			x->ws_path = true;
+	x->ws_path = http_opening_literal(wsi);
 	if (x->ws_path) {
 		http_allow_text(HTTP_GET, x->allow, sizeof(x->allow));
 		if (x->q.method == HTTP_GET)

@@ -90,7 +90,7 @@ def test_silent_tls_sockets_are_no_handshakes_at_work(bridge, pki):
 
 
 @pytest.mark.parametrize("pieces", [1, 40])
-def test_repeated_header_over_tls_is_400(bridge, pki, pieces):
+def test_repeated_header_or_another_path_over_tls_is_refused(bridge, pki, pieces):
     b = mtls(bridge, pki)
     context = pki.client_context(*pki.agent("gw-1"))
 
@@ -101,13 +101,16 @@ def test_repeated_header_over_tls_is_400(bridge, pki, pieces):
             for i in range(0, len(text), step):
                 s.sendall(text[i:i + step].encode())
             out = b""
-            while b"\r\n\r\n" not in out or (b"400" in out and not out.endswith(b"}")):
+            while b"\r\n\r\n" not in out or (b" 101 " not in out and not out.endswith(b"}")):
                 out += s.recv(65536)
             return out.decode()
     for name in ("X-Agent-Id", "X-Agent-Auth", "X-Nonce", "x-timestamp"):
         status, error, _ = body_of(ask(upgrade(b.headers("gw-1"), extra=f"{name}: gw-1\r\n")))
         assert (status, error["code"]) == (400, "duplicate_header")
     assert b.proc.wait_log("handshake_refused", error="duplicate_header")["agent_id"] == "gw-1"
+    for path in ("/agent/%77s", "//agent/ws"):
+        status, error, _ = body_of(ask(upgrade(b.headers("gw-1"), path=path)))
+        assert (status, error["code"]) == (404, "not_found")
     assert ask(upgrade(b.headers("gw-1"))).startswith("HTTP/1.1 101 ")
 
 

@@ -164,6 +164,28 @@ def test_hmac_covers_path_and_either_hex_case(bridge):
     assert b.connect("gw-1", headers=headers).welcome
 
 
+@pytest.mark.parametrize("path", [
+    "/agent/%77s", "/agent%2fws", "/%61gent/ws", "//agent/ws", "/agent//ws", "/agent/./ws", "/agent/../agent/ws", "/x/../agent/ws",
+    "/agent/%2e%2e/agent/ws", "/agent/ws/", "/agent/ws/.", "/agent/ws%3fa", "/agent/ws;a", "/AGENT/ws", "/ws/../ws/agent", "/w%73/agent"])
+def test_the_path_has_to_be_written_as_it_is(shared_bridge, path):
+    """With an HMAC over what was sent, over what it amounts to, and plain: a path like any that nothing serves."""
+    b = shared_bridge
+    for signed in (path, "/agent/ws", "/ws/agent"):
+        status, error, _ = body_of(raw(b.port, upgrade(b.headers("gw-literal", path=signed), path=path)))
+        assert (status, error["code"]) == (404, "not_found"), signed
+    out = subprocess.run(["curl", "-s", "--path-as-is", "-w", "%{http_code}", f"http://127.0.0.1:{b.port}{path}"],
+                         capture_output=True, text=True, timeout=10, check=True)
+    assert json.loads(out.stdout[:-3])["error"]["code"] == "not_found" and out.stdout.endswith("404")
+    assert not b.proc.find_logs("connected", agent_id="gw-literal")
+
+
+def test_a_query_is_no_part_of_the_path(bridge):
+    b = bridge()
+    for path in ("/agent/ws", "/ws/agent"):
+        answer = raw(b.port, upgrade(b.headers("gw-1", path=path), path=path + "?site=%77&x=/.."), 0.5)
+        assert answer.startswith("HTTP/1.1 101 "), answer
+
+
 def test_nonce_is_used_once(bridge):
     b = bridge()
     headers = b.headers("gw-1")

@@ -109,6 +109,34 @@ static void test_head(void **state)
 	assert_int_equal(http_head_repeated("", 0, names), 0);
 }
 
+static void test_head_names_a_path_literally(void **state)
+{
+	static const char *const paths[] = {"/agent/ws", "/ws", NULL};
+	static const char *const good[] = {"GET /agent/ws HTTP/1.1\r\n\r\n", "GET /ws HTTP/1.0\n\n",
+					   "GET /ws?/x HTTP/1.1\r\n\r\n"};
+	static const char *const bad[] = {
+	    "GET /agent/%77s HTTP/1.1\r\n\r\n",
+	    "GET //ws HTTP/1.1\r\n\r\n",
+	    "GET /agent/../ws HTTP/1.1\r\n\r\n",
+	    "GET /./ws HTTP/1.1\r\n\r\n",
+	    "GET /ws/ HTTP/1.1\r\n\r\n",
+	    "GET /ws%3fx HTTP/1.1\r\n\r\n",
+	    "GET /w HTTP/1.1\r\nX: /ws \r\n\r\n",
+	    "GET / HTTP/1.1\r\n\r\n",
+	    "GET /WS HTTP/1.1\r\n\r\n",
+	    "GET",
+	    "GET ",
+	    "",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++)
+		assert_true(http_head_names(good[i], strlen(good[i]), paths));
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		assert_false(http_head_names(bad[i], strlen(bad[i]), paths));
+	assert_false(http_head_names(good[1], 6, paths)); /* cut short */
+}
+
 static int fault_of(const char *head, size_t n)
 {
 	int status;
@@ -172,9 +200,10 @@ static void test_head_fault(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_match), cmocka_unit_test(test_match_parameter_is_capped),
-	    cmocka_unit_test(test_find),  cmocka_unit_test(test_guard),
-	    cmocka_unit_test(test_head),  cmocka_unit_test(test_head_fault),
+	    cmocka_unit_test(test_match),      cmocka_unit_test(test_match_parameter_is_capped),
+	    cmocka_unit_test(test_find),       cmocka_unit_test(test_guard),
+	    cmocka_unit_test(test_head),       cmocka_unit_test(test_head_names_a_path_literally),
+	    cmocka_unit_test(test_head_fault),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
