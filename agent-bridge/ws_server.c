@@ -389,12 +389,18 @@ static void on_peer_close(struct session *s, const unsigned char *in, size_t n)
 }
 
 /* The socket is about to end. Where lws itself refused what was read (a reserved opcode or bit, a
- * control frame in pieces, a message amid another), its close frame is ready: 1002. */
+ * control frame in pieces, a message amid another), its close frame is ready: 1002. It prepares
+ * none for a control frame or a message that is too long. */
 static void on_ending(struct lws *wsi, struct session *s)
 {
 	const unsigned char *code = lws_get_close_payload(wsi);
 
-	if (!session_is_open(s) || lws_get_close_length(wsi) < 2)
+	if (!session_is_open(s))
+		return;
+	if (lws_get_close_length(wsi) < 2 && !lws_partial_buffered(wsi) &&
+	    http_lws_peer_is_there(wsi))
+		lws_close_reason(wsi, LWS_CLOSE_STATUS_PROTOCOL_ERR, NULL, 0);
+	if (lws_get_close_length(wsi) < 2)
 		return;
 	s->close_code = code[0] << 8 | code[1];
 	s->close_reason = "protocol_error";

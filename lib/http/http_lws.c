@@ -4,6 +4,7 @@
  * destroy call.
  */
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -74,6 +75,17 @@ bool http_lws_peer(struct lws *wsi, struct netaddr *ret)
 	memset(ret, 0, sizeof(*ret));
 	ret->len = sizeof(ret->ss);
 	return fd >= 0 && getpeername(fd, (struct sockaddr *)&ret->ss, &ret->len) == 0;
+}
+
+bool http_lws_peer_is_there(struct lws *wsi)
+{
+	struct tcp_info tcp = {0};
+	socklen_t n = sizeof(tcp);
+	SSL *ssl = lws_get_ssl(wsi);
+
+	return !http_lws_of(wsi)->closing && !(ssl && SSL_get_shutdown(ssl)) &&
+	       getsockopt(lws_get_socket_fd(wsi), IPPROTO_TCP, TCP_INFO, &tcp, &n) == 0 &&
+	       tcp.tcpi_state == TCP_ESTABLISHED;
 }
 
 void http_lws_set_token(struct http_lws *h, const char *token)

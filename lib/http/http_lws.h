@@ -90,3 +90,5 @@ int http_lws_refuse(struct lws *wsi, int status, const char *code, const char *m
 
 /* The TCP peer of a socket. false when it is gone. */
 bool http_lws_peer(struct lws *wsi, struct netaddr *ret);
+/* When lws ends a socket and does not say why: neither the peer nor http_lws_close did. */
+bool http_lws_peer_is_there(struct lws *wsi);

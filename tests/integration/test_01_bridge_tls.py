@@ -1,5 +1,6 @@
 """Identity from TLS (contract 1.1): native, with openssl and python's ssl as clients, and behind a
 real nginx that terminates mTLS."""
+import contextlib
 import http.client
 import json
 import os
@@ -484,3 +485,22 @@ def test_a_certificate_of_its_own_that_is_over_is_said(bridge, pki, start):
     check = start("agent-bridge", args=["--check-config"], env={
         "AGENT_BRIDGE_SHARED_SECRET": "x" * 32, "AGENT_BRIDGE_TLS_CERT": over[0], "AGENT_BRIDGE_TLS_KEY": over[1]})
     assert check.wait_exit() == 0 and f"warning: AGENT_BRIDGE_TLS_CERT {over[0]}: was valid until" in check.text
+
+
+@pytest.mark.parametrize("leaves, reason", [(True, "connection_lost"), (False, "protocol_error")])
+def test_a_tls_socket_that_ends_is_told_from_one_that_breaks_the_protocol(bridge, pki, leaves, reason):
+    b = mtls(bridge, pki)
+    lines = {"Host": "x", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+             "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **b.headers("gw-1")}
+    with pki.client_context(*pki.agent("gw-1")).wrap_socket(
+            socket.create_connection(("127.0.0.1", b.port), timeout=10), server_hostname="localhost") as s:
+        s.sendall(("GET /agent/ws HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items()) + "\r\n").encode())
+        got = b""
+        while b'"HELLO_ACK"' not in got:
+            got += s.recv(4096)
+        if leaves:
+            with contextlib.suppress(OSError):
+                s.unwrap()  # close_notify
+        else:
+            s.sendall(b"\x89\xfe\x01\x00\0\0\0\0")  # a PING of 256 bytes
+        assert b.proc.wait_log("disconnected", agent_id="gw-1")["detail"] == reason

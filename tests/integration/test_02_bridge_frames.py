@@ -255,6 +255,13 @@ class Raw:
     def send(self, *args, **kwargs):
         self.s.sendall(self.frame(*args, **kwargs))
 
+    def end(self):
+        self.s.shutdown(socket.SHUT_WR)
+
+    def reset(self):
+        self.s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.s.close()
+
     def recv_close(self, timeout=10):
         """The code of the close frame; None when the connection just ended."""
         self.s.settimeout(timeout)
@@ -292,6 +299,10 @@ NO_WEBSOCKET = {  # RFC 6455 5.2, 5.4, 5.5: what libwebsockets itself refuses
     "continuation-of-nothing": Raw.frame(b"{}", opcode=0),
     "message-amid-a-message": Raw.frame(b'{"type":', fin=False) + Raw.frame(b"{}"),
     "control-frame-in-pieces": Raw.frame(b"p", opcode=9, fin=False),
+    **{f"long-{name}": Raw.frame(b"", opcode=opcode, announce=n)
+       for name, opcode, n in (("ping", 9, 126), ("pong", 10, 65535), ("close", 8, 126), ("ping-of-64-bits", 9, 1 << 17))},
+    "whole-long-ping": Raw.frame(b"x" * 126, opcode=9),
+    "length-with-its-highest-bit": b"\x81\xff\x80" + b"\0" * 11,
 }
 
 
@@ -306,9 +317,12 @@ def test_what_is_no_websocket_closes_1002_and_is_named_so(bridge):
         assert (line["detail"], line["rc"]) == ("protocol_error", 1002), line
         assert b.entries("agent_events", event="disconnected", agent_id=name)[0]["reason"] == "protocol_error"
     assert b.metric("viw_disconnects_total", reason="protocol_error") == len(NO_WEBSOCKET)
-    raw = Raw(b, "gw-lost")  # ends without a word
-    raw.s.close()
-    assert b.proc.wait_log("disconnected", agent_id="gw-lost")["detail"] == "connection_lost"
+    for name, word, end in (("gw-lost", b"", Raw.end), ("gw-amid", b"\x89", Raw.end), ("gw-reset", b"", Raw.reset)):
+        raw = Raw(b, name)  # ends without a word, or amid one
+        raw.s.sendall(word)
+        end(raw)
+        assert b.proc.wait_log("disconnected", agent_id=name)["detail"] == "connection_lost"
+        raw.s.close()
 
 
 def test_fragmented_and_coalesced_frames(bridge):
