@@ -324,19 +324,35 @@ static void on_tick(void *arg)
 
 /* Under systemd the control group outlives us: whatever is in it below no live supervisor is what
  * runs left whose supervisor died together with the helper before this one. */
-static void end_strays(struct helper *h)
+static int end_strays(struct helper *h)
 {
 	pid_t child;
+	ssize_t n = tree_children(&child, 1);
 
 	/* Whoever executed us from a process that had children of its own keeps them. */
-	h->owns_children = tree_children(&child, 1) == 0;
+	h->owns_children = n == 0;
 	h->owns_cgroup = tree_owns_cgroup();
-	if (!h->owns_cgroup)
-		return;
+	if (n < 0 || !h->owns_cgroup)
+		return n < 0 ? (int)n : 0;
 	const struct tree_remains left = {.journal_dir = h->journal.dir, .helper = getpid()};
-	if (!tree_kill_remains(&left))
+	int r = tree_kill_remains(&left);
+	if (r == -EBUSY)
 		LOG_ERROR(FIELDS(.event = "run_not_ended"),
 			  "processes of a dead run cannot be ended");
+	return r == -EBUSY ? 0 : r;
+}
+
+/* What an earlier helper left: it is ended, or counts. */
+static int take_over(struct helper *h)
+{
+	int r = end_strays(h);
+
+	if (r == 0)
+		r = run_adopt_all(h);
+	if (r < 0)
+		LOG_ERROR(FIELDS(.event = "run_not_seen", .error = strerror(-r)),
+			  "/proc does not tell what an earlier helper left");
+	return r;
 }
 
 static int open_all(struct helper *h)
@@ -353,9 +369,8 @@ static int open_all(struct helper *h)
 		return r;
 	if ((r = health_cpu_sample(&h->cpu)) < 0)
 		return r;
-	end_strays(h);
-	run_adopt_all(h);
-	return listen_open(h);
+	r = take_over(h);
+	return r < 0 ? r : listen_open(h);
 }
 
 static void close_all(struct helper *h)

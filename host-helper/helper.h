@@ -131,7 +131,7 @@ int run_start_void(struct helper *h, const struct reply_to *to) MUST_CHECK;
 int run_adopt(struct helper *h, const struct journal_entry *e,
 	      const struct reply_to *to) MUST_CHECK;
 /* Takes up, at the start, whatever runs an earlier helper left going. */
-void run_adopt_all(struct helper *h);
+int run_adopt_all(struct helper *h) MUST_CHECK;
 /* INTENT, no DONE, no supervisor: makes its processes dead, then answers outcome_unknown. */
 int run_settle(struct helper *h, const struct journal_entry *e,
 	       const struct reply_to *to) MUST_CHECK;

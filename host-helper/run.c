@@ -442,9 +442,18 @@ static void on_live_run(void *arg, const char *name, pid_t supervisor)
 	journal_entry_fini(&e);
 }
 
-void run_adopt_all(struct helper *h)
+int run_adopt_all(struct helper *h)
 {
-	tree_each_locked(h->journal.dir, on_live_run, h);
+	return tree_each_locked(h->journal.dir, on_live_run, h);
+}
+
+/* Of a reader the journal says nothing: it is here to be settled. */
+static void look_again(struct run *r)
+{
+	if (r->kind == ADOPTED && !r->effects)
+		settle_start(r);
+	else
+		run_end_by_journal(r);
 }
 
 static void on_inotify_ready(struct watch *w, uint32_t events UNUSED)
@@ -458,7 +467,7 @@ static void on_inotify_ready(struct watch *w, uint32_t events UNUSED)
 	for (struct run *r = h->runs, *next; r; r = next) {
 		next = r->next;
 		if (r->kind == ADOPTED)
-			run_end_by_journal(r);
+			look_again(r);
 	}
 }
 
@@ -527,7 +536,7 @@ void run_tick(struct helper *h)
 	for (struct run *r = h->runs, *next; r; r = next) {
 		next = r->next;
 		if (r->watch.fd < 0) /* no process to hear of, or the journal was not to be read */
-			run_end_by_journal(r);
+			look_again(r);
 	}
 	for (const struct run *r = h->runs; r; r = r->next)
 		hasten(r);

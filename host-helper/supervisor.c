@@ -175,7 +175,8 @@ static void pump(struct run *x, int64_t until_boot_ms)
 		(void)reap(x);
 }
 
-/* Ends whatever is left: TERM, a grace, then stop and kill until no child remains. */
+/* Ends whatever is left: TERM, a grace, then stop and kill until no child remains. Processes that
+ * do not go are dead to all but the kernel; of those that cannot be found nobody knows that. */
 static void end_tree(struct run *x, int64_t grace_ms)
 {
 	int64_t until = clock_boot_ms() + grace_ms;
@@ -188,8 +189,12 @@ static void end_tree(struct run *x, int64_t grace_ms)
 		pump(x, clock_boot_ms() + 10);
 	until = clock_boot_ms() + REAP_MS;
 	while (!reap(x) && clock_boot_ms() < until) {
-		tree_kill(getpid());
-		pump(x, clock_boot_ms() + 5);
+		bool unseen = tree_kill(getpid()) < 0;
+		if (unseen && !x->exited)
+			(void)kill(x->child, SIGKILL);
+		if (unseen)
+			until = clock_boot_ms() + REAP_MS;
+		pump(x, clock_boot_ms() + (unseen ? 100 : 5));
 	}
 }
 
@@ -322,8 +327,9 @@ static void run_child(struct run *x, int journal_fd)
 	int r = build_stdin(x->job, &x->in);
 	if (r == 0)
 		r = start_child(x);
-	if (r == 0 && journal_fd >= 0)
-		r = journal_start(journal_fd, x->child, tree_start_time(x->child));
+	uint64_t start = r == 0 ? tree_start_time(x->child) : 0;
+	if (r == 0 && journal_fd >= 0) /* without it nobody could tell its session from another's */
+		r = start ? journal_start(journal_fd, x->child, start) : -EIO;
 	if (r < 0) {
 		/* The child reads end of file on `go` and ends without having started anything. */
 		close_fd(&x->go_fd);

@@ -29,15 +29,25 @@ static ssize_t read_small(const char *path, char *out, size_t cap)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return -1;
+		return -errno;
 	ssize_t n = read(fd, out, cap - 1);
+	if (n < 0)
+		n = -errno;
 	close(fd);
 	if (n >= 0)
 		out[n] = 0;
 	return n;
 }
 
-static bool read_stat(pid_t pid, struct proc *ret)
+/* Whoever has gone meanwhile, or is not ours to read, is passed over. After any other error nobody
+ * knows what there is: it must not look like nothing. */
+static int passed_over(ssize_t r)
+{
+	return r >= 0 || r == -ENOENT || r == -ESRCH || r == -EACCES || r == -EPERM ? 0 : (int)r;
+}
+
+/* 1; 0: passed over. */
+static int read_stat(pid_t pid, struct proc *ret)
 {
 	char path[40], text[1024];
 	unsigned long long start;
@@ -45,23 +55,24 @@ static bool read_stat(pid_t pid, struct proc *ret)
 	char state;
 
 	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-	if (read_small(path, text, sizeof text) <= 0)
-		return false;
+	ssize_t n = read_small(path, text, sizeof text);
+	if (n <= 0)
+		return passed_over(n);
 	const char *p = strrchr(text, ')'); /* the name before it may hold anything */
 	if (!p || sscanf(p + 1,
 			 " %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
 			 "%*d %llu",
 			 &state, &ppid, &sid, &start) != 4)
-		return false;
+		return 0;
 	*ret = (struct proc){.pid = pid, .ppid = ppid, .sid = sid, .state = state, .start = start};
-	return true;
+	return 1;
 }
 
 uint64_t tree_start_time(pid_t pid)
 {
 	struct proc p;
 
-	return read_stat(pid, &p) ? p.start : 0;
+	return read_stat(pid, &p) == 1 ? p.start : 0;
 }
 
 int tree_boot_id(char *out)
@@ -75,26 +86,34 @@ int tree_boot_id(char *out)
 	return 0;
 }
 
-static bool add(struct procs *all, const struct proc *p)
+static int add(struct procs *all, const struct proc *p)
 {
-	if (grow(&all->item, all->n, &all->cap, 256, sizeof *all->item) < 0)
-		return false;
-	all->item[all->n++] = *p;
-	return true;
+	int r = grow(&all->item, all->n, &all->cap, 256, sizeof *all->item);
+
+	if (r == 0)
+		all->item[all->n++] = *p;
+	return r;
 }
 
-static void read_all(struct procs *all)
+/* A /proc that does not even hold us is none. */
+static int read_all(struct procs *all)
 {
 	DIR *d = opendir("/proc");
+	bool has_us = false;
 	struct proc p;
+	int r = 0;
 
-	for (struct dirent *e; d && (e = readdir(d));) {
+	if (!d)
+		return -errno;
+	for (struct dirent *e; r >= 0 && (e = readdir(d));) {
 		int pid = (int)strtol(e->d_name, NULL, 10);
-		if (pid > 0 && read_stat(pid, &p) && !add(all, &p))
-			break;
+		r = pid > 0 ? read_stat(pid, &p) : 0;
+		if (r == 1)
+			r = add(all, &p);
+		has_us |= pid == getpid();
 	}
-	if (d)
-		closedir(d);
+	closedir(d);
+	return r < 0 ? r : has_us ? 0 : -ENOENT;
 }
 
 static bool is_marked(const struct procs *all, pid_t pid)
@@ -144,87 +163,93 @@ struct pids {
 	size_t n, cap;
 };
 
-static void add_pids(struct pids *out, const char *text)
+static int add_pids(struct pids *out, const char *text)
 {
 	char *end;
 
 	for (long pid; (pid = strtol(text, &end, 10)) > 0 && end != text; text = end) {
-		if (grow(&out->item, out->n, &out->cap, 256, sizeof *out->item) < 0)
-			return;
+		int r = grow(&out->item, out->n, &out->cap, 256, sizeof *out->item);
+		if (r < 0)
+			return r;
 		out->item[out->n++] = (pid_t)pid;
 	}
+	return 0;
 }
 
-/* Each thread has a list of its own. */
-static void add_children(struct pids *out, pid_t pid)
+/* Each thread has a list of its own. We ourselves cannot be gone. */
+static int add_children(struct pids *out, pid_t pid)
 {
 	char path[64], text[65536];
+	int r = 0;
 
 	snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
 	DIR *d = opendir(path);
-	for (struct dirent *e; d && (e = readdir(d));) {
+	if (!d)
+		return pid == getpid() ? -errno : passed_over(-errno);
+	for (struct dirent *e; r == 0 && (e = readdir(d));) {
 		long tid = strtol(e->d_name, NULL, 10);
 		snprintf(path, sizeof path, "/proc/%d/task/%ld/children", (int)pid, tid);
-		if (tid > 0 && read_small(path, text, sizeof text) > 0)
-			add_pids(out, text);
+		ssize_t n = tid > 0 ? read_small(path, text, sizeof text) : 0;
+		r = n > 0 ? add_pids(out, text) : passed_over(n);
 	}
-	if (d)
-		closedir(d);
+	closedir(d);
+	return r;
 }
 
 /* For kernels without CONFIG_PROC_CHILDREN. */
-static size_t signal_by_search(pid_t root, int sig)
+static ssize_t signal_by_search(pid_t root, int sig)
 {
 	struct procs all = {0};
+	int r = read_all(&all);
 
-	read_all(&all);
 	mark_descendants(&all, root);
 	size_t n = signal_marked(&all, sig);
 	free(all.item);
-	return n;
+	return r < 0 ? r : (ssize_t)n;
 }
 
-size_t tree_signal(pid_t root, int sig)
+ssize_t tree_signal(pid_t root, int sig)
 {
 	struct pids below = {0};
 
 	if (access("/proc/thread-self/children", R_OK) < 0)
 		return signal_by_search(root, sig);
-	add_children(&below, root);
+	int r = add_children(&below, root);
 	for (size_t i = 0; i < below.n; i++) {
-		add_children(&below, below.item[i]);
+		int below_it = add_children(&below, below.item[i]);
+		r = r < 0 ? r : below_it;
 		(void)kill(below.item[i], sig);
 	}
 	size_t n = below.n;
 	free(below.item);
-	return n;
+	return r < 0 ? r : (ssize_t)n;
 }
 
-void tree_kill(pid_t root)
+int tree_kill(pid_t root)
 {
-	size_t before = 0;
+	ssize_t before = 0;
 
 	for (int pass = 0; pass < 64; pass++) {
-		size_t n = tree_signal(root, SIGSTOP);
+		ssize_t n = tree_signal(root, SIGSTOP);
 		if (n == before)
 			break;
 		before = n;
 	}
-	(void)tree_signal(root, SIGKILL);
+	ssize_t n = tree_signal(root, SIGKILL);
+	return n < 0 ? (int)n : 0;
 }
 
-static bool has_run_id(pid_t pid, const char *run_id)
+/* 1, 0, -errno. */
+static int has_run_id(pid_t pid, const char *run_id)
 {
 	char path[40], *text = malloc(262144), want[64];
-	bool found = false;
 
 	snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
 	int n = snprintf(want, sizeof want, "VIW_RUN_ID=%s", run_id);
-	ssize_t got = text ? read_small(path, text, 262144) : -1;
-	if (got > 0)
-		found = memmem(text, (size_t)got, want, (size_t)n) != NULL;
+	ssize_t got = text ? read_small(path, text, 262144) : -ENOMEM;
+	int r = got > 0 ? memmem(text, (size_t)got, want, (size_t)n) != NULL : passed_over(got);
 	free(text);
-	return found;
+	return r;
 }
 
 static bool in_session(const struct procs *all, const struct proc *p, pid_t sid, uint64_t sid_start)
@@ -260,28 +285,31 @@ static int by_inode(const void *a, const void *b)
 }
 
 /* Exclusive flock(2)s of this machine, as /proc/locks tells, sorted. */
-static struct lock *read_locks(size_t *ret_n)
+static int read_locks(struct lock **ret, size_t *ret_n)
 {
 	FILE *f = fopen("/proc/locks", "re");
 	struct lock *all = NULL, l;
 	size_t n = 0, cap = 0;
 	char line[256];
-	int pid;
+	int pid, r = f ? 0 : -errno;
 
-	while (f && fgets(line, sizeof line, f)) {
+	while (r == 0 && fgets(line, sizeof line, f)) {
 		if (sscanf(line, "%*d: FLOCK %*s WRITE %d %*x:%*x:%llu", &pid, &l.inode) != 2)
 			continue;
-		if (grow(&all, n, &cap, 64, sizeof *all) < 0)
-			break;
+		r = grow(&all, n, &cap, 64, sizeof *all);
 		l.holder = pid;
-		all[n++] = l;
+		if (r == 0)
+			all[n++] = l;
 	}
+	if (r == 0 && ferror(f))
+		r = -EIO;
 	if (f)
 		fclose(f);
 	if (n)
 		qsort(all, n, sizeof *all, by_inode);
+	*ret = all;
 	*ret_n = n;
-	return all;
+	return r;
 }
 
 /* Supervisors are root's; the number of a journal file can be had on another device by anybody.
@@ -294,14 +322,17 @@ static bool is_of_another_user(pid_t pid)
 	return read_small(path, text, sizeof text) > 0 && !strstr(text, "\nUid:\t0\t");
 }
 
-void tree_each_locked(int dir, void (*each)(void *arg, const char *name, pid_t holder), void *arg)
+int tree_each_locked(int dir, void (*each)(void *arg, const char *name, pid_t holder), void *arg)
 {
 	int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
-	size_t n;
-	struct lock *all = read_locks(&n);
+	int r = d ? 0 : -errno;
+	struct lock *all = NULL;
+	size_t n = 0;
 
-	for (struct dirent *e; d && n && (e = readdir(d));) {
+	if (r == 0)
+		r = read_locks(&all, &n);
+	for (struct dirent *e; r == 0 && d && n && (e = readdir(d));) {
 		const struct lock want = {.inode = e->d_ino};
 		const struct lock *l = bsearch(&want, all, n, sizeof *all, by_inode);
 		while (l && l > all && l[-1].inode == e->d_ino)
@@ -313,6 +344,7 @@ void tree_each_locked(int dir, void (*each)(void *arg, const char *name, pid_t h
 	if (d)
 		closedir(d);
 	free(all);
+	return r;
 }
 
 /* ---- strays: in our control group, below no live supervisor ---- */
@@ -327,12 +359,14 @@ bool tree_owns_cgroup(void)
 	       strstr(text, ".service\n") != NULL;
 }
 
-static bool in_cgroup(pid_t pid, const char *own)
+/* 1, 0, -errno. */
+static int in_cgroup(pid_t pid, const char *own)
 {
 	char path[40], text[4096];
 
 	snprintf(path, sizeof path, "/proc/%d/cgroup", (int)pid);
-	return read_small(path, text, sizeof text) > 0 && strcmp(text, own) == 0;
+	ssize_t n = read_small(path, text, sizeof text);
+	return n > 0 ? strcmp(text, own) == 0 : passed_over(n);
 }
 
 /* Marks a live supervisor: it holds a journal file's lock. */
@@ -345,54 +379,71 @@ static void mark_supervisor(void *arg, const char *name UNUSED, pid_t holder)
 }
 
 /* Afterwards the strays are marked, and nothing else. */
-static void mark_strays(struct procs *all, const struct tree_remains *r)
+static int mark_strays(struct procs *all, const struct tree_remains *r)
 {
 	char own[4096];
+	int err = tree_each_locked(r->journal_dir, mark_supervisor, all);
 
-	tree_each_locked(r->journal_dir, mark_supervisor, all);
+	if (err < 0)
+		return err;
 	mark_descendants(all, r->helper);
-	bool known = read_small("/proc/self/cgroup", own, sizeof own) > 0;
-	for (size_t i = 0; i < all->n; i++) {
+	ssize_t n = read_small("/proc/self/cgroup", own, sizeof own);
+	for (size_t i = 0; n > 0 && i < all->n; i++) {
 		struct proc *p = &all->item[i];
-		p->marked = known && !p->marked && p->pid != r->helper && in_cgroup(p->pid, own);
+		int in = p->marked || p->pid == r->helper ? 0 : in_cgroup(p->pid, own);
+		if (in < 0)
+			return in;
+		p->marked = in;
 	}
+	return n < 0 ? (int)n : 0;
 }
 
-bool tree_kill_remains(const struct tree_remains *r)
+static int mark_remains(struct procs *all, const struct tree_remains *r)
 {
 	bool by_id = r->run_id && strlen(r->run_id) == 32;
+	int err = r->journal_dir >= 0 ? mark_strays(all, r) : 0;
 
+	for (size_t i = 0; err == 0 && i < all->n; i++) {
+		struct proc *p = &all->item[i];
+		int has_id = by_id && !p->marked ? has_run_id(p->pid, r->run_id) : 0;
+		if (has_id < 0)
+			err = has_id;
+		p->marked |=
+		    has_id == 1 || is_root(r, p->pid) || in_session(all, p, r->sid, r->sid_start);
+		p->marked &= p->pid != getpid() && p->pid != r->helper;
+	}
+	return err;
+}
+
+int tree_kill_remains(const struct tree_remains *r)
+{
 	for (int pass = 0; pass < 50; pass++) {
 		struct procs all = {0};
-		read_all(&all);
-		if (r->journal_dir >= 0)
-			mark_strays(&all, r);
-		for (size_t i = 0; i < all.n; i++) {
-			struct proc *p = &all.item[i];
-			p->marked |= is_root(r, p->pid) ||
-				     in_session(&all, p, r->sid, r->sid_start) ||
-				     (by_id && has_run_id(p->pid, r->run_id));
-			p->marked &= p->pid != getpid() && p->pid != r->helper;
+		size_t n = 0;
+		int err = read_all(&all);
+		if (err == 0)
+			err = mark_remains(&all, r);
+		if (err == 0) {
+			mark_descendants(&all, -1);
+			n = signal_marked(&all, pass < 3 ? SIGSTOP : SIGKILL);
 		}
-		mark_descendants(&all, -1);
-		size_t n = signal_marked(&all, pass < 3 ? SIGSTOP : SIGKILL);
 		free(all.item);
-		if (n == 0)
-			return true;
+		if (err < 0 || n == 0)
+			return err;
 		if (pass >= 3)
 			usleep(2000); /* SIGKILL is on its way */
 	}
-	return false;
+	return -EBUSY;
 }
 
-size_t tree_children(pid_t *out, size_t cap)
+ssize_t tree_children(pid_t *out, size_t cap)
 {
 	struct pids all = {0};
+	int r = add_children(&all, getpid());
 
-	add_children(&all, getpid());
 	size_t n = all.n < cap ? all.n : cap;
 	if (n)
 		memcpy(out, all.item, n * sizeof *out);
 	free(all.item);
-	return n;
+	return r < 0 ? r : (ssize_t)n;
 }

@@ -11,57 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from helperlib import MARK, Helper, alive, code, reload, silent_engine, supervisor_of
+from helperlib import MARK, Helper, alive, code, daemon, quiet, reload, silent_engine, supervisor_of
 from viwtest import helper_program, rfc3339, wait_for
 
 
 @pytest.fixture
 def helper(start, root_dir):
     return Helper(start, root_dir)
-
-
-# A daemon as by the book: forks, new session, forks again, forgets its environment, descriptors and folder; keeps forking.
-DAEMON = """import os, sys, time
-if os.fork(): os._exit(0)
-os.setsid()
-if os.fork(): os._exit(0)
-os.chdir("/")
-for fd in range(3): os.close(fd)
-os.environ.clear()
-os.execve(sys.executable, ["unrelated", "-c", '''
-import os, signal, time
-for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(s, signal.SIG_IGN)
-open("PIDS", "a").write(f"{os.getpid()}\\\\n")
-while True:
-    time.sleep(0.01)
-    if os.fork(): os._exit(0)
-    open("PIDS", "a").write(f"{os.getpid()}\\\\n")
-'''], {})
-"""
-
-
-def daemon(helper, name, then, **fields):
-    """A verb that starts such a daemon as `nobody` and then does something."""
-    pids = helper.root / "pids"
-    pids.touch()
-    os.chown(pids, 65534, 65534)
-    helper.root.chmod(0o711)
-    program = helper.scripts / "daemon.py"
-    program.write_text(DAEMON.replace("PIDS", str(pids)))
-    program.chmod(0o644)
-    helper.verb(name, f"/usr/bin/python3 {program}; while [ ! -s {pids} ]; do sleep 0.01; done; {then}", **fields)
-    return pids
-
-
-def all_dead(pids):
-    return not any(alive(int(p)) for p in pids.read_text().split())
-
-
-def quiet(pids):
-    """Dead, and nothing writes its pid any more; it forks many times meanwhile when it lives."""
-    before = pids.read_text()
-    time.sleep(0.3)
-    return pids.read_text() == before and all_dead(pids)
 
 
 @pytest.mark.parametrize("then,want", [("echo left", None), ("sleep 60", "timeout")])

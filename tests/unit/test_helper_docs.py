@@ -97,7 +97,7 @@ def test_the_list_of_attacks_is_the_tests():
     files = {p: set(re.findall(r"^(?:def|static void) (test_\w+)", p.read_text(), re.M))
              for p in [*(ROOT / "tests/integration").glob("test_05_helper*.py"), ROOT / "tests/unit/test_verbs.c", ROOT / "tests/unit/test_journal.c"]}
     assert told <= set().union(*files.values()), told - set().union(*files.values())
-    for name in ("attacks", "boundary", "runs", "owner", "audit", "verbs", "clock"):
+    for name in ("attacks", "boundary", "runs", "owner", "audit", "verbs", "clock", "blind"):
         tests = files[ROOT / f"tests/integration/test_05_helper_{name}.py"]
         assert tests <= told, (name, tests - told)
 

@@ -455,7 +455,7 @@ static bool is_named(uid_t uid)
 	close(ready[1]);
 	assert_int_equal(read(ready[0], &byte, 1), 1);
 	close(ready[0]);
-	tree_each_locked(j.dir, on_locked, &seen);
+	assert_ok(tree_each_locked(j.dir, on_locked, &seen));
 	assert_ok(kill(child, SIGKILL));
 	assert_int_equal(waitpid(child, &status, 0), child);
 	assert_true(seen == 0 || seen == child);
