@@ -53,9 +53,13 @@ static const struct {
     {"client_encoding", "UTF8"},
 };
 
+/* Whatever the role or the database has been given. By name where a server may not know them: an
+ * idle connection that is ended reads like an outage. */
 static const char default_session[] =
     "SET statement_timeout = '30s'; SET lock_timeout = '5s'; "
-    "SET idle_in_transaction_session_timeout = '60s'; SET timezone = 'UTC'";
+    "SET idle_in_transaction_session_timeout = '60s'; SET timezone = 'UTC'; "
+    "SELECT set_config(name, '0', false) FROM pg_settings "
+    "WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /* ---- errors ---- */
 
@@ -269,7 +273,10 @@ enum pg_verdict pg_connect(struct pg *p)
 	PQsetNoticeProcessor(p->conn, on_notice, NULL);
 	if (PQsetnonblocking(p->conn, 1) != 0)
 		return pg_fail_conn(p, "cannot make the socket non-blocking");
-	return p->session_sql[0] ? pg_script(p, p->session_sql) : PG_OK;
+	enum pg_verdict v = p->session_sql[0] ? pg_script(p, p->session_sql) : PG_OK;
+	if (v != PG_OK)
+		pg_disconnect(p); /* else it would be used without its settings */
+	return v;
 }
 
 /* ---- waiting ---- */

@@ -80,11 +80,13 @@ def test_what_is_one_rows_fault(redis, pg, start, fault):
 
 
 def test_sessions_have_timeouts(redis, pg, start):
-    """Statement, lock and idle timeouts, as the server knows them in the writers' own sessions."""
+    """Statement, lock and idle timeouts, as the server knows them in the writers' own sessions, whatever others get."""
+    for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"):
+        pg.query(f"ALTER DATABASE {pg.name} SET {name} = '1h'")
     pg.query("CREATE TABLE seen (name text, setting text)")
     pg.query("CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen SELECT name, setting "
              "FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'application_name', "
-             "'idle_in_transaction_session_timeout'); RETURN NULL; END $$")
+             "'idle_in_transaction_session_timeout', 'idle_session_timeout'); RETURN NULL; END $$")
     for table in ("agent_commands", "os_gateways"):
         pg.query(f"CREATE TRIGGER note AFTER INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION note()")
     start_writer(start, "results", redis, pg.uri)
@@ -95,5 +97,5 @@ def test_sessions_have_timeouts(redis, pg, start):
     wait_drained(redis.client, "telemetry")
     seen = {(r["name"], r["setting"]) for r in pg.query("SELECT DISTINCT * FROM seen")}
     assert seen == {("statement_timeout", "30000"), ("lock_timeout", "5000"),
-                    ("idle_in_transaction_session_timeout", "60000"),
+                    ("idle_in_transaction_session_timeout", "60000"), ("idle_session_timeout", "0"),
                     ("application_name", "results-writer"), ("application_name", "telemetry-writer")}

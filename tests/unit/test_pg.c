@@ -188,6 +188,22 @@ static void test_a_broken_connection_is_made_anew_with_its_session(void **state 
 	pg_free(p);
 }
 
+static void test_a_connection_without_its_session_is_none(void **state UNUSED)
+{
+	struct pg *p = server();
+
+	pg_disconnect(p);
+	pg_set_session(p, "SET lock_timeout = '1s'; SELECT 1 / 0");
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(pg_connect(p), PG_BAD_DATA);
+		assert_string_equal(pg_sqlstate(p), "22012");
+		assert_false(pg_is_connected(p));
+	}
+	pg_set_session(p, "SET lock_timeout = '1s'");
+	assert_int_equal(pg_connect(p), PG_OK);
+	pg_free(p);
+}
+
 static void test_no_answer_within_the_deadline_gives_the_connection_up(void **state UNUSED)
 {
 	static const struct pg_stmt nap = {"nap", "SELECT pg_sleep(20)"};
@@ -269,6 +285,7 @@ int main(void)
 	    cmocka_unit_test(test_exec_round_trips_every_array_type),
 	    cmocka_unit_test(test_errors_give_a_verdict_and_leave_the_connection_usable),
 	    cmocka_unit_test(test_a_broken_connection_is_made_anew_with_its_session),
+	    cmocka_unit_test(test_a_connection_without_its_session_is_none),
 	    cmocka_unit_test(test_no_answer_within_the_deadline_gives_the_connection_up),
 	    cmocka_unit_test(test_something_else_is_done_while_the_server_works),
 	    cmocka_unit_test(test_connect_refused_says_why_without_the_password),
