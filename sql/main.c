@@ -18,7 +18,8 @@ static const char usage[] =
     "\n"
     "Without a URI: VIW_DATABASE_URL from the environment, where a password belongs (any user of\n"
     "the host can read command lines).\n"
-    "Exit codes: 0 done, 1 pending, 69 database away or refused, 78 wrong use or changed files.\n";
+    "Exit codes: 0 done, 1 pending, 69 database away or refused, 78 wrong use, changed files, or "
+    "no UTF8.\n";
 
 struct options {
 	const char *uri, *dir;
@@ -110,6 +111,11 @@ static int apply(struct migrations *m, struct pg *p)
 		    "viw-migrate: %s is pending though a later one is applied; give it the next "
 		    "free number\n",
 		    at->name);
+		return PROGRAM_CONFIG;
+	case MIGRATIONS_NOT_UTF8:
+		fprintf(stderr,
+			"viw-migrate: the encoding of this database is not UTF8; make it anew: "
+			"CREATE DATABASE … ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0\n");
 		return PROGRAM_CONFIG;
 	case MIGRATIONS_FAILED:
 		break;

@@ -294,6 +294,21 @@ static enum migrations_end migrations_check(const struct migrations *m,
 	return MIGRATIONS_DONE;
 }
 
+/* Elsewhere a frame with one \u escape, or a character the encoding lacks, stops what it should
+ * become a row of. What is set up already is left as it is. */
+static enum migrations_end migrations_check_encoding(const struct migrations *m, struct pg *p)
+{
+	static const struct pg_stmt ask = {"mig_encoding",
+					   "SELECT current_setting('server_encoding') = 'UTF8'"};
+	CLEANUP(pg_rows_freep) struct pg_rows *rows = NULL;
+
+	if (m->unknown || (m->n && m->item[0].applied))
+		return MIGRATIONS_DONE;
+	if (pg_exec(p, &ask, 0, NULL, &rows) != PG_OK)
+		return MIGRATIONS_FAILED;
+	return span_eq(pg_rows_text(rows, 0, 0), "t") ? MIGRATIONS_DONE : MIGRATIONS_NOT_UTF8;
+}
+
 enum migrations_end migrations_apply(struct migrations *m, struct pg *p,
 				     void (*on_applied)(const char *name, int64_t duration_ms),
 				     const struct migration **ret_at)
@@ -308,7 +323,12 @@ enum migrations_end migrations_apply(struct migrations *m, struct pg *p,
 	enum migrations_end end = migrations_lock(p);
 	if (end != MIGRATIONS_DONE)
 		return end;
-	if (pg_script(p, table) != PG_OK || migrations_load_state(m, p) != PG_OK)
+	if (migrations_load_state(m, p) != PG_OK)
+		return MIGRATIONS_FAILED;
+	end = migrations_check_encoding(m, p);
+	if (end != MIGRATIONS_DONE)
+		return end;
+	if (pg_script(p, table) != PG_OK)
 		return MIGRATIONS_FAILED;
 	end = migrations_check(m, ret_at);
 	if (end != MIGRATIONS_DONE)

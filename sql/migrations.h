@@ -46,10 +46,11 @@ enum pg_verdict migrations_load_state(struct migrations *m, struct pg *p) MUST_C
 
 enum migrations_end {
 	MIGRATIONS_DONE,
-	MIGRATIONS_LOCKED,  /* another run holds the lock for over 60 s */
-	MIGRATIONS_CHANGED, /* an applied file differs from what was applied */
-	MIGRATIONS_GAP,	    /* a pending number is lower than an applied one */
-	MIGRATIONS_FAILED,  /* pg_error says why; *ret_at is the one that failed */
+	MIGRATIONS_LOCKED,   /* another run holds the lock for over 60 s */
+	MIGRATIONS_CHANGED,  /* an applied file differs from what was applied */
+	MIGRATIONS_GAP,	     /* a pending number is lower than an applied one */
+	MIGRATIONS_NOT_UTF8, /* an empty database of another encoding */
+	MIGRATIONS_FAILED,   /* pg_error says why; *ret_at is the one that failed */
 };
 /* Applies what is pending; on_applied(name, duration_ms) after each. */
 enum migrations_end migrations_apply(struct migrations *m, struct pg *p,

@@ -1,4 +1,5 @@
 """sql/migrate: forward-only, checksummed, idempotent, safe to run twice at once and on a live system."""
+import re
 import shutil
 import subprocess
 import threading
@@ -54,6 +55,30 @@ def test_many_at_once_apply_each_once(empty):
         t.join()
     assert [code for code, _ in results] == [0] * 4
     assert sum("applied 0002_gateways" in out for _, out in results) == 1
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_is_not_utf8_is_refused_before_anything_is_made(empty, encoding):
+    """What initdb makes without a locale: telemetry with one \\u escape would stop telemetry-writer there, for good."""
+    admin, name = viwtest.Database(empty.server, "postgres"), f"{empty.name}_{encoding.lower()}"
+    admin.query(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    wrong = viwtest.Database(empty.server, name)
+    try:
+        code, out = migrate(wrong.uri)
+        assert code == 78 and "not UTF8" in out and wrong.query("SELECT * FROM pg_tables WHERE schemaname = 'public'") == []
+        # Set up by an earlier build: it is not stopped by a restart.
+        assert migrate(empty.uri)[0] == 0
+        wrong.query("CREATE TABLE schema_migrations (version integer, checksum text, applied_at timestamptz DEFAULT now())")
+        for r in empty.query("SELECT version, checksum FROM schema_migrations"):
+            wrong.query("INSERT INTO schema_migrations VALUES (%s, %s)", r["version"], r["checksum"])
+        assert migrate(wrong.uri)[0] == 0
+        wrong._conn.close()
+        admin.query(f"DROP DATABASE {name}")
+        admin.query(re.search("CREATE DATABASE .*", out)[0].replace("…", name))
+        assert migrate(wrong.uri)[0] == 0
+    finally:
+        wrong.close()
+        admin._conn.close()
 
 
 def test_refuses_changed_and_misnumbered_files(empty, tmp):
