@@ -21,6 +21,7 @@
 #define TAIL_BYTES	 65536
 #define CHECKPOINT_EVERY 1000 /* records */
 #define NAME_LEN	 30   /* audit-<20 digits>.log */
+#define LOOK_EVERY_MS	 1000 /* for a journald that is away */
 
 /* CRC-32 of IEEE 802.3 (as zlib's), four bits a step. */
 uint32_t audit_crc32(const void *bytes, size_t n)
@@ -172,17 +173,22 @@ static int find_end(struct audit *a)
 }
 
 /* sd_journal_sendv(3) would block on a stuck journald; this socket never does. */
-static int open_journald(void)
+static bool open_journald(struct audit *a)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX,
 				   .sun_path = "/run/systemd/journal/socket"};
-	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int64_t now = clock_boot_ms();
 
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&addr, sizeof addr) < 0) {
-		close(fd);
-		fd = -1;
+	if (a->journald < 0 && now - a->looked_boot_ms < LOOK_EVERY_MS)
+		return false;
+	a->looked_boot_ms = now;
+	closep(&a->journald);
+	a->journald = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (a->journald >= 0 && connect(a->journald, (struct sockaddr *)&addr, sizeof addr) < 0) {
+		close(a->journald);
+		a->journald = -1;
 	}
-	return fd;
+	return a->journald >= 0;
 }
 
 int audit_open(struct audit *a, const char *state_dir, int64_t file_bytes, int files)
@@ -191,6 +197,7 @@ int audit_open(struct audit *a, const char *state_dir, int64_t file_bytes, int f
 			    .head_fd = -1,
 			    .before = -1,
 			    .journald = -1,
+			    .looked_boot_ms = -LOOK_EVERY_MS,
 			    .last = {.hash = AUDIT_NO_HASH},
 			    .synced = {.hash = AUDIT_NO_HASH},
 			    .file_bytes = file_bytes,
@@ -204,7 +211,6 @@ int audit_open(struct audit *a, const char *state_dir, int64_t file_bytes, int f
 	a->head_fd = open_at(a->dir, "audit.head", O_RDWR | O_CREAT);
 	if (a->head_fd < 0)
 		return a->head_fd;
-	a->journald = open_journald();
 	return audit_write(a, &(struct audit_record){.event = "begin"});
 }
 
@@ -234,12 +240,20 @@ static int field(struct buf *out, const char *name, const char *value, size_t n)
 	return e == 0 ? buf_append_char(out, '\n') : e;
 }
 
+/* False when there is no journald behind the socket; a record that a full one does not take is not
+ * held for it. */
+static bool sent(const struct audit *a, const struct buf *text)
+{
+	return send(a->journald, text->data, text->len, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0 ||
+	       errno == EAGAIN;
+}
+
 static void to_journald(struct audit *a, const struct audit_record *r, const char *line, size_t n)
 {
 	const char *code = r->code ? r->code : "-";
 	struct buf text;
 
-	if (a->journald < 0)
+	if (a->journald < 0 && !open_journald(a))
 		return;
 	buf_init(&text, 2 * LINE_MAX_BYTES);
 	int e = buf_appendf(&text,
@@ -262,11 +276,8 @@ static void to_journald(struct audit *a, const struct audit_record *r, const cha
 		e = buf_appendf(&text, "VIW_PEER_UID=%u\nVIW_PEER_PID=%d\n", r->uid, (int)r->pid);
 	if (e == 0)
 		e = field(&text, "VIW_RECORD", line, n);
-	if (e == 0 && send(a->journald, text.data, text.len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
-	    errno != EAGAIN) {
-		close(a->journald); /* journald went away; the next record looks for it again */
-		a->journald = open_journald();
-	}
+	if (e == 0 && !sent(a, &text) && open_journald(a))
+		(void)sent(a, &text);
 	buf_fini(&text);
 }
 

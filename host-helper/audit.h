@@ -35,7 +35,8 @@ struct audit {
 	int fd, head_fd;
 	int before; /* the file put aside last, until it was synced; -1: none */
 	uint64_t before_seq;
-	int journald; /* datagram socket, -1: none */
+	int journald;		/* datagram socket, -1: none */
+	int64_t looked_boot_ms; /* for it, last */
 	struct audit_mark last, synced;
 	int64_t size, file_bytes;
 	int files; /* how many put aside are kept */

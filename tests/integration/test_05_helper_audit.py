@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import threading
 import zlib
@@ -210,3 +211,77 @@ def test_what_was_answered_is_synced_within_seconds(helper):
     kids = subprocess.run(["pgrep", "-P", str(helper.proc.pid)], stdout=subprocess.PIPE, text=True).stdout.split()
     subprocess.run(["kill", kids[0]], check=True)
     helper.proc.wait_exit(10)
+
+# ---------------------------------------------------------------- journald
+
+
+class Journald:
+    """Stands in for journald at its socket, which is seen by a helper in a mount namespace of its own."""
+
+    def __init__(self, dir):
+        self.path, self.sock = dir / "socket", None
+
+    def open(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(str(self.path))
+        self.sock.settimeout(5)
+
+    def close(self):
+        self.sock.close()
+        self.path.unlink()
+
+    def has(self, cid):
+        """The records that wait, until that of this request."""
+        want = b"VIW_CORRELATION_ID\n" + len(cid).to_bytes(8, "little") + cid.encode() + b"\n"
+        try:
+            while want not in self.sock.recv(65536):
+                pass
+        except BlockingIOError:
+            return False
+        return True
+
+
+@pytest.fixture
+def journald(root_dir):
+    dir = root_dir / "journald"
+    dir.mkdir()
+    j = Journald(dir)
+    yield j
+    if j.sock:
+        j.sock.close()
+
+
+def start_beside(helper, journald):
+    """Its /run/systemd/journal is the folder of the stand-in."""
+    words = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind"
+    if subprocess.run(["unshare", "-m", "sh", "-c", f"{words} {journald.path.parent} /run/systemd/journal"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("no mount namespaces here")
+    helper.proc = helper._start("/usr/bin/unshare", env=helper.env, args=[
+        "-m", "--", "/bin/sh", "-c", f"{words} {journald.path.parent} /run/systemd/journal && exec {helper_program()}"])
+    helper.proc.wait_log("ready")
+
+
+def test_a_journald_that_comes_late_or_again_gets_the_records(start, root_dir, journald):
+    """Looked for again and again: it is not there at the start, it goes away for a while, another takes its place."""
+    helper = Helper(start, root_dir)
+    start_beside(helper, journald)
+    helper.query("early")
+
+    def arrives(cid):
+        helper.query(cid)
+        return journald.has(cid)
+
+    for cid in ("late", "again"):
+        journald.open()
+        journald.sock.setblocking(False)
+        wait_for(lambda: arrives(cid), 10, f"a record of {cid}", every=0.2)
+        journald.close()
+        helper.query("away")
+    journald.open()
+    journald.sock.setblocking(False)
+    wait_for(lambda: arrives("third"), 10, "a record", every=0.2)
+    journald.close()
+    journald.open()
+    helper.query("first-of-another")
+    assert journald.has("first-of-another"), "the record that found the old one gone is not lost"
+    assert sum(r.get("correlation_id") == "away" for r in helper.audit()) == 2  # the file has them all
