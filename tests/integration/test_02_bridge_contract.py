@@ -138,6 +138,20 @@ def test_claims_that_redis_refuses_for_good_are_told(bridge):
     b.connect()
 
 
+def test_a_check_of_the_agents_that_redis_refuses_is_told(bridge):
+    """Nobody connects and nothing is sent: who was taken over elsewhere would stay, and the log says why."""
+    b = bridge()
+    ws = b.connect("gw-1")
+    rights = lambda word: b.redis.client.execute_command("ACL", "SETUSER", "default", word)
+    rights("-smismember")
+    told = b.proc.wait_log("redis_refused", detail="check")
+    assert told["level"] == "error" and "can't run this command" in told["error"]
+    b.redis.client.hset("viw.owner", "gw-1", "another|1|conn")
+    rights("+smismember")
+    assert ws.wait_closed(10) == 4000
+    assert len(b.proc.find_logs("redis_refused")) == 1
+
+
 def test_the_telemetry_stream_is_kept_to_its_bound(bridge):
     b = bridge(telemetry_maxlen=1000)
     ws = b.connect("gw-1")
