@@ -54,12 +54,15 @@ static const struct {
 };
 
 /* Whatever the role or the database has been given. By name where a server may not know them: an
- * idle connection that is ended reads like an outage. */
+ * idle connection that is ended reads like an outage. What is committed must be there after a crash
+ * of the server, for then Redis is told to forget it. */
 static const char default_session[] =
     "SET statement_timeout = '30s'; SET lock_timeout = '5s'; "
     "SET idle_in_transaction_session_timeout = '60s'; SET timezone = 'UTC'; "
     "SELECT set_config(name, '0', false) FROM pg_settings "
-    "WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+    "WHERE name IN ('idle_session_timeout', 'transaction_timeout') UNION ALL "
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'";
 
 /* ---- errors ---- */
 

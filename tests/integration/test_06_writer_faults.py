@@ -432,3 +432,23 @@ def test_a_start_without_descriptors_exits_71_and_says_what_to_raise(redis, pg, 
     assert 15 < n < 35
     wait_for(lambda: Writer(p, port).get("/_readyz")[0] == 200)
     p.stop()
+
+
+@pytest.mark.parametrize("kind", ["telemetry", "results"])
+def test_what_was_acknowledged_is_there_after_a_crash_of_postgres(redis, own_pg, start, kind):
+    """Also where the database has been given synchronous_commit = off, and the log is written every ten seconds only."""
+    server, c = own_pg.server, redis.client
+    own_pg.query("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    own_pg.query(f"ALTER DATABASE {own_pg.name} SET synchronous_commit = off")
+    own_pg.query("SELECT pg_reload_conf()")
+    w = start_writer(start, kind, redis, own_pg.uri)
+    for i in range(5):
+        add_command(c, f"c-{i}")
+        add_telemetry(c, f"gw-{i}", cpu_pct=1)
+        wait_drained(c, kind)
+    own_pg._conn.close()
+    server.kill()
+    server.start()
+    table = {"telemetry": "os_gateway_status", "results": "agent_commands"}[kind]
+    assert own_pg.query(f"SELECT count(*) AS n FROM {table}") == [{"n": 5}]
+    wait_for(lambda: w.get("/_readyz")[0] == 200, 15)
