@@ -192,8 +192,10 @@ static void take_lease(struct router *r, const struct redis_reply *reply)
 static void lease_answered(struct router *r, const struct redis_reply *reply)
 {
 	r->lease_asked = false;
-	if (redis_type(reply) != REDIS_ARR)
+	if (redis_type(reply) != REDIS_ARR) {
+		router_tell_refused(r, reply, ROUTER_LEADING);
 		return; /* every step is fenced: nothing to undo */
+	}
 	if (r->back_told)
 		r->back = false;
 	take_lease(r, reply);
@@ -336,14 +338,8 @@ static void count_routed(struct router *r, const struct command *c, const char *
 
 static void tell_refused(struct router *r, const struct redis_reply *reply)
 {
-	enum redis_error_class c = redis_error_class(reply);
-
-	store_note_passing(r->store, c);
-	if (redis_error_is_lasting(c) && log_limit_pass(&r->refused_log, 2) >= 0)
-		LOG_ERROR(
-		    FIELDS(.event = "redis_refused", .stream = "commands",
-			   .error = redis_str(reply).p),
-		    "Redis refuses the commands' stream: nothing is routed until it does not");
+	store_note_passing(r->store, redis_error_class(reply));
+	router_tell_refused(r, reply, ROUTER_ROUTING);
 }
 
 static void route_answered(struct router *r, const struct redis_reply *reply)

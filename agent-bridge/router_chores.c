@@ -26,6 +26,26 @@ static const struct trimmed {
     {"telemetry", {"telemetry-writer"}},
 };
 
+void router_tell_refused(struct router *r, const struct redis_reply *reply, enum router_work w)
+{
+	static const struct {
+		const char *detail, *msg;
+	} works[ROUTER_WORKS] = {
+	    [ROUTER_LEADING] = {"lease", "Redis refuses the router's lease: this bridge routes "
+					 "nothing until it does not"},
+	    [ROUTER_ROUTING] = {"route", "Redis refuses the commands' stream: nothing is routed "
+					 "until it does not"},
+	    [ROUTER_ENDING] = {"expire", "Redis refuses to end what is past its time: it stays "
+					 "open until it does not"},
+	};
+
+	if (redis_error_is_lasting(redis_error_class(reply)) &&
+	    log_limit_pass(&r->refused_log[w], 2) >= 0)
+		LOG_ERROR(FIELDS(.event = "redis_refused", .stream = "commands",
+				 .detail = works[w].detail, .error = redis_str(reply).p),
+			  "%s", works[w].msg);
+}
+
 /* ---- expiry ---- */
 
 void router_expire_in(struct router *r, int64_t ms)
@@ -47,6 +67,7 @@ static void expire_answered(struct router *r, const struct redis_reply *reply)
 	}
 	if (redis_type(reply) != REDIS_ARR) {
 		store_note_passing(r->store, redis_error_class(reply));
+		router_tell_refused(r, reply, ROUTER_ENDING);
 		router_expire_in(r, 1000);
 		return;
 	}
@@ -90,6 +111,7 @@ static void trim_answered(struct router *r, const struct redis_reply *reply)
 {
 	struct span word = redis_str(redis_at(reply, 0));
 	bool missing = span_eq(word, "no_group");
+	bool refused = redis_error_is_lasting(redis_error_class(reply));
 	const struct trimmed *t = &trimmed[r->trim_at];
 
 	if (router_is_fenced(reply)) {
@@ -100,7 +122,11 @@ static void trim_answered(struct router *r, const struct redis_reply *reply)
 		LOG_WARN(FIELDS(.event = "trim_refused", .stream = t->stream,
 				.detail = redis_str(redis_at(reply, 1)).p),
 			 "a consumer group is missing; its stream is not trimmed");
-	r->trim_missing[r->trim_at] = missing;
+	if (refused && !r->trim_missing[r->trim_at])
+		LOG_WARN(FIELDS(.event = "trim_refused", .stream = t->stream,
+				.error = redis_str(reply).p),
+			 "Redis refuses to look after a stream; it is not trimmed");
+	r->trim_missing[r->trim_at] = missing || refused;
 	if (redis_int(redis_at(reply, 1)) > 0)
 		r->trim_busy_until_ms = loop_now_ms(r->loop) + ROUTER_TRIM_BUSY_FOR_MS;
 	if (span_eq(word, "trimmed"))

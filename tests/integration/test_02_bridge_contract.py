@@ -138,6 +138,25 @@ def test_claims_that_redis_refuses_for_good_are_told(bridge):
     b.connect()
 
 
+def test_a_router_that_redis_refuses_for_good_is_told(bridge):
+    """Its lease, what is past its time, and what nobody needs any more."""
+    b = bridge()
+    db, ws = b.redis.client, b.connect("gw-1")
+    b.proc.wait_log("router_leads")
+    for key in ("deadlines", "dead_letters"):
+        db.set(f"viw.{key}", "of another kind")
+    db.delete("viw.lease.router")
+    db.hset("viw.lease.router", "no", "string")
+    assert b.proc.wait_log("redis_refused", detail="lease")["error"].startswith("WRONGTYPE")
+    db.delete("viw.lease.router")
+    assert b.proc.wait_log("redis_refused", detail="expire")["error"].startswith("WRONGTYPE")
+    assert b.proc.wait_log("trim_refused", stream="dead_letters")["error"].startswith("WRONGTYPE")
+    db.delete("viw.deadlines", "viw.dead_letters")
+    b.redis.xadd_command("gw-1", "ECHO", correlation_id="c-1")
+    assert ws.expect("COMMAND", timeout=15)["correlation_id"] == "c-1"
+    assert len(b.proc.find_logs("redis_refused", detail="lease")) <= 2
+
+
 def test_a_check_of_the_agents_that_redis_refuses_is_told(bridge):
     """Nobody connects and nothing is sent: who was taken over elsewhere would stay, and the log says why."""
     b = bridge()
