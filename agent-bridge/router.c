@@ -510,7 +510,7 @@ static const struct redis_ops wait_ops = {on_wait_up, NULL};
 int router_open(struct loop *l, struct metrics *m, struct store *s, const struct router_config *cfg,
 		struct router **ret)
 {
-	const struct redis_limits limits = {.timeout_ms = 3 * WAIT_BLOCK_MS};
+	const struct redis_limits limits = {.timeout_ms = 3 * WAIT_BLOCK_MS, .urgent = true};
 	struct router *r = calloc(1, sizeof(*r));
 	int error;
 

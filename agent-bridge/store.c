@@ -487,11 +487,12 @@ static const struct redis_ops wake_ops = {on_wake_up, NULL};
 
 static int open_connections(struct store *s, const char *url)
 {
-	const struct redis_limits wake_limits = {.timeout_ms = (WAKE_BLOCK_S + 5) * 1000};
-	/* Telemetry waits 8 ms for company: a write, a wake of Redis and an append to its log less
+	const struct redis_limits wake_limits = {.timeout_ms = (WAKE_BLOCK_S + 5) * 1000,
+						 .urgent = true};
+	/* Telemetry waits 16 ms for company: a write, a wake of Redis and an append to its log less
 	 * for most frames. Whatever else is sent meanwhile takes it along at once. */
 	const struct redis_limits data_limits = {.max_in_flight_bytes = FLYING_MAX_BYTES,
-						 .gather_ms = 8};
+						 .gather_ms = 16};
 	int r = redis_open(s->loop, url, &data_limits, &data_ops, s, &s->redis);
 
 	if (r < 0)

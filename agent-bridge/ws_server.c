@@ -12,6 +12,7 @@
 #include "ws_server_upgrade.h"
 
 #define WRITES_PER_TURN	  32 /* so that one agent's queue does not hold up the others */
+#define ANSWER_MS	  100 /* an agent with a command, or let in, is heard soon for so long */
 #define DISCARD_MAX_BYTES (16u * 1024 * 1024)
 #define PARTIAL_MAX_BYTES (256u * 1024 * 1024) /* half-received frames of all sockets */
 /* lws keeps the time limits of closing sockets in one sorted list: with thousands in it each
@@ -107,18 +108,12 @@ static void uncork(struct lws *wsi, struct ws_conn *c)
 	c->corked = false;
 }
 
-static void keep_pace(struct ws_server *w, unsigned us)
-{
-	if (us)
-		loop_pace(w->loop, us, PACE_FOR_MS);
-}
-
 static int write_frame(struct ws_server *w, struct lws *wsi, struct session_frame *q)
 {
 	int r = lws_write(wsi, (unsigned char *)q->bytes + SESSION_HEADROOM, q->n, LWS_WRITE_TEXT);
 
 	if (q->type == WIRE_COMMAND)
-		keep_pace(w, pace_be_brisk(&w->pace, loop_now_ms(w->loop)));
+		loop_hurry_for(w->loop, ANSWER_MS);
 	if (r >= 0)
 		w->cfg.ops->on_sent(w->cfg.arg, q);
 	free(q);
@@ -226,7 +221,7 @@ static int on_upgrade(void *arg, struct lws *wsi, const char *uri)
 		return -1;
 	*kept = v;
 	cork(wsi, 1);
-	keep_pace(w, pace_be_brisk(&w->pace, loop_now_ms(w->loop)));
+	loop_hurry_for(w->loop, ANSWER_MS);
 	lws_set_opaque_user_data(wsi, kept); /* taken by on_established, or freed with the wsi */
 	return 0;
 }
@@ -301,6 +296,7 @@ static void on_receive(struct ws_server *w, struct lws *wsi, struct ws_conn *c, 
 	bool final = lws_is_final_fragment(wsi), whole = final && c->rx_n == 0 && !c->too_big;
 	size_t remaining = lws_remaining_packet_payload(wsi);
 	struct session *s = c->s;
+	unsigned pace_us;
 
 	s->rx_at_ms = loop_now_ms(w->loop);
 	if (pace_on_read(&w->pace, s, n, s->rx_at_ms))
@@ -315,8 +311,8 @@ static void on_receive(struct ws_server *w, struct lws *wsi, struct ws_conn *c, 
 		s->partial_since_ms = 0;
 	else if (!s->partial_since_ms)
 		s->partial_since_ms = s->rx_at_ms;
-	if (final)
-		keep_pace(w, pace_on_frame(&w->pace, s->rx_at_ms));
+	if (final && (pace_us = pace_on_frame(&w->pace, s->rx_at_ms)) > 0)
+		loop_pace(w->loop, pace_us, PACE_FOR_MS);
 	if (whole && n <= w->cfg.max_frame_bytes) {
 		w->cfg.ops->on_frame(w->cfg.arg, s, in, n);
 		return;

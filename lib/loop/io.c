@@ -15,6 +15,8 @@
 
 struct loop_poll {
 	uv_poll_t handle;
+	struct loop *loop;
+	int fd;
 	void (*cb)(void *arg, int events);
 	void *arg;
 	loop_cb closed;
@@ -51,10 +53,26 @@ int loop_poll_new(struct loop *l, int fd, void (*cb)(void *arg, int events), voi
 		return r;
 	}
 	p->handle.data = p;
+	p->loop = l;
+	p->fd = fd;
 	p->cb = cb;
 	p->arg = arg;
 	*ret = p;
 	return 0;
+}
+
+void loop_poll_urgent(struct loop_poll *p, bool is)
+{
+	struct pollfd *free_one = NULL;
+
+	for (struct pollfd *u = p->loop->urgent; u < p->loop->urgent + LOOP_URGENT_MAX; u++) {
+		if (u->fd == p->fd)
+			u->fd = -1;
+		if (u->fd < 0)
+			free_one = u;
+	}
+	if (is && free_one)
+		free_one->fd = p->fd;
 }
 
 int loop_poll_set(struct loop_poll *p, int events)
@@ -81,6 +99,7 @@ void loop_poll_close(struct loop_poll *p, loop_cb closed, void *arg)
 {
 	if (!p)
 		return;
+	loop_poll_urgent(p, false);
 	(void)uv_poll_stop(&p->handle); /* no event between here and the close callback */
 	p->closed = closed;
 	p->closed_arg = arg;

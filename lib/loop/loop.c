@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -42,6 +43,8 @@ int loop_new(struct loop **ret)
 		free(l);
 		return r;
 	}
+	for (size_t i = 0; i < LOOP_URGENT_MAX; i++)
+		l->urgent[i] = (struct pollfd){.fd = -1, .events = POLLIN};
 	(void)uv_prepare_init(&l->uv, &l->pace); /* never fails */
 	l->pace.data = l;
 	uv_unref((uv_handle_t *)&l->pace);
@@ -131,10 +134,18 @@ int64_t loop_now_ms(const struct loop *l)
 
 /* ---- pace ---- */
 
+/* Until an urgent descriptor has something. */
+static void sleep_ns(struct loop *l, uint64_t ns)
+{
+	const struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+
+	(void)ppoll(l->urgent, LOOP_URGENT_MAX, &t, NULL);
+}
+
 static void on_pace(uv_prepare_t *h)
 {
 	struct loop *l = h->data;
-	bool hurry = l->hurry > 0 || l->hurry_once;
+	bool hurry = l->hurry > 0 || l->hurry_once || uv_now(&l->uv) < l->hurry_until_ms;
 	uint64_t us = hurry && l->pace_us > HURRY_US ? HURRY_US : l->pace_us;
 	uint64_t now_ns = uv_hrtime(), due_ns = l->turn_ns + us * 1000u;
 
@@ -145,7 +156,7 @@ static void on_pace(uv_prepare_t *h)
 		return;
 	}
 	if (now_ns < due_ns) {
-		(void)usleep((useconds_t)((due_ns - now_ns) / 1000u));
+		sleep_ns(l, due_ns - now_ns);
 		now_ns = uv_hrtime();
 	}
 	l->turn_ns = now_ns;
@@ -171,6 +182,14 @@ void loop_hurry(struct loop *l, int by)
 void loop_hurry_once(struct loop *l)
 {
 	l->hurry_once = true;
+}
+
+void loop_hurry_for(struct loop *l, int64_t ms)
+{
+	uint64_t until_ms = uv_now(&l->uv) + (uint64_t)ms;
+
+	if (until_ms > l->hurry_until_ms)
+		l->hurry_until_ms = until_ms;
 }
 
 void loop_hold_opens(struct loop *l, int by)

@@ -27,13 +27,15 @@ void *loop_native(struct loop *l);
 int64_t loop_now_ms(const struct loop *l);
 
 /* For the next for_ms, turns begin at least us microseconds apart (it sleeps before it looks for
- * events): each then finds several, and wakes, polls and what is done once a turn are shared. */
+ * events): each then finds several, and wakes, polls and what is done once a turn are shared.
+ * Readable urgent descriptors end the sleep. */
 void loop_pace(struct loop *l, unsigned us, int64_t for_ms);
 unsigned loop_pace_us(const struct loop *l); /* 0: not paced */
 /* by 1, later by -1: between the two somebody waits for this loop, and turns are no more than
  * half a millisecond apart. */
 void loop_hurry(struct loop *l, int by);
 void loop_hurry_once(struct loop *l); /* the next turn only */
+void loop_hurry_for(struct loop *l, int64_t ms);
 /* by 1, later by -1: between the two nobody should open a descriptor, since libwebsockets, while it
  * is destroyed, closes a number of its own twice. */
 void loop_hold_opens(struct loop *l, int by);
@@ -74,6 +76,9 @@ struct loop_poll;
 int loop_poll_new(struct loop *l, int fd, void (*cb)(void *arg, int events), void *arg,
 		  struct loop_poll **ret) MUST_CHECK;
 int loop_poll_set(struct loop_poll *p, int events) MUST_CHECK;
+/* What can be read here is worth a turn of its own in a paced loop, or not. Four at once are; more
+ * are as all others. */
+void loop_poll_urgent(struct loop_poll *p, bool is);
 void loop_poll_close(struct loop_poll *p, loop_cb closed, void *arg);
 
 /* Byte stream over a unix socket, for the agent's talk with the helper. */

@@ -1,9 +1,12 @@
 /* What the files of lib/loop share. */
 #pragma once
 
+#include <poll.h>
 #include <uv.h>
 
 #include "loop/loop.h"
+
+#define LOOP_URGENT_MAX 4
 
 struct loop_signal {
 	uv_signal_t handle;
@@ -20,8 +23,10 @@ struct loop {
 	uv_prepare_t pace; /* runs before each poll while pace_until_ms is ahead */
 	uint64_t turn_ns, pace_until_ms;
 	unsigned pace_us;
+	struct pollfd urgent[LOOP_URGENT_MAX]; /* fd -1: free */
 	int hurry; /* how many wait */
 	bool hurry_once;
+	uint64_t hurry_until_ms;
 	int opens_held;
 };
 

@@ -109,9 +109,12 @@ static void hurry(struct redis *r)
 {
 	bool hurried = (r->urgent > 0 && r->urgent <= HURRY_MAX) || r->events & LOOP_WRITE;
 
-	if (hurried != r->hurried)
-		loop_hurry(r->loop, hurried ? 1 : -1);
+	if (hurried == r->hurried)
+		return;
 	r->hurried = hurried;
+	loop_hurry(r->loop, hurried ? 1 : -1);
+	if (r->poll)
+		loop_poll_urgent(r->poll, hurried || r->limits.urgent);
 }
 
 static void ring_push(struct redis *r, redis_cb cb, void *arg, size_t bytes, bool urgent)
@@ -479,6 +482,8 @@ static void connect_to(struct redis *r, const struct sockaddr *sa, socklen_t len
 	}
 	r->state = CONNECTING;
 	error = loop_poll_new(r->loop, r->fd, on_poll, r, &r->poll);
+	if (error == 0 && r->limits.urgent)
+		loop_poll_urgent(r->poll, true);
 	if (error == 0)
 		error = watch(r, LOOP_READ | LOOP_WRITE);
 	if (error < 0)

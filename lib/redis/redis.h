@@ -64,6 +64,7 @@ struct redis_limits {
 	/* Commands of redis_commit may wait this long for company, unless the loop's turns are as
 	 * far apart already; the few who wait for an answer of redis_cmd hurry it. 0: neither. */
 	int64_t gather_ms;
+	bool urgent; /* its answers do not wait for the pace of the loop */
 };
 int redis_open(struct loop *l, const char *url, const struct redis_limits *limits,
 	       const struct redis_ops *ops, void *arg, struct redis **ret) MUST_CHECK;

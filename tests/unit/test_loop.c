@@ -226,6 +226,68 @@ static void test_who_waits_hurries_a_paced_loop(void **state)
 	assert_true(ms_of_20_turns() >= 90);
 }
 
+static void test_hurry_for_a_while(void **state)
+{
+	(void)state;
+	loop_pace(loop, 100000, 60000);
+	loop_hurry_for(loop, 60000);
+	loop_hurry_for(loop, 1); /* the longer one stays */
+	assert_in_range(ms_of_20_turns(), 9, 1800);
+	loop_pace(loop, 5000, 60000);
+}
+
+static void test_hurry_for_a_while_ends(void **state)
+{
+	(void)state;
+	loop_pace(loop, 100000, 60000);
+	loop_hurry_for(loop, 1);
+	calls = 14;
+	assert_true(ms_of_20_turns() >= 180);
+}
+
+static void on_urgent(void *arg, int events)
+{
+	char c;
+
+	(void)events;
+	assert_int_equal(read(*(int *)arg, &c, 1), 1);
+	if (++calls == 3)
+		loop_stop(loop);
+}
+
+/* Three bytes come to a loop whose turns are ten seconds apart, each after the one before it was
+ * met. Urgent ones end the sleep. */
+static void test_what_is_urgent_ends_the_sleep(void **state)
+{
+	struct loop_poll *poll;
+	int64_t before;
+	int fd[2];
+
+	(void)state;
+	assert_int_equal(pipe(fd), 0);
+	assert_int_equal(loop_poll_new(loop, fd[0], on_urgent, &fd[0], &poll), 0);
+	loop_poll_urgent(poll, true);
+	loop_poll_urgent(poll, true); /* once is enough */
+	assert_int_equal(loop_poll_set(poll, LOOP_READ), 0);
+	loop_pace(loop, 10 * 1000 * 1000, 60000);
+	assert_int_equal(write(fd[1], "abc", 3), 3);
+	before = clock_boot_ms();
+	run_with_deadline();
+	assert_true(clock_boot_ms() - before < 5000);
+	assert_int_equal(calls, 3);
+
+	loop_poll_urgent(poll, false);
+	loop_pace(loop, 200 * 1000, 60000);
+	calls = 2;
+	assert_int_equal(write(fd[1], "d", 1), 1);
+	before = clock_boot_ms();
+	run_with_deadline();
+	assert_true(clock_boot_ms() - before >= 100);
+	loop_poll_close(poll, NULL, NULL);
+	(void)close(fd[0]);
+	(void)close(fd[1]);
+}
+
 static void test_pace_ends_by_itself(void **state)
 {
 	struct loop_timer *t;
@@ -513,6 +575,9 @@ int main(void)
 	    CASE(test_wake_from_another_thread),
 	    CASE(test_pace_keeps_turns_apart),
 	    CASE(test_pace_ends_by_itself),
+	    CASE(test_hurry_for_a_while),
+	    CASE(test_hurry_for_a_while_ends),
+	    CASE(test_what_is_urgent_ends_the_sleep),
 	    CASE(test_who_waits_hurries_a_paced_loop),
 	    CASE(test_work_runs_elsewhere_and_reports_here),
 	    CASE(test_signal_gives_its_number),

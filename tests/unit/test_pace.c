@@ -8,7 +8,7 @@
 
 #include "pace.h"
 
-#define START_MS 1000000 /* a window begins here */
+#define START_MS 1024000 /* a window begins here */
 
 /* n frames a millisecond; what was said last, at most ms milliseconds ago. */
 static unsigned feed(struct pace *p, int64_t from_ms, int ms, unsigned n)
@@ -29,7 +29,23 @@ static void test_few_frames_are_not_paced(void **state)
 	struct pace p = {0};
 
 	(void)state;
-	assert_int_equal(feed(&p, START_MS, 1000, 1), 0);
+	for (int64_t t = START_MS; t < START_MS + 4096; t += 8) /* 125 a second */
+		assert_int_equal(pace_on_frame(&p, t), 0);
+}
+
+static void test_a_fleet_of_18000_is_paced(void **state)
+{
+	struct pace p = {0};
+	int64_t said_ms = START_MS;
+
+	(void)state;
+	for (int64_t t = START_MS; t < START_MS + 4096; t += 2) { /* 500 a second */
+		unsigned us = pace_on_frame(&p, t);
+
+		assert_true(us == 0 || us == 16000);
+		said_ms = us ? t : said_ms;
+		assert_true(t - said_ms < PACE_FOR_MS);
+	}
 }
 
 static void test_the_more_come_the_sooner_turns_are(void **state)
@@ -37,34 +53,10 @@ static void test_the_more_come_the_sooner_turns_are(void **state)
 	struct pace p = {0};
 
 	(void)state;
-	assert_int_equal(feed(&p, START_MS, 100, 2), 8000);
-	assert_int_equal(feed(&p, START_MS + 100, 100, 19), 8000);
-	assert_int_equal(feed(&p, START_MS + 200, 100, 20), 4000);
-	assert_int_equal(feed(&p, START_MS + 300, 100, 10), 8000);
-}
-
-static void test_a_command_makes_it_brisk_for_a_while(void **state)
-{
-	struct pace p = {0};
-
-	(void)state;
-	(void)feed(&p, START_MS, 96, 2);
-	assert_int_equal(pace_be_brisk(&p, START_MS + 96), 2000);
-	assert_int_equal(pace_be_brisk(&p, START_MS + 97), 0); /* it is */
-	assert_int_equal(feed(&p, START_MS + 104, 80, 2), 2000);
-	assert_int_equal(feed(&p, START_MS + 184, 80, 2), 8000);
-	(void)pace_be_brisk(&p, START_MS + 264);
-	assert_int_equal(feed(&p, START_MS + 272, 80, 20), 1000);
-}
-
-static void test_a_command_does_not_pace_who_is_not(void **state)
-{
-	struct pace p = {0};
-
-	(void)state;
-	assert_int_equal(pace_be_brisk(&p, START_MS), 0);
-	(void)feed(&p, START_MS, 96, 2);
-	assert_int_equal(pace_be_brisk(&p, START_MS + 96 + PACE_FOR_MS), 0);
+	assert_int_equal(feed(&p, START_MS, 128, 2), 16000);
+	assert_int_equal(feed(&p, START_MS + 128, 128, 19), 16000);
+	assert_int_equal(feed(&p, START_MS + 256, 128, 20), 8000);
+	assert_int_equal(feed(&p, START_MS + 384, 128, 10), 16000);
 }
 
 static void test_a_socket_that_fills_what_is_read_has_more(void **state)
@@ -88,9 +80,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_a_socket_that_fills_what_is_read_has_more),
 	    cmocka_unit_test(test_few_frames_are_not_paced),
+	    cmocka_unit_test(test_a_fleet_of_18000_is_paced),
 	    cmocka_unit_test(test_the_more_come_the_sooner_turns_are),
-	    cmocka_unit_test(test_a_command_makes_it_brisk_for_a_while),
-	    cmocka_unit_test(test_a_command_does_not_pace_who_is_not),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
