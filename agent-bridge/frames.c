@@ -26,6 +26,7 @@ struct frames {
 	struct frames_config cfg;
 	struct wire_decoder *decoder;
 	struct ratelimit *kept; /* by agent */
+	int64_t boot_ms, wall_ms; /* when that was, by the other clock */
 	struct metric *in[WIRE_TYPES], *out[WIRE_TYPES], *bytes_in, *bytes_out;
 	char supported[256]; /* JSON array of the types an agent may send */
 };
@@ -301,8 +302,8 @@ static int take(struct frames *f, struct session *s, struct span json, int64_t b
 		if (kept)
 			(void)!ratelimit_take_many(f->kept, s->agent_id, strlen(s->agent_id),
 						   KEPT_A_MINUTE, kept, boot_ms);
-		metric_add(f->in[w.type], 1);
-		metric_add(f->bytes_in, json.n);
+		metric_add_alone(f->in[w.type], 1);
+		metric_add_alone(f->bytes_in, json.n);
 	}
 	return r;
 }
@@ -314,7 +315,13 @@ void frames_receive(struct frames *f, struct session *s, const char *json, size_
 
 	if (!session_is_open(s))
 		return;
-	s->seen_ms = clock_wall_ms();
+	CPU_WARM(s, sizeof(*s));
+	ring_warm(&s->ring);
+	if (boot_ms != f->boot_ms) {
+		f->boot_ms = boot_ms;
+		f->wall_ms = clock_wall_ms();
+	}
+	s->seen_ms = f->wall_ms;
 	if (s->state == SESSION_CLAIMING || s->held.first || take(f, s, frame, boot_ms) < 0)
 		session_hold(s, &f->cfg.limits, json, n);
 }

@@ -4,6 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/macros.h"
+
+#define WARM_BYTES 512 /* a frame of telemetry, mostly */
+
 void rings_init(struct rings *all, size_t max_frames, size_t max_bytes)
 {
 	*all = (struct rings){.max_frames = max_frames, .max_bytes = max_bytes};
@@ -73,6 +77,14 @@ static struct ring_frame *frame_get(struct rings *all, struct ring *r, size_t n)
 			f->cap = (uint32_t)n;
 	}
 	return f;
+}
+
+void ring_warm(const struct ring *r)
+{
+	if (!r->oldest)
+		return;
+	CPU_WARM(r->newest, sizeof(*r->newest));
+	CPU_WARM(r->oldest, WARM_BYTES);
 }
 
 void ring_add(struct rings *all, struct ring *r, const char *bytes, size_t n)

@@ -63,11 +63,11 @@ const char *store_down_reason(const struct store *s)
 
 struct span store_now_text(struct store *s)
 {
-	int64_t now = clock_wall_ms();
+	int64_t now = loop_now_ms(s->loop);
 
 	if (now != s->now_ms) {
 		s->now_ms = now;
-		clock_format_rfc3339(now, s->now_text);
+		clock_format_rfc3339(clock_wall_ms(), s->now_text);
 	}
 	return (struct span){s->now_text, CLOCK_RFC3339_LEN};
 }

@@ -9,6 +9,15 @@
 #define ARRAY_LEN(a)			(sizeof(a) / sizeof((a)[0]))
 #define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
+/* So many bytes from at on come into the CPU's cache, if they can be read, while it goes on. */
+#define CPU_WARM(at, bytes)                                             \
+	do {                                                            \
+		const char *warm_ = (const char *)(at);                 \
+		for (size_t i_ = 0; i_ < (bytes); i_ += CPU_LINE_BYTES) \
+			__builtin_prefetch(warm_ + i_);                 \
+	} while (0)
+#define CPU_LINE_BYTES 64
+
 /* Runs fn(&variable) when the variable leaves its scope. */
 #define CLEANUP(fn) __attribute__((cleanup(fn)))
 

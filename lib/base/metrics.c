@@ -221,6 +221,13 @@ void metric_add(struct metric *s, uint64_t n)
 		atomic_fetch_add_explicit(&s->count, n, memory_order_relaxed);
 }
 
+void metric_add_alone(struct metric *s, uint64_t n)
+{
+	uint64_t count = atomic_load_explicit(&s->count, memory_order_relaxed);
+
+	atomic_store_explicit(&s->count, count + n, memory_order_relaxed);
+}
+
 void metric_set(struct metric *s, double v)
 {
 	atomic_store_explicit(&s->bits, bits_of(v), memory_order_relaxed);
