@@ -163,23 +163,28 @@ struct pids {
 	size_t n, cap;
 };
 
-static int add_pids(struct pids *out, const char *text)
+/* One read(2) gives a page of the list at most. */
+static int add_list(struct pids *out, const char *path)
 {
-	char *end;
+	FILE *f = fopen(path, "re");
+	int pid, r = f ? 0 : passed_over(-errno);
 
-	for (long pid; (pid = strtol(text, &end, 10)) > 0 && end != text; text = end) {
-		int r = grow(&out->item, out->n, &out->cap, 256, sizeof *out->item);
-		if (r < 0)
-			return r;
-		out->item[out->n++] = (pid_t)pid;
+	while (f && r == 0 && fscanf(f, "%d", &pid) == 1) {
+		r = grow(&out->item, out->n, &out->cap, 256, sizeof *out->item);
+		if (r == 0)
+			out->item[out->n++] = pid;
 	}
-	return 0;
+	if (f && r == 0 && ferror(f))
+		r = passed_over(-errno);
+	if (f)
+		fclose(f);
+	return r;
 }
 
 /* Each thread has a list of its own. We ourselves cannot be gone. */
 static int add_children(struct pids *out, pid_t pid)
 {
-	char path[64], text[65536];
+	char path[64];
 	int r = 0;
 
 	snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
@@ -189,8 +194,7 @@ static int add_children(struct pids *out, pid_t pid)
 	for (struct dirent *e; r == 0 && (e = readdir(d));) {
 		long tid = strtol(e->d_name, NULL, 10);
 		snprintf(path, sizeof path, "/proc/%d/task/%ld/children", (int)pid, tid);
-		ssize_t n = tid > 0 ? read_small(path, text, sizeof text) : 0;
-		r = n > 0 ? add_pids(out, text) : passed_over(n);
+		r = tid > 0 ? add_list(out, path) : 0;
 	}
 	closedir(d);
 	return r;

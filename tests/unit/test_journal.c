@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -476,6 +477,30 @@ static void test_only_root_passes_for_a_supervisor(void **state)
 	assert_false(is_named(65534));
 }
 
+/* The kernel gives the list of children a page at a time. */
+static void test_all_of_many_children_are_found(void **state)
+{
+	enum { MANY = 900 };
+	char *const argv[] = {"sleep", "60", NULL};
+	pid_t child[MANY];
+	int status;
+
+	(void)state;
+	for (size_t i = 0; i < MANY; i++) /* fork(2) is dear with AddressSanitizer */
+		assert_ok(posix_spawnp(&child[i], "sleep", NULL, NULL, argv, NULL));
+	ssize_t seen = tree_signal(getpid(), 0);
+	int r = tree_kill(getpid());
+	size_t killed = 0;
+	for (size_t i = 0; i < MANY; i++) { /* whoever was not found is ended all the same */
+		(void)kill(child[i], SIGTERM);
+		assert_int_equal(waitpid(child[i], &status, 0), child[i]);
+		killed += WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+	}
+	assert_ok(r);
+	assert_int_equal(seen, MANY);
+	assert_int_equal(killed, MANY);
+}
+
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -493,6 +518,7 @@ int main(void)
 	    CASE(test_id_is_kept_and_new_on_another_machine),
 	    CASE(test_temporary_files_are_swept),
 	    CASE(test_only_root_passes_for_a_supervisor),
+	    cmocka_unit_test(test_all_of_many_children_are_found),
 	    cmocka_unit_test(test_clean_output),
 	    cmocka_unit_test(test_record_sizes_never_lie),
 	};
