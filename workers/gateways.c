@@ -245,6 +245,8 @@ const char *gateways_stage_event(struct gateways *g, const struct stream_entry *
 		return "unknown_event";
 	if (events[i].kind != FACT_AUDIT && !o.conn_id.n)
 		return "bad_field";
+	if (!origin_is_word(reason)) /* the end of a connection counts without it, too */
+		reason = (struct span){0};
 	struct json_fault fault;
 	int valid = o.frame.n ? json_validate(o.frame.p, o.frame.n, WIRE_MAX_DEPTH, &fault) : 0;
 	if (valid < 0)

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/ident.h"
+#include "base/utf8.h"
 
 enum { DAY_MS = 86400000, WORD_MAX = 256 };
 
@@ -15,6 +16,11 @@ bool origin_time(struct span s, int64_t *ret_ms)
 bool origin_int(struct span s, int64_t *ret)
 {
 	return s.p && json_int(s, ret) == 0;
+}
+
+bool origin_is_word(struct span s)
+{
+	return s.n <= WORD_MAX && (!s.n || (!memchr(s.p, '\0', s.n) && utf8_is_valid(s.p, s.n)));
 }
 
 int span_order(struct span a, struct span b)
@@ -37,7 +43,7 @@ const char *origin_parse(const struct stream_entry *e, struct origin *ret)
 
 	if (!o.agent_id.p || !ident_is_agent_id(o.agent_id.p, o.agent_id.n))
 		return "bad_agent_id";
-	if (o.bridge_id.n > WORD_MAX || o.conn_id.n > WORD_MAX || o.ip.n > WORD_MAX)
+	if (!origin_is_word(o.bridge_id) || !origin_is_word(o.conn_id) || !origin_is_word(o.ip))
 		return "bad_field";
 	if (!origin_int(stream_field(e, "epoch"), &o.epoch) || o.epoch < 0)
 		return "bad_epoch";

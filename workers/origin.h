@@ -18,5 +18,7 @@ const char *origin_parse(const struct stream_entry *e, struct origin *ret);
 bool origin_time(struct span s, int64_t *ret_ms);
 /* Decimal, all of it. */
 bool origin_int(struct span s, int64_t *ret);
+/* Text that a row can hold and that is short; nothing is, too. */
+bool origin_is_word(struct span s);
 /* memcmp order, shorter first: that of COLLATE "C". */
 int span_order(struct span a, struct span b);

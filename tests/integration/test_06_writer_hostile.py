@@ -123,6 +123,25 @@ def test_frames_no_row_can_hold_cost_no_transaction(redis, pg, start):
     assert 30 <= len(w.proc.find_logs("dead_letter")) <= 60
 
 
+def test_words_no_row_can_hold_cost_no_transaction(redis, pg, start):
+    """What is no UTF-8, or holds a NUL, where a bridge says who it is; in the reason of an end it costs the reason alone."""
+    c = redis.client
+    words = [b"\xff", b"a\x00b", b"\xed\xa0\x80", b"x" * 300]
+    for i in range(200):
+        add_telemetry(c, f"gw-{i:03}", seq=i, cpu_pct=i)
+        field = ("bridge_id", "conn_id", "ip")[i % 3]
+        fields = {**writers.origin("evil"), "frame": json.dumps(writers.frame("evil", cpu_pct=1)), field: words[i % len(words)]}
+        c.xadd("viw.telemetry", fields)
+        writers.add_event(c, f"gw-{i:03}", "connected", conn=f"c{i}")
+        c.xadd("viw.agent_events", {**writers.origin(f"gw-{i:03}", conn=f"c{i}"), "event": "disconnected", "reason": words[i % len(words)]})
+    w = start_writer(start, "telemetry", redis, pg.uri)
+    wait_drained(c, "telemetry")
+    assert pg.query("SELECT count(*) AS n FROM os_gateway_status") == [{"n": 200}]
+    assert pg.query("SELECT count(*) AS n FROM agent_sessions WHERE disconnected_at IS NOT NULL AND close_reason IS NULL") == [{"n": 200}]
+    assert pg.query("SELECT reason, count(*) AS n FROM dead_letters GROUP BY 1") == [{"reason": "bad_field", "n": 200}]
+    assert w.metric("viw_batch_rows_count") < 30
+
+
 def test_figures_at_the_edges_of_a_double_cost_no_transaction(redis, pg, start):
     """Sums and means that overflow or underflow are refused by the server, and each would be searched for."""
     c = redis.client
