@@ -179,8 +179,12 @@ def test_one_bad_entry_never_blocks_its_neighbours(redis, pg, start):
     bad_json = c.xadd("viw.telemetry", {**fields, "frame": "{\"type\":\"TELEMETRY\""})
     other = c.xadd("viw.telemetry", {**fields, "frame": writers.json.dumps(writers.frame("gw-other", cpu_pct=1))})
     c.xadd("viw.telemetry", {**fields, "agent_id": "../etc", "frame": "{}"})
-    # Bytes that are no UTF-8: only PostgreSQL refuses them, so the batch is halved to find the row.
-    latin1 = c.xadd("viw.telemetry", {**fields, "ip": b"\xff",
+    # Only PostgreSQL refuses it, so the batch is halved to find the row.
+    pg.query("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' "
+             "USING ERRCODE = '22021'; END $$")
+    pg.query("CREATE TRIGGER refuse BEFORE INSERT ON os_gateway_status FOR EACH ROW "
+             "WHEN (NEW.agent_id = 'gw-bad') EXECUTE FUNCTION refuse()")
+    latin1 = c.xadd("viw.telemetry", {**fields, "of_nobody": b"\xff",
                                       "frame": writers.json.dumps(writers.frame("gw-bad", cpu_pct=1))})
     for i in range(40, 80):
         add_telemetry(c, f"gw-{i:02}", seq=i, cpu_pct=i)
