@@ -25,7 +25,7 @@
 struct frames {
 	struct frames_config cfg;
 	struct wire_decoder *decoder;
-	struct ratelimit *kept; /* by agent */
+	struct ratelimit *kept;	  /* by agent */
 	int64_t boot_ms, wall_ms; /* when that was, by the other clock */
 	struct metric *in[WIRE_TYPES], *out[WIRE_TYPES], *bytes_in, *bytes_out;
 	char supported[256]; /* JSON array of the types an agent may send */

@@ -32,7 +32,8 @@ struct rings {
 void rings_init(struct rings *all, size_t max_frames, size_t max_bytes);
 /* Keeps a copy, or not when there is no memory or no room at all. */
 void ring_add(struct rings *all, struct ring *r, const char *bytes, size_t n);
-/* Before a frame is looked at: the memory that ring_add will write comes into the cache meanwhile. */
+/* Before a frame is looked at: the memory that ring_add will write comes into the cache meanwhile.
+ */
 void ring_warm(const struct ring *r);
 void ring_clear(struct rings *all, struct ring *r);
 /* Everything of `from` becomes `to`'s, which must be empty. */
