@@ -101,23 +101,15 @@ static void on_checked(struct dispatch *d, uint64_t sid, struct span what)
 		dispatch_want_offer(d, s, false);
 }
 
-static void tell_refused(struct dispatch *d, const struct redis_reply *reply)
-{
-	if (redis_error_is_lasting(redis_error_class(reply)) &&
-	    log_limit_pass(&d->checks_log, 1) >= 0)
-		LOG_ERROR(
-		    FIELDS(.event = "redis_refused", .detail = "check",
-			   .error = redis_str(reply).p),
-		    "Redis refuses to say whose the agents are: who is another bridge's stays");
-}
-
 static void on_check(void *arg, const struct redis_reply *reply)
 {
 	struct check *c = arg;
 	struct dispatch *d = c->d;
 
 	if (!d->closed)
-		tell_refused(d, reply);
+		store_tell_refused(&d->checks_log, reply, "check",
+				   "Redis refuses to say whose the agents are: who is another "
+				   "bridge's stays");
 	for (size_t i = 0; !d->closed && i + 1 < redis_len(reply); i += 2) {
 		int64_t at = redis_int(redis_at(reply, i));
 

@@ -298,13 +298,26 @@ int store_event(struct store *s, const struct store_conn *c, const char *event, 
 
 /* ---- lease, hints, connections ---- */
 
+void store_tell_refused(struct log_limit *limit, const struct redis_reply *reply,
+			const char *detail, const char *msg)
+{
+	if (redis_error_is_lasting(redis_error_class(reply)) && log_limit_pass(limit, 1) >= 0)
+		LOG_ERROR(FIELDS(.event = "redis_refused", .detail = detail,
+				 .error = redis_str(reply).p),
+			  "%s", msg);
+}
+
 static void on_lease(void *arg, const struct redis_reply *reply)
 {
 	struct store *s = arg;
 	struct span other = redis_str(redis_at(reply, 1));
 
-	if (redis_type(reply) != REDIS_ARR)
-		return; /* renewed again in five seconds, or at the reconnect */
+	if (redis_type(reply) != REDIS_ARR) { /* renewed again in five seconds, or at the reconnect */
+		store_tell_refused(&s->lease_log, reply, "bridge",
+				   "Redis refuses this bridge's lease: others take it for dead, and "
+				   "its agents get their commands late");
+		return;
+	}
 	if (span_copy(redis_str(redis_at(reply, 0)), s->started, sizeof(s->started)) < 0)
 		s->started[0] = '\0';
 	if (other.n)
@@ -412,7 +425,9 @@ static void on_wake_reply(void *arg, const struct redis_reply *reply)
 			if (p->on_hint)
 				p->on_hint(p->arg, redis_str(redis_at(hints, i)));
 	if (redis_type(reply) == REDIS_ERR) {
-		LOG_DEBUG(FIELDS(.event = "wake", .error = redis_str(reply).p), "no hints");
+		store_tell_refused(&s->wake_log, reply, "wake",
+				   "Redis refuses the hints of other bridges: commands come up to "
+				   "five seconds late");
 		/* until then the periodic check finds what hints would have told */
 		loop_timer_start(s->wake_again, WAKE_AGAIN_MS, 0);
 		return;

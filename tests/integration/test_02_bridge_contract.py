@@ -171,6 +171,29 @@ def test_a_check_of_the_agents_that_redis_refuses_is_told(bridge):
     assert len(b.proc.find_logs("redis_refused")) == 1
 
 
+@pytest.mark.parametrize("detail, key", [("bridge", "viw.bridge.b1"), ("wake", "viw.wake.b1")])
+def test_a_key_between_bridges_of_another_kind_is_told(bridge, detail, key):
+    b = bridge(id="b1")
+    b.connect("gw-1")
+    b.redis.client.delete(key)
+    b.redis.client.hset(key, "a", "b")  # as a slip of the hand would leave it
+    told = b.proc.wait_log("redis_refused", detail=detail, timeout=25)
+    assert told["level"] == "error" and "WRONGTYPE" in told["error"]
+    b.redis.client.delete(key)
+
+
+def test_a_post_that_redis_refuses_for_good_is_told(bridge):
+    b = bridge()
+    b.connect("gw-1")
+    b.redis.client.execute_command("ACL", "SETUSER", "default", "-xadd")
+    assert [b.post("gw-1")[0] for _ in range(2)] == [503, 503]
+    told = b.proc.wait_log("redis_refused", detail="post")
+    assert told["level"] == "error" and "can't run this command" in told["error"]
+    assert len(b.proc.find_logs("redis_refused", detail="post")) == 1
+    b.redis.client.execute_command("ACL", "SETUSER", "default", "+xadd")
+    assert b.post("gw-1")[0] == 202
+
+
 def test_the_telemetry_stream_is_kept_to_its_bound(bridge):
     b = bridge(telemetry_maxlen=1000)
     ws = b.connect("gw-1")
