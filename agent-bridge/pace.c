@@ -1,8 +1,8 @@
 #include "pace.h"
 
-/* Turns are so far apart from so many frames a window on. While a command is with its agent, while
- * somebody comes, or commands, results and handshakes wait for Redis, but not many, the loop hurries
- * (lib/loop). */
+/* Turns are so far apart from so many frames a window on. The loop hurries (lib/loop) while a command
+ * is with its agent, somebody comes, or commands, results and handshakes, but not many, wait for
+ * Redis. */
 #define WINDOW_MS  32
 #define FRAME_HEAD 8 /* of most: two bytes, two of length, four of mask */
 

@@ -302,9 +302,9 @@ void store_tell_refused(struct log_limit *limit, const struct redis_reply *reply
 			const char *detail, const char *msg)
 {
 	if (redis_error_is_lasting(redis_error_class(reply)) && log_limit_pass(limit, 1) >= 0)
-		LOG_ERROR(FIELDS(.event = "redis_refused", .detail = detail,
-				 .error = redis_str(reply).p),
-			  "%s", msg);
+		LOG_ERROR(
+		    FIELDS(.event = "redis_refused", .detail = detail, .error = redis_str(reply).p),
+		    "%s", msg);
 }
 
 static void on_lease(void *arg, const struct redis_reply *reply)
@@ -312,10 +312,12 @@ static void on_lease(void *arg, const struct redis_reply *reply)
 	struct store *s = arg;
 	struct span other = redis_str(redis_at(reply, 1));
 
-	if (redis_type(reply) != REDIS_ARR) { /* renewed again in five seconds, or at the reconnect */
-		store_tell_refused(&s->lease_log, reply, "bridge",
-				   "Redis refuses this bridge's lease: others take it for dead, and "
-				   "its agents get their commands late");
+	if (redis_type(reply) !=
+	    REDIS_ARR) { /* renewed again in five seconds, or at the reconnect */
+		store_tell_refused(
+		    &s->lease_log, reply, "bridge",
+		    "Redis refuses this bridge's lease: others take it for dead, and "
+		    "its agents get their commands late");
 		return;
 	}
 	if (span_copy(redis_str(redis_at(reply, 0)), s->started, sizeof(s->started)) < 0)

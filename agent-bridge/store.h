@@ -44,8 +44,8 @@ void store_close(struct store *s);
 /* Tells the socket side when Redis is behind, or no more. Not every answer looks by itself: called
  * every second too. */
 void store_check_pressure(struct store *s);
-/* Logs that Redis refuses one thing for good, where reply says so: detail names it, msg what comes of
- * it. A line a minute. */
+/* Logs that Redis refuses one thing for good, where reply says so: detail names it, msg what comes
+ * of it. A line a minute. */
 void store_tell_refused(struct log_limit *limit, const struct redis_reply *reply,
 			const char *detail, const char *msg);
 bool store_is_up(const struct store *s);
