@@ -384,9 +384,9 @@ static void close_all(struct helper *h)
 	closep(&h->signals.fd);
 	closep(&h->inotify.fd);
 	closep(&h->nonce_log);
-	closep(&h->lock);
 	journal_close(&h->journal);
 	audit_close(&h->audit);
+	closep(&h->lock); /* the next helper reads what was just written */
 	verbs_free(h->verbs);
 	nonces_free(h->nonces);
 	wire_decoder_free(h->decoder);

@@ -1,4 +1,7 @@
 """Privilege: a host whose time of day is wrong. libfaketime moves the clocks of a real helper."""
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -6,7 +9,7 @@ import pytest
 import viwtest
 from bridges import LIBFAKETIME
 from helperlib import MARK, Helper
-from viwtest import wait_for
+from viwtest import helper_program, wait_for
 
 DAY_MS = 86400 * 1000
 
@@ -71,3 +74,22 @@ def test_the_time_it_was_seen_to_run_is_kept(helper, nine_days_ahead):
     kept = seen_ms(helper)
     helper.kill()
     assert kept <= seen_ms(helper) < before + DAY_MS  # by no wall clock
+
+
+def test_the_next_helper_reads_the_count_that_the_last_one_wrote(start, helper):
+    """Else the count would go ahead of what the next one notes in its files."""
+    if subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("strace cannot trace here")
+    helper.stop()
+    before = seen_ms(helper)
+    last = start("/usr/bin/strace", env=dict(helper.env, ASAN_OPTIONS="detect_leaks=0"), args=[
+        "-qq", "-o", "/dev/null", "-P", str(helper.state / "journal.seen"), "-e", "inject=pwrite64:delay_enter=2000000",
+        str(helper_program())])
+    last.wait_log("ready")
+    pid, = Path(f"/proc/{last.pid}/task/{last.pid}/children").read_text().split()
+    os.kill(int(pid), signal.SIGTERM)
+    last.wait_log("stopped")
+    helper.start()
+    after = seen_ms(helper)
+    assert last.wait_exit(10) == 0
+    assert before < after == seen_ms(helper)
