@@ -1,8 +1,8 @@
 #include "pace.h"
 
-/* Turns are so far apart from so many frames a window on. The loop hurries (lib/loop) while a command
- * is with its agent, somebody comes, or commands, results and handshakes, but not many, wait for
- * Redis. */
+/* Turns are so far apart from so many frames a window on. The loop hurries (lib/loop) while a
+ * command is with its agent, somebody comes, or commands, results and handshakes, but not many,
+ * wait for Redis. */
 #define WINDOW_MS  32
 #define FRAME_HEAD 8 /* of most: two bytes, two of length, four of mask */
 

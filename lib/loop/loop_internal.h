@@ -24,7 +24,7 @@ struct loop {
 	uint64_t turn_ns, pace_until_ms;
 	unsigned pace_us;
 	struct pollfd urgent[LOOP_URGENT_MAX]; /* fd -1: free */
-	int hurry; /* how many wait */
+	int hurry;			       /* how many wait */
 	bool hurry_once;
 	uint64_t hurry_until_ms;
 	int opens_held;
