@@ -104,16 +104,18 @@ static int64_t seen_ms(const struct journal *j)
 	return j->seen_before_ms + clock_boot_ms() - j->opened_boot_ms;
 }
 
-/* A count that is missing or damaged begins anew: what is there then only stays the longer. */
+/* A count that is missing or damaged begins anew: what is there then only stays the longer. Where
+ * there is no room for it, it is kept in memory: outcomes are told from a full disk, too. */
 static int load_seen(struct journal *j, const char *state_dir)
 {
 	char path[4096], text[SEEN_LEN + 1] = {0};
 
 	if (snprintf(path, sizeof path, "%s/journal.seen", state_dir) >= (int)sizeof path)
 		return -ENAMETOOLONG;
+	j->opened_boot_ms = clock_boot_ms();
 	j->seen_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (j->seen_fd < 0)
-		return -errno;
+		return errno == ENOSPC || errno == EDQUOT ? 0 : -errno;
 	if (pread(j->seen_fd, text, SEEN_LEN, 0) < 0) {
 		int r = -errno;
 		closep(&j->seen_fd);
@@ -124,7 +126,6 @@ static int load_seen(struct journal *j, const char *state_dir)
 	    text[SEEN_LEN - 1] == '\n')
 		j->seen_before_ms = strtoll(text, NULL, 10);
 	j->kept_seen_ms = j->seen_before_ms;
-	j->opened_boot_ms = clock_boot_ms();
 	return 0;
 }
 
@@ -140,7 +141,7 @@ static void write_seen(struct journal *j)
 
 void journal_keep_seen(struct journal *j)
 {
-	if (seen_ms(j) - j->kept_seen_ms >= SEEN_EVERY_MS)
+	if (j->seen_fd >= 0 && seen_ms(j) - j->kept_seen_ms >= SEEN_EVERY_MS)
 		write_seen(j);
 }
 

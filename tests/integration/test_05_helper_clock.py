@@ -8,7 +8,7 @@ import pytest
 
 import viwtest
 from bridges import LIBFAKETIME
-from helperlib import MARK, Helper
+from helperlib import MARK, Helper, code
 from viwtest import helper_program, wait_for
 
 DAY_MS = 86400 * 1000
@@ -93,3 +93,32 @@ def test_the_next_helper_reads_the_count_that_the_last_one_wrote(start, helper):
     after = seen_ms(helper)
     assert last.wait_exit(10) == 0
     assert before < after == seen_ms(helper)
+
+
+def test_without_room_for_the_count_outcomes_are_told(start, root_dir):
+    """As after an upgrade from a helper that kept no count, on a disk without free inodes."""
+    state = root_dir / "state"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=60,mode=0700", "tmpfs", str(state)], check=True)
+    try:
+        helper = Helper(start, root_dir)
+        helper.verb("note", MARK)
+        helper.start()
+        assert helper.run("note", cid="before")["rc"] == 0
+        helper.stop()
+        (state / "journal.seen").unlink()
+        with pytest.raises(OSError):
+            for i in range(100):
+                (state / f"fill{i}").touch()
+        helper.start()
+        assert helper.run("note", cid="before")["replayed"] is True
+        assert code(helper.run("note", cid="after")) == "internal"
+        (state / "fill0").unlink()
+        helper.stop()
+        assert not (state / "journal.seen").exists()
+        helper.start()
+        assert helper.run("note", cid="before")["replayed"] is True and helper.starts("before") == 1
+        helper.stop()
+        assert seen_ms(helper) > 0
+    finally:
+        subprocess.run(["umount", "-l", str(state)], check=True)
