@@ -8,10 +8,10 @@
 #include <assert.h>
 #include <errno.h>
 #include <netdb.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <poll.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -145,13 +145,13 @@ static void sleep_ns(struct loop *l, uint64_t ns)
 static void on_pace(uv_prepare_t *h)
 {
 	struct loop *l = h->data;
-	bool hurry = l->hurry > 0 || l->hurry_once || uv_now(&l->uv) < l->hurry_until_ms;
-	uint64_t us = hurry && l->pace_us > HURRY_US ? HURRY_US : l->pace_us;
+	unsigned pace_us = loop_pace_us(l);
+	uint64_t us = l->hurry_once && pace_us > HURRY_US ? HURRY_US : pace_us;
 	uint64_t now_ns = uv_hrtime(), due_ns = l->turn_ns + us * 1000u;
 
 	l->hurry_once = false;
 
-	if (!loop_pace_us(l)) {
+	if (!pace_us) {
 		(void)uv_prepare_stop(h);
 		return;
 	}
@@ -171,7 +171,12 @@ void loop_pace(struct loop *l, unsigned us, int64_t for_ms)
 
 unsigned loop_pace_us(const struct loop *l)
 {
-	return uv_now(&l->uv) <= l->pace_until_ms ? l->pace_us : 0;
+	uint64_t now_ms = uv_now(&l->uv);
+	bool hurry = l->hurry > 0 || now_ms < l->hurry_until_ms;
+
+	if (now_ms > l->pace_until_ms)
+		return 0;
+	return hurry && l->pace_us > HURRY_US ? HURRY_US : l->pace_us;
 }
 
 void loop_hurry(struct loop *l, int by)

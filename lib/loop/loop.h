@@ -30,7 +30,7 @@ int64_t loop_now_ms(const struct loop *l);
  * events): each then finds several, and wakes, polls and what is done once a turn are shared.
  * Readable urgent descriptors end the sleep. */
 void loop_pace(struct loop *l, unsigned us, int64_t for_ms);
-unsigned loop_pace_us(const struct loop *l); /* 0: not paced */
+unsigned loop_pace_us(const struct loop *l); /* as it is now, hurried or not; 0: not paced */
 /* by 1, later by -1: between the two somebody waits for this loop, and turns are no more than
  * half a millisecond apart. */
 void loop_hurry(struct loop *l, int by);

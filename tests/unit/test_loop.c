@@ -220,8 +220,10 @@ static void test_who_waits_hurries_a_paced_loop(void **state)
 	(void)state;
 	loop_pace(loop, 100000, 60000);
 	loop_hurry(loop, 1);
+	assert_int_equal(loop_pace_us(loop), 500);
 	assert_in_range(ms_of_20_turns(), 9, 1800); /* unhurried 1,900 at least */
 	loop_hurry(loop, -1);
+	assert_int_equal(loop_pace_us(loop), 100000);
 	calls = 18;
 	assert_true(ms_of_20_turns() >= 90);
 }

@@ -227,20 +227,38 @@ static void test_committed_commands_gather(void **state UNUSED)
 /* Where turns are kept apart, nothing waits for the gathering time. */
 static void test_a_paced_loop_gathers_by_the_turn(void **state UNUSED)
 {
-	struct redis_limits limits = {.gather_ms = 3000};
+	struct redis_limits limits = {.gather_ms = 3000, .urgent = true};
 	struct client c = {0};
 	int64_t began;
 
 	connect_client(&c, url, &limits);
 	loop_pace(loop, 3000000, 60000);
-	loop_hurry(loop, 1); /* a turn more does not matter */
+	loop_hurry_once(loop); /* a turn more does not matter */
 	began = clock_boot_ms();
 	commit_echo(&c);
 	run(&c, 0, 0, 1);
 	assert_string_equal(c.last, "abc");
 	assert_true(clock_boot_ms() - began < 2000);
 	loop_pace(loop, 0, 0);
-	loop_hurry(loop, -1);
+	redis_close(c.r);
+}
+
+/* Else each of its many turns would send the little that it found. */
+static void test_a_paced_loop_that_hurries_gathers_by_the_time(void **state UNUSED)
+{
+	struct redis_limits limits = {.gather_ms = 150};
+	struct client c = {0};
+	int64_t began;
+
+	connect_client(&c, url, &limits);
+	loop_pace(loop, 150000, 60000);
+	loop_hurry_for(loop, 60000);
+	began = clock_boot_ms();
+	commit_echo(&c);
+	run(&c, 0, 0, 1);
+	assert_string_equal(c.last, "abc");
+	assert_true(clock_boot_ms() - began >= 140);
+	loop_pace(loop, 0, 0);
 	redis_close(c.r);
 }
 
@@ -537,6 +555,7 @@ int main(void)
 	    CASE(test_reserve_and_commit_write_in_place),
 	    CASE(test_committed_commands_gather),
 	    CASE(test_a_paced_loop_gathers_by_the_turn),
+	    CASE(test_a_paced_loop_that_hurries_gathers_by_the_time),
 	    CASE(test_what_the_socket_did_not_take_hurries_a_paced_loop),
 	    CASE(test_limits_refuse_and_do_not_call_back),
 	    CASE(test_killed_server_nulls_then_reconnects),
