@@ -25,7 +25,7 @@
 struct journal {
 	int dir; /* descriptor of the folder */
 	char id[UUID_LEN + 1];
-	int seen_fd; /* -1: there was no room for the file */
+	int seen_fd;			      /* -1: there was no room for the file */
 	int64_t seen_before_ms, kept_seen_ms; /* counted before opening; as on disk */
 	int64_t opened_boot_ms;
 };
