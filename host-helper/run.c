@@ -136,6 +136,12 @@ void run_end_by_journal(struct run *r)
 	} else if (err == 0) {
 		answer_all(r, &e);
 		run_drop(r);
+	} else { /* the tick looks again */
+		if (!r->unread)
+			LOG_ERROR(FIELDS(.event = "journal_failed", .error = strerror(-err),
+					 .correlation_id = r->correlation_id),
+				  "its journal file cannot be read; until then it goes on");
+		r->unread = true;
 	}
 	journal_entry_fini(&e);
 }

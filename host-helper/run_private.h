@@ -21,6 +21,7 @@ struct run {
 	int64_t overdue_boot_ms; /* a supervisor that still goes on then is one that was stopped */
 	unsigned settled;	 /* how often it was tried */
 	bool unseen;		 /* once nobody could look what was left of it */
+	bool unread;		 /* once its journal file could not be read */
 	struct audit_mark mark;	 /* SYNC: what is synced, and what hello tells of it */
 	struct buf checkpoint;
 	int notify; /* inotify watch, -1: none */

@@ -1,12 +1,14 @@
 """Privilege: a helper that cannot look into /proc takes nobody for dead. In a mount namespace of its own /proc is covered."""
 import os
+import resource
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
-from helperlib import Helper, alive, code, daemon, quiet, supervisor_of
+from helperlib import MARK, Helper, alive, code, daemon, quiet, supervisor_of
 from viwtest import helper_program, rfc3339, wait_for
 
 
@@ -87,3 +89,21 @@ def test_it_does_not_start_where_it_cannot_see_what_was_left(helper):
         "-f", "-qq", "-o", "/dev/null", "-P", "/proc/locks", "-e", "inject=openat:error=EMFILE", str(helper_program())])
     assert helper.proc.wait_exit(10) != 0
     assert helper.proc.find_logs("run_not_seen") and not helper.proc.find_logs("ready")
+
+
+def test_a_journal_file_that_cannot_be_read_is_told_once(start, root_dir):
+    """The helper has no descriptor for it."""
+    helper = Helper(start, root_dir)
+    helper.verb("slow", MARK + "echo $$ >> LEDGER; sleep 60")
+    helper.start()
+    c = helper.client(timeout=20)
+    c.send(verb="slow", args={}, correlation_id="c-1", deadline=rfc3339(60))
+    pid = int(wait_for(lambda: helper.ledger_lines()[1:])[0])
+    limits = resource.prlimit(helper.proc.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(helper.proc.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(supervisor_of(pid), signal.SIGKILL)
+    helper.proc.wait_log("journal_failed", correlation_id="c-1", error="Too many open files")
+    time.sleep(1.5)
+    resource.prlimit(helper.proc.pid, resource.RLIMIT_NOFILE, limits)
+    assert code(c.recv()) == "outcome_unknown"
+    assert not alive(pid) and len(helper.proc.find_logs("journal_failed")) == 1
