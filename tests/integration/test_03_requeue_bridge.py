@@ -130,6 +130,7 @@ def test_a_row_that_was_offered_is_not_ended_by_a_bridge_that_knows_of_no_offer(
 
 def later_forget_what_comes(redis):
     """The function that is returned stops Redis and cuts its AOF back to what it is now."""
+    wait_for(lambda: redis.client.info("persistence")["aof_buffer_length"] == 0)
     aof = sorted((redis.dir / "appendonlydir").glob("*.incr.aof"))[-1]
     size = aof.stat().st_size
 

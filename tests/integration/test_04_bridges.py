@@ -73,7 +73,7 @@ def test_hints_come_again_after_redis_refused_them_once(two, redis):
     for client in redis.client.client_list():
         if client["cmd"] == "blmpop":
             redis.client.execute_command("CLIENT", "UNBLOCK", client["id"], "ERROR")
-    wait_for(lambda: two[1].proc.find_logs("wake"), 5)
+    wait_for(lambda: two[1].proc.find_logs("redis_refused", detail="wake"), 5)
     wait_for(lambda: sum(c["cmd"] == "blmpop" and "b" in c["flags"] for c in redis.client.client_list()) == 2, 3, "both bridges wait for hints")
     for _ in range(3):
         began = time.monotonic()
