@@ -11,10 +11,15 @@
 #define THICK_FRAMES 640 /* 20,000 */
 #define THICK_US     8000
 
+/* While it hurries; from 2,000 a second on it is dear to take each at once. */
+#define DEAR_FRAMES 64
+#define HURRIED_US  500
+
 unsigned pace_on_frame(struct pace *p, int64_t now_ms)
 {
 	if (now_ms / WINDOW_MS != p->window) {
 		p->us = p->frames < THICK_FRAMES ? BUSY_US : THICK_US;
+		p->hurried_us = p->frames < DEAR_FRAMES ? 0 : HURRIED_US;
 		p->window = now_ms / WINDOW_MS;
 		p->frames = 0;
 	}

@@ -13,9 +13,10 @@
 
 struct pace { /* all zero at first */
 	int64_t window;
-	unsigned frames;    /* received in the window */
-	unsigned us;	    /* by the window before */
-	const void *socket; /* that was read last, how much, and when */
+	unsigned frames;     /* received in the window */
+	unsigned us;	     /* by the window before */
+	unsigned hurried_us; /* the same for a loop that hurries */
+	const void *socket;  /* that was read last, how much, and when */
 	size_t read;
 	int64_t read_ms;
 };

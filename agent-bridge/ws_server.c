@@ -11,7 +11,7 @@
 #include "transport.h"
 #include "ws_server_upgrade.h"
 
-#define WRITES_PER_TURN	  32 /* so that one agent's queue does not hold up the others */
+#define WRITES_PER_TURN	  32  /* so that one agent's queue does not hold up the others */
 #define ANSWER_MS	  100 /* an agent with a command, or let in, is heard soon for so long */
 #define DISCARD_MAX_BYTES (16u * 1024 * 1024)
 #define PARTIAL_MAX_BYTES (256u * 1024 * 1024) /* half-received frames of all sockets */
@@ -311,8 +311,10 @@ static void on_receive(struct ws_server *w, struct lws *wsi, struct ws_conn *c, 
 		s->partial_since_ms = 0;
 	else if (!s->partial_since_ms)
 		s->partial_since_ms = s->rx_at_ms;
-	if (final && (pace_us = pace_on_frame(&w->pace, s->rx_at_ms)) > 0)
+	if (final && (pace_us = pace_on_frame(&w->pace, s->rx_at_ms)) > 0) {
 		loop_pace(w->loop, pace_us, PACE_FOR_MS);
+		loop_pace_hurried(w->loop, w->pace.hurried_us);
+	}
 	if (whole && n <= w->cfg.max_frame_bytes) {
 		w->cfg.ops->on_frame(w->cfg.arg, s, in, n);
 		return;

@@ -19,7 +19,7 @@
 
 #define CLOSE_DEADLINE_MS 2000
 #define RESOLVE_ADDRS_MAX 16
-#define HURRY_US	  500u
+#define HURRY_US	  500u /* unless said otherwise */
 
 static void on_close_free(uv_handle_t *h)
 {
@@ -45,6 +45,7 @@ int loop_new(struct loop **ret)
 	}
 	for (size_t i = 0; i < LOOP_URGENT_MAX; i++)
 		l->urgent[i] = (struct pollfd){.fd = -1, .events = POLLIN};
+	l->hurried_us = HURRY_US;
 	(void)uv_prepare_init(&l->uv, &l->pace); /* never fails */
 	l->pace.data = l;
 	uv_unref((uv_handle_t *)&l->pace);
@@ -146,7 +147,7 @@ static void on_pace(uv_prepare_t *h)
 {
 	struct loop *l = h->data;
 	unsigned pace_us = loop_pace_us(l);
-	uint64_t us = l->hurry_once && pace_us > HURRY_US ? HURRY_US : pace_us;
+	uint64_t us = l->hurry_once && pace_us > l->hurried_us ? l->hurried_us : pace_us;
 	uint64_t now_ns = uv_hrtime(), due_ns = l->turn_ns + us * 1000u;
 
 	l->hurry_once = false;
@@ -176,7 +177,12 @@ unsigned loop_pace_us(const struct loop *l)
 
 	if (now_ms > l->pace_until_ms)
 		return 0;
-	return hurry && l->pace_us > HURRY_US ? HURRY_US : l->pace_us;
+	return hurry && l->pace_us > l->hurried_us ? l->hurried_us : l->pace_us;
+}
+
+void loop_pace_hurried(struct loop *l, unsigned us)
+{
+	l->hurried_us = us;
 }
 
 void loop_hurry(struct loop *l, int by)

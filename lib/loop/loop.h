@@ -30,9 +30,11 @@ int64_t loop_now_ms(const struct loop *l);
  * events): each then finds several, and wakes, polls and what is done once a turn are shared.
  * Readable urgent descriptors end the sleep. */
 void loop_pace(struct loop *l, unsigned us, int64_t for_ms);
+/* How far apart at most while it hurries: 500 at first. */
+void loop_pace_hurried(struct loop *l, unsigned us);
 unsigned loop_pace_us(const struct loop *l); /* as it is now, hurried or not; 0: not paced */
-/* by 1, later by -1: between the two somebody waits for this loop, and turns are no more than
- * half a millisecond apart. */
+/* by 1, later by -1: between the two somebody waits for this loop, and turns are as far apart as
+ * loop_pace_hurried says. */
 void loop_hurry(struct loop *l, int by);
 void loop_hurry_once(struct loop *l); /* the next turn only */
 void loop_hurry_for(struct loop *l, int64_t ms);

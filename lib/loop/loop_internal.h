@@ -22,7 +22,7 @@ struct loop {
 	struct loop_signal *signals;
 	uv_prepare_t pace; /* runs before each poll while pace_until_ms is ahead */
 	uint64_t turn_ns, pace_until_ms;
-	unsigned pace_us;
+	unsigned pace_us, hurried_us;
 	struct pollfd urgent[LOOP_URGENT_MAX]; /* fd -1: free */
 	int hurry;			       /* how many wait */
 	bool hurry_once;

@@ -238,6 +238,16 @@ static void test_hurry_for_a_while(void **state)
 	loop_pace(loop, 5000, 60000);
 }
 
+static void test_a_loop_that_hurries_need_not_wait_at_all(void **state)
+{
+	(void)state;
+	loop_pace(loop, 100000, 60000);
+	loop_pace_hurried(loop, 0);
+	loop_hurry_for(loop, 60000);
+	assert_int_equal(loop_pace_us(loop), 0);
+	assert_true(ms_of_20_turns() < 1000);
+}
+
 static void test_hurry_for_a_while_ends(void **state)
 {
 	(void)state;
@@ -578,6 +588,7 @@ int main(void)
 	    CASE(test_pace_keeps_turns_apart),
 	    CASE(test_pace_ends_by_itself),
 	    CASE(test_hurry_for_a_while),
+	    CASE(test_a_loop_that_hurries_need_not_wait_at_all),
 	    CASE(test_hurry_for_a_while_ends),
 	    CASE(test_what_is_urgent_ends_the_sleep),
 	    CASE(test_who_waits_hurries_a_paced_loop),
