@@ -312,12 +312,11 @@ static void on_lease(void *arg, const struct redis_reply *reply)
 	struct store *s = arg;
 	struct span other = redis_str(redis_at(reply, 1));
 
-	if (redis_type(reply) !=
-	    REDIS_ARR) { /* renewed again in five seconds, or at the reconnect */
-		store_tell_refused(
-		    &s->lease_log, reply, "bridge",
-		    "Redis refuses this bridge's lease: others take it for dead, and "
-		    "its agents get their commands late");
+	/* else renewed again in five seconds, or at the reconnect */
+	if (redis_type(reply) != REDIS_ARR) {
+		store_tell_refused(&s->lease_log, reply, "bridge",
+				   "Redis refuses this bridge's lease: others take it for dead, "
+				   "and its agents get their commands late");
 		return;
 	}
 	if (span_copy(redis_str(redis_at(reply, 0)), s->started, sizeof(s->started)) < 0)
