@@ -6,24 +6,23 @@
 #define WINDOW_MS  32
 #define FRAME_HEAD 8 /* of most: two bytes, two of length, four of mask */
 
-#define BUSY_FRAMES  8 /* 250 a second */
-#define BUSY_US	     16000
-#define THICK_FRAMES 640 /* 20,000 */
-#define THICK_US     8000
-
-/* While it hurries; from 2,000 a second on it is dear to take each at once. */
-#define DEAR_FRAMES 64
+#define FEW_FRAMES  8 /* 250 a second */
+#define FEW_US	    16000
+#define BUSY_FRAMES 64 /* 2,000; while it hurries it is dear to take each at once */
+#define BUSY_US	    12000
 #define HURRIED_US  500
 
 unsigned pace_on_frame(struct pace *p, int64_t now_ms)
 {
 	if (now_ms / WINDOW_MS != p->window) {
-		p->us = p->frames < THICK_FRAMES ? BUSY_US : THICK_US;
-		p->hurried_us = p->frames < DEAR_FRAMES ? 0 : HURRIED_US;
+		bool busy = p->frames >= BUSY_FRAMES;
+
+		p->us = busy ? BUSY_US : FEW_US;
+		p->hurried_us = busy ? HURRIED_US : 0;
 		p->window = now_ms / WINDOW_MS;
 		p->frames = 0;
 	}
-	return ++p->frames == BUSY_FRAMES ? p->us : 0;
+	return ++p->frames == FEW_FRAMES ? p->us : 0;
 }
 
 bool pace_on_read(struct pace *p, const void *socket, size_t n, int64_t now_ms)

@@ -270,10 +270,10 @@ static void flush_out(struct redis *r)
 }
 
 /* The buffer is worth a write now, or once the gathering time is over. Turns that are kept apart
- * that long gather by themselves. */
+ * half as long gather by themselves. */
 static void flush_soon(struct redis *r)
 {
-	if (loop_pace_us(r->loop) >= r->limits.gather_ms * 1000 ||
+	if (loop_pace_us(r->loop) * 2 >= r->limits.gather_ms * 1000 ||
 	    r->out.len - r->out_sent >= GATHER_BYTES)
 		loop_later_ask(r->flush);
 	else if (!loop_timer_active(r->gather))

@@ -62,7 +62,8 @@ struct redis_limits {
 	size_t max_in_flight_bytes; /* request bytes; 0 = 64 MiB */
 	int64_t timeout_ms;	    /* oldest unanswered command; 0 = 5000 */
 	/* Commands of redis_commit may wait this long for company, unless the loop's turns are as
-	 * far apart already; the few who wait for an answer of redis_cmd hurry it. 0: neither. */
+	 * far apart already, or half as far; the few who wait for an answer of redis_cmd hurry it.
+	 * 0: neither. */
 	int64_t gather_ms;
 	bool urgent; /* its answers do not wait for the pace of the loop */
 };

@@ -55,11 +55,11 @@ static void test_the_more_come_the_sooner_turns_are(void **state)
 	(void)state;
 	assert_int_equal(feed(&p, START_MS, 128, 1), 16000);
 	assert_int_equal(p.hurried_us, 0);
-	assert_int_equal(feed(&p, START_MS + 128, 128, 3), 16000);
+	assert_int_equal(feed(&p, START_MS + 128, 128, 3), 12000);
 	assert_int_equal(p.hurried_us, 500);
-	assert_int_equal(feed(&p, START_MS + 256, 128, 19), 16000);
-	assert_int_equal(feed(&p, START_MS + 384, 128, 20), 8000);
-	assert_int_equal(feed(&p, START_MS + 512, 128, 10), 16000);
+	assert_int_equal(feed(&p, START_MS + 256, 128, 19), 12000);
+	assert_int_equal(feed(&p, START_MS + 384, 128, 1), 16000);
+	assert_int_equal(p.hurried_us, 0);
 }
 
 static void test_a_socket_that_fills_what_is_read_has_more(void **state)
