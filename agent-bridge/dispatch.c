@@ -230,16 +230,11 @@ static int become_owner(struct dispatch *d, struct holding *s, struct span epoch
 	return 0;
 }
 
-/* What a claim's answer says of Redis. Away or unwilling for now is told elsewhere. */
+/* What a claim's answer says of Redis. */
 void dispatch_claim_noted(struct dispatch *d, const char *agent, const struct redis_reply *reply)
 {
-	enum redis_error_class c = redis_error_class(reply);
-
-	store_note_passing(d->store, c);
-	if (redis_error_is_lasting(c) && log_limit_pass(&d->claims_log, 2) >= 0)
-		LOG_ERROR(FIELDS(.event = "redis_refused", .agent_id = agent, .detail = "claim",
-				 .error = redis_str(reply).p),
-			  "Redis refuses to say whose an agent is: none can be served");
+	store_note_passing(d->store, redis_error_class(reply));
+	store_tell_refused(d->store, STORE_REFUSED_CLAIM, agent, reply);
 }
 
 static void claim_answered(struct dispatch *d, uint64_t sid, const struct redis_reply *reply)

@@ -107,9 +107,7 @@ static void on_check(void *arg, const struct redis_reply *reply)
 	struct dispatch *d = c->d;
 
 	if (!d->closed)
-		store_tell_refused(&d->checks_log, reply, "check",
-				   "Redis refuses to say whose the agents are: who is another "
-				   "bridge's stays");
+		store_tell_refused(d->store, STORE_REFUSED_CHECK, NULL, reply);
 	for (size_t i = 0; !d->closed && i + 1 < redis_len(reply); i += 2) {
 		int64_t at = redis_int(redis_at(reply, i));
 

@@ -69,9 +69,7 @@ struct dispatch {
 	size_t result_bytes; /* of RESULTs that are not stored yet */
 	uint64_t results_open;
 	struct ratelimit *dead_letters; /* by agent */
-	struct log_limit refused_log;	/* offers */
-	struct log_limit claims_log, checks_log;
-	size_t calls; /* answers still to come; they keep the memory alive */
+	size_t calls;			/* answers still to come; they keep the memory alive */
 	bool closed;
 	struct metric *m_in_flight, *m_waiting, *m_dispatch;
 };

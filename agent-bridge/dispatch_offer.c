@@ -17,7 +17,6 @@
 #define FIRST_COMMAND	 5
 #define FRESH_MS	 2000
 #define CANCEL_AGAIN_MS	 25000
-#define REFUSED_A_MINUTE 6
 
 static void start_offer(struct dispatch *d, struct holding *s);
 
@@ -138,22 +137,6 @@ static void take_answer(struct dispatch *d, struct holding *s, const struct redi
 		start_offer(d, s);
 }
 
-/* Away or unwilling for now is told elsewhere. */
-static void tell_refused(struct dispatch *d, const struct holding *s,
-			 const struct redis_reply *reply)
-{
-	enum redis_error_class c = redis_error_class(reply);
-	long left_out =
-	    redis_error_is_lasting(c) ? log_limit_pass(&d->refused_log, REFUSED_A_MINUTE) : -1;
-
-	store_note_passing(d->store, c);
-	if (left_out >= 0)
-		LOG_ERROR(FIELDS(.event = "offer", .agent_id = s->agent,
-				 .error = redis_str(reply).p, .has_count = left_out > 0,
-				 .count = left_out),
-			  "Redis refuses to say what waits for this agent");
-}
-
 static void offer_answered(struct dispatch *d, uint64_t sid, int64_t sent_ms, bool again,
 			   const struct redis_reply *reply)
 {
@@ -174,7 +157,8 @@ static void offer_answered(struct dispatch *d, uint64_t sid, int64_t sent_ms, bo
 		return;
 	}
 	/* Unknown, refused or stale: what it offered must be offered again. */
-	tell_refused(d, s, reply);
+	store_note_passing(d->store, redis_error_class(reply));
+	store_tell_refused(d->store, STORE_REFUSED_OFFER, s->agent, reply);
 	s->wanted = s->again = true;
 	dispatch_retry_soon(d);
 }

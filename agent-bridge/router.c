@@ -193,7 +193,7 @@ static void lease_answered(struct router *r, const struct redis_reply *reply)
 {
 	r->lease_asked = false;
 	if (redis_type(reply) != REDIS_ARR) {
-		router_tell_refused(r, reply, ROUTER_LEADING);
+		store_tell_refused(r->store, STORE_REFUSED_LEADING, NULL, reply);
 		return; /* every step is fenced: nothing to undo */
 	}
 	if (r->back_told)
@@ -339,7 +339,7 @@ static void count_routed(struct router *r, const struct command *c, const char *
 static void tell_refused(struct router *r, const struct redis_reply *reply)
 {
 	store_note_passing(r->store, redis_error_class(reply));
-	router_tell_refused(r, reply, ROUTER_ROUTING);
+	store_tell_refused(r->store, STORE_REFUSED_ROUTING, NULL, reply);
 }
 
 static void route_answered(struct router *r, const struct redis_reply *reply)

@@ -26,26 +26,6 @@ static const struct trimmed {
     {"telemetry", {"telemetry-writer"}},
 };
 
-void router_tell_refused(struct router *r, const struct redis_reply *reply, enum router_work w)
-{
-	static const struct {
-		const char *detail, *msg;
-	} works[ROUTER_WORKS] = {
-	    [ROUTER_LEADING] = {"lease", "Redis refuses the router's lease: this bridge routes "
-					 "nothing until it does not"},
-	    [ROUTER_ROUTING] = {"route", "Redis refuses the commands' stream: nothing is routed "
-					 "until it does not"},
-	    [ROUTER_ENDING] = {"expire", "Redis refuses to end what is past its time: it stays "
-					 "open until it does not"},
-	};
-
-	if (redis_error_is_lasting(redis_error_class(reply)) &&
-	    log_limit_pass(&r->refused_log[w], 2) >= 0)
-		LOG_ERROR(FIELDS(.event = "redis_refused", .stream = "commands",
-				 .detail = works[w].detail, .error = redis_str(reply).p),
-			  "%s", works[w].msg);
-}
-
 /* ---- expiry ---- */
 
 void router_expire_in(struct router *r, int64_t ms)
@@ -67,7 +47,7 @@ static void expire_answered(struct router *r, const struct redis_reply *reply)
 	}
 	if (redis_type(reply) != REDIS_ARR) {
 		store_note_passing(r->store, redis_error_class(reply));
-		router_tell_refused(r, reply, ROUTER_ENDING);
+		store_tell_refused(r->store, STORE_REFUSED_ENDING, NULL, reply);
 		router_expire_in(r, 1000);
 		return;
 	}

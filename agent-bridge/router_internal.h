@@ -18,9 +18,6 @@
 
 enum router_step { IDLE, READING, ROUTING, WAITING, PAUSED };
 
-/* What Redis may refuse for good. */
-enum router_work { ROUTER_LEADING, ROUTER_ROUTING, ROUTER_ENDING, ROUTER_WORKS };
-
 struct router {
 	struct loop *loop;
 	struct store *store;
@@ -40,7 +37,6 @@ struct router {
 	size_t trim_at;
 	int64_t trim_busy_until_ms;
 	bool trim_missing[ROUTER_TRIMMED];
-	struct log_limit refused_log[ROUTER_WORKS];
 	struct loop_timer *tick, *pause, *expire, *trim;
 	uint64_t term; /* rises with each loss of the lease */
 	size_t calls;
@@ -64,8 +60,6 @@ void router_step_down(struct router *r, const char *why);
 bool router_must_tell(const struct router *r);
 
 /* ---- router_chores.c ---- */
-/* Away or unwilling for now is told elsewhere. */
-void router_tell_refused(struct router *r, const struct redis_reply *reply, enum router_work w);
 void router_expire_in(struct router *r, int64_t ms);
 /* Callbacks of the timers expire and trim, arg the router. */
 void router_on_expire_timer(void *arg);

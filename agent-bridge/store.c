@@ -298,15 +298,6 @@ int store_event(struct store *s, const struct store_conn *c, const char *event, 
 
 /* ---- lease, hints, connections ---- */
 
-void store_tell_refused(struct log_limit *limit, const struct redis_reply *reply,
-			const char *detail, const char *msg)
-{
-	if (redis_error_is_lasting(redis_error_class(reply)) && log_limit_pass(limit, 1) >= 0)
-		LOG_ERROR(
-		    FIELDS(.event = "redis_refused", .detail = detail, .error = redis_str(reply).p),
-		    "%s", msg);
-}
-
 static void on_lease(void *arg, const struct redis_reply *reply)
 {
 	struct store *s = arg;
@@ -314,9 +305,7 @@ static void on_lease(void *arg, const struct redis_reply *reply)
 
 	/* else renewed again in five seconds, or at the reconnect */
 	if (redis_type(reply) != REDIS_ARR) {
-		store_tell_refused(&s->lease_log, reply, "bridge",
-				   "Redis refuses this bridge's lease: others take it for dead, "
-				   "and its agents get their commands late");
+		store_tell_refused(s, STORE_REFUSED_LEASE, NULL, reply);
 		return;
 	}
 	if (span_copy(redis_str(redis_at(reply, 0)), s->started, sizeof(s->started)) < 0)
@@ -426,9 +415,7 @@ static void on_wake_reply(void *arg, const struct redis_reply *reply)
 			if (p->on_hint)
 				p->on_hint(p->arg, redis_str(redis_at(hints, i)));
 	if (redis_type(reply) == REDIS_ERR) {
-		store_tell_refused(&s->wake_log, reply, "wake",
-				   "Redis refuses the hints of other bridges: commands come up to "
-				   "five seconds late");
+		store_tell_refused(s, STORE_REFUSED_WAKE, NULL, reply);
 		/* until then the periodic check finds what hints would have told */
 		loop_timer_start(s->wake_again, WAKE_AGAIN_MS, 0);
 		return;

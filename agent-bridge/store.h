@@ -44,10 +44,25 @@ void store_close(struct store *s);
 /* Tells the socket side when Redis is behind, or no more. Not every answer looks by itself: called
  * every second too. */
 void store_check_pressure(struct store *s);
-/* Logs that Redis refuses one thing for good, where reply says so: detail names it, msg what comes
- * of it. A line a minute. */
-void store_tell_refused(struct log_limit *limit, const struct redis_reply *reply,
-			const char *detail, const char *msg);
+/* What Redis can refuse for good (a key of another type, a right taken away) while it takes the
+ * rest. */
+enum store_refused {
+	STORE_REFUSED_TELEMETRY,
+	STORE_REFUSED_LEADING,
+	STORE_REFUSED_ROUTING,
+	STORE_REFUSED_ENDING,
+	STORE_REFUSED_CLAIM,
+	STORE_REFUSED_OFFER,
+	STORE_REFUSED_CHECK,
+	STORE_REFUSED_LEASE,
+	STORE_REFUSED_WAKE,
+	STORE_REFUSED_POST,
+	STORE_REFUSALS
+};
+/* Logs it where reply says so, a few lines a minute each; agent may be NULL. Away or unwilling for
+ * now is told elsewhere. */
+void store_tell_refused(struct store *s, enum store_refused what, const char *agent,
+			const struct redis_reply *reply);
 bool store_is_up(const struct store *s);
 const char *store_down_reason(const struct store *s); /* "" when up */
 

@@ -39,7 +39,7 @@ struct store {
 	} head, head_trim; /* the second with MAXLEN */
 	uint64_t heads_put;
 	struct backlog backlog;
-	struct log_limit refused_log, lease_log, wake_log, post_log;
+	struct log_limit refused[STORE_REFUSALS];
 	uint64_t telemetry_sent, sample_us; /* sample_us 0: none under way */
 	/* Bytes written and not yet marked, how many a mark comes at, how many one is asked for. */
 	uint64_t unmarked, mark_due, marking;

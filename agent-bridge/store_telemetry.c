@@ -83,17 +83,6 @@ static size_t put_telemetry(struct store *s, char *out, const struct store_conn 
 	return (size_t)(at - out);
 }
 
-/* Away or unwilling for now is told elsewhere. */
-static void tell_refused(struct store *s, const struct redis_reply *reply)
-{
-	enum redis_error_class c = redis_error_class(reply);
-
-	if (redis_error_is_lasting(c) && log_limit_pass(&s->refused_log, 1) >= 0)
-		LOG_ERROR(FIELDS(.event = "redis_refused", .stream = "telemetry",
-				 .error = redis_str(reply).p),
-			  "Redis refuses telemetry for good; it is dropped");
-}
-
 static void on_telemetry(void *arg, const struct redis_reply *reply)
 {
 	struct store *s = arg;
@@ -104,7 +93,7 @@ static void on_telemetry(void *arg, const struct redis_reply *reply)
 	} else {
 		metric_add(reply ? s->m_drop_full : s->m_drop_away, 1);
 		store_note_passing(s, redis_error_class(reply));
-		tell_refused(s, reply);
+		store_tell_refused(s, STORE_REFUSED_TELEMETRY, NULL, reply);
 	}
 	if (s->pressed)
 		store_check_pressure(s);

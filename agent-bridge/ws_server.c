@@ -11,8 +11,7 @@
 #include "transport.h"
 #include "ws_server_upgrade.h"
 
-#define WRITES_PER_TURN	  32  /* so that one agent's queue does not hold up the others */
-#define ANSWER_MS	  100 /* an agent with a command, or let in, is heard soon for so long */
+#define WRITES_PER_TURN	  32 /* so that one agent's queue does not hold up the others */
 #define DISCARD_MAX_BYTES (16u * 1024 * 1024)
 #define PARTIAL_MAX_BYTES (256u * 1024 * 1024) /* half-received frames of all sockets */
 /* lws keeps the time limits of closing sockets in one sorted list: with thousands in it each
@@ -113,7 +112,7 @@ static int write_frame(struct ws_server *w, struct lws *wsi, struct session_fram
 	int r = lws_write(wsi, (unsigned char *)q->bytes + SESSION_HEADROOM, q->n, LWS_WRITE_TEXT);
 
 	if (q->type == WIRE_COMMAND)
-		loop_hurry_for(w->loop, ANSWER_MS);
+		loop_hurry_for(w->loop, LOOP_ANSWER_MS);
 	if (r >= 0)
 		w->cfg.ops->on_sent(w->cfg.arg, q);
 	free(q);
@@ -221,7 +220,7 @@ static int on_upgrade(void *arg, struct lws *wsi, const char *uri)
 		return -1;
 	*kept = v;
 	cork(wsi, 1);
-	loop_hurry_for(w->loop, ANSWER_MS);
+	loop_hurry_for(w->loop, LOOP_ANSWER_MS);
 	lws_set_opaque_user_data(wsi, kept); /* taken by on_established, or freed with the wsi */
 	return 0;
 }

@@ -4,8 +4,6 @@
 #include "http/http.h"
 #include "http/http_lws.h"
 
-#define HTTP_HURRY_MS 100 /* who connected or asked is served soon for so long */
-
 /* Reason phrase of a status we use. */
 const char *http_reason(int status);
 /* Appends status line and headers for a body of n bytes, after which the connection closes. */

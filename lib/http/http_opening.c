@@ -395,7 +395,7 @@ void http_opening_take(struct http_lws *h, int fd, const struct netaddr *peer)
 		close(fd);
 		return;
 	}
-	loop_hurry_for(h->loop, HTTP_HURRY_MS);
+	loop_hurry_for(h->loop, LOOP_ANSWER_MS);
 	o->server = h;
 	o->fd = fd;
 	o->peer = netaddr_peer_key(peer);

@@ -414,7 +414,7 @@ int http_on_request(struct http_lws *h, struct lws *wsi, struct http_conn *c, co
 	if (!x)
 		return -1;
 	c->x = x;
-	loop_hurry_for(http_lws_loop(h), HTTP_HURRY_MS);
+	loop_hurry_for(http_lws_loop(h), LOOP_ANSWER_MS);
 	*x = (struct http_exchange){.wsi = wsi, .conn = c, .server = h};
 	buf_init(&x->body, HTTP_BODY_MAX);
 	buf_init(&x->out, ANSWER_MAX);

@@ -38,6 +38,7 @@ unsigned loop_pace_us(const struct loop *l); /* as it is now, hurried or not; 0:
 void loop_hurry(struct loop *l, int by);
 void loop_hurry_once(struct loop *l); /* the next turn only */
 void loop_hurry_for(struct loop *l, int64_t ms);
+#define LOOP_ANSWER_MS 100 /* who connected, asked or has a command is heard soon for so long */
 /* by 1, later by -1: between the two nobody should open a descriptor, since libwebsockets, while it
  * is destroyed, closes a number of its own twice. */
 void loop_hold_opens(struct loop *l, int by);

@@ -119,7 +119,7 @@ def test_offers_that_redis_refuses_for_good_are_told_not_over_and_over(bridge):
     sockets = [b.connect(agent) for agent in agents]
     refused = lambda: int(re.search(r"\d+", str(b.redis.client.info("errorstats").get("errorstat_WRONGTYPE", 0)))[0])
     viwtest.wait_for(lambda: refused() >= 30, 15, "offers again")
-    lines = b.proc.find_logs("offer")
+    lines = b.proc.find_logs("redis_refused", detail="offer")
     assert 1 <= len(lines) <= 6 and all(line["error"].startswith("WRONGTYPE") and line["agent_id"] in agents for line in lines)
     b.redis.client.delete(*(f"viw.mbox.{agent}" for agent in agents))
     b.redis.xadd_command("gw-3", "ECHO", correlation_id="c-3")
