@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/log.h"
+#include "base/decimal.h"
 
 /* Much more than where pausing begins: sockets go on for a moment after it, by tens of KiB each. */
 #define BACKLOG_MAX_BYTES ((size_t)128 << 20)
@@ -27,14 +27,8 @@ static char *put_bytes(char *at, const char *bytes, size_t n)
 /* "$<n>\r\n<bytes>\r\n" */
 static char *put_bulk(char *at, const char *bytes, size_t n)
 {
-	char digits[24];
-	size_t v = n, d = sizeof(digits);
-
-	do
-		digits[--d] = (char)('0' + v % 10);
-	while (v /= 10);
 	*at++ = '$';
-	at = put_bytes(at, digits + d, sizeof(digits) - d);
+	at = decimal_put(at, n);
 	at = put_bytes(at, "\r\n", 2);
 	at = put_bytes(at, bytes, n);
 	return put_bytes(at, "\r\n", 2);
@@ -42,16 +36,11 @@ static char *put_bulk(char *at, const char *bytes, size_t n)
 
 #define PUT_LITERAL(at, text) put_bytes(at, text, sizeof(text) - 1)
 
-static size_t put_u64(char *out, uint64_t v)
+static char *put_number(char *at, uint64_t v)
 {
-	char digits[24];
-	size_t d = sizeof(digits);
+	char text[DECIMAL_MAX];
 
-	do
-		digits[--d] = (char)('0' + v % 10);
-	while (v /= 10);
-	memcpy(out, digits + d, sizeof(digits) - d);
-	return sizeof(digits) - d;
+	return put_bulk(at, text, (size_t)(decimal_put(text, v) - text));
 }
 
 static size_t telemetry_room(const struct store *s, const struct store_conn *c, struct span frame)
@@ -64,7 +53,7 @@ static size_t put_telemetry(struct store *s, char *out, const struct store_conn 
 			    struct span frame)
 {
 	const struct store_head *head = s->heads_put++ % TRIM_EVERY ? &s->head : &s->head_trim;
-	char *at = put_bytes(out, head->text, head->n), epoch[24];
+	char *at = put_bytes(out, head->text, head->n);
 	struct span now = store_now_text(s);
 
 	at = put_bulk(at, c->agent_id, strlen(c->agent_id));
@@ -75,7 +64,7 @@ static size_t put_telemetry(struct store *s, char *out, const struct store_conn 
 	at = PUT_LITERAL(at, "$7\r\nconn_id\r\n");
 	at = put_bulk(at, c->conn_id, strlen(c->conn_id));
 	at = PUT_LITERAL(at, "$5\r\nepoch\r\n");
-	at = put_bulk(at, epoch, put_u64(epoch, c->epoch));
+	at = put_number(at, c->epoch);
 	at = PUT_LITERAL(at, "$2\r\nip\r\n");
 	at = put_bulk(at, c->ip, strlen(c->ip));
 	at = PUT_LITERAL(at, "$11\r\nreceived_at\r\n");
@@ -204,7 +193,7 @@ int store_telemetry(struct store *s, const struct store_conn *c, struct span fra
 
 static void make_head(struct store_head *h, const char *prefix, int64_t maxlen)
 {
-	char key[96], number[24];
+	char key[96];
 	char *at = maxlen ? PUT_LITERAL(h->text, "*20\r\n$4\r\nXADD\r\n")
 			  : PUT_LITERAL(h->text, "*17\r\n$4\r\nXADD\r\n");
 
@@ -212,7 +201,7 @@ static void make_head(struct store_head *h, const char *prefix, int64_t maxlen)
 	at = put_bulk(at, key, strlen(key));
 	if (maxlen) {
 		at = PUT_LITERAL(at, "$6\r\nMAXLEN\r\n$1\r\n~\r\n");
-		at = put_bulk(at, number, put_u64(number, (uint64_t)maxlen));
+		at = put_number(at, (uint64_t)maxlen);
 	}
 	at = PUT_LITERAL(at, "$1\r\n*\r\n$8\r\nagent_id\r\n");
 	h->n = (size_t)(at - h->text);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/decimal.h"
 #include "base/utf8.h"
 
 #define JSONW_DEPTH_MAX 32
@@ -21,11 +22,6 @@ static void put(struct jsonw *w, const char *bytes, size_t n)
 {
 	if (w->err == 0)
 		w->err = buf_append(w->out, bytes, n);
-}
-
-static bool is_plain(unsigned char c)
-{
-	return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
 }
 
 /* One byte or sequence that is not plain; returns how many input bytes it took. */
@@ -57,12 +53,11 @@ static void put_string(struct jsonw *w, const char *s, size_t n)
 {
 	put(w, "\"", 1);
 	for (size_t i = 0; i < n && w->err == 0;) {
-		size_t run = i;
-		while (run < n && is_plain((unsigned char)s[run]))
-			run++;
-		if (run > i)
-			put(w, s + i, run - i);
-		i = run;
+		size_t run = utf8_plain_prefix(s + i, n - i);
+
+		if (run)
+			put(w, s + i, run);
+		i += run;
 		if (i < n)
 			i += put_odd(w, s + i, n - i);
 	}
@@ -134,20 +129,22 @@ void jsonw_strn(struct jsonw *w, const char *key, const char *s, size_t n)
 	put_string(w, s, n);
 }
 
+static void put_number(struct jsonw *w, const char *key, bool minus, uint64_t magnitude)
+{
+	char text[1 + DECIMAL_MAX] = "-";
+
+	put_key(w, key);
+	put(w, text, (size_t)(decimal_put(text + minus, magnitude) - text));
+}
+
 void jsonw_int(struct jsonw *w, const char *key, int64_t v)
 {
-	char text[24];
-	int n = snprintf(text, sizeof text, "%" PRId64, v);
-	put_key(w, key);
-	put(w, text, (size_t)n);
+	put_number(w, key, v < 0, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
 }
 
 void jsonw_uint(struct jsonw *w, const char *key, uint64_t v)
 {
-	char text[24];
-	int n = snprintf(text, sizeof text, "%" PRIu64, v);
-	put_key(w, key);
-	put(w, text, (size_t)n);
+	put_number(w, key, false, v);
 }
 
 void jsonw_num(struct jsonw *w, const char *key, double v)

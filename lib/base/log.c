@@ -101,7 +101,18 @@ static void put_escaped(struct line *l, const char *s, size_t max)
 	size_t n = strlen(s), used = 0, left = max - (sizeof cut_mark - 1);
 	for (size_t i = 0; i < n;) {
 		char esc[8];
-		size_t esc_n, took = escape(s + i, n - i, esc, &esc_n);
+		size_t esc_n, took;
+
+		if (n - i <= left - used) { /* what needs no care at once */
+			size_t run = utf8_plain_prefix(s + i, n - i);
+
+			put(l, s + i, run);
+			used += run;
+			i += run;
+			if (i == n)
+				return;
+		}
+		took = escape(s + i, n - i, esc, &esc_n);
 		if (used + esc_n > left) {
 			put_str(l, cut_mark);
 			return;

@@ -4,6 +4,15 @@
 #include <stdint.h>
 #include <string.h>
 
+size_t utf8_plain_prefix(const char *s, size_t n)
+{
+	size_t i = 0;
+
+	while (i < n && s[i] >= 0x20 && s[i] < 0x7f && s[i] != '"' && s[i] != '\\')
+		i++;
+	return i;
+}
+
 size_t utf8_sequence(const char *text, size_t n)
 {
 	const uint8_t *s = (const uint8_t *)text;

@@ -3,23 +3,18 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/decimal.h"
 #include "redis_internal.h"
 
-/* Writes sign, decimal and CRLF backwards from the end of a small buffer. */
 static size_t put_len(char *out, char sign, size_t v)
 {
-	char digits[24];
-	size_t n = 0, o = 0;
+	char *at = out;
 
-	do
-		digits[n++] = (char)('0' + v % 10);
-	while (v /= 10);
-	out[o++] = sign;
-	while (n)
-		out[o++] = digits[--n];
-	out[o++] = '\r';
-	out[o++] = '\n';
-	return o;
+	*at++ = sign;
+	at = decimal_put(at, v);
+	*at++ = '\r';
+	*at++ = '\n';
+	return (size_t)(at - out);
 }
 
 int resp_append(struct buf *out, size_t argc, const struct span *argv)
