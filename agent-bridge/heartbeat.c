@@ -23,11 +23,30 @@ static const char *fault(const struct session *s, int64_t now_ms, int *ret_code)
 	return NULL;
 }
 
+static int64_t sooner(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
 /* Some sockets may have been read since. */
 static void move_on(int64_t *since_ms, int64_t gap_ms, int64_t now_ms)
 {
 	if (*since_ms)
 		*since_ms = *since_ms + gap_ms < now_ms ? *since_ms + gap_ms : now_ms;
+}
+
+/* The soonest that anything can be due, if nothing begins; what begins is due later than a ping. */
+static int64_t next_look_ms(const struct session *s, int64_t now_ms)
+{
+	int64_t at = now_ms + HEARTBEAT_PING_MS;
+
+	at = sooner(at, s->ping_due_ms);
+	at = sooner(at, s->rx_at_ms + (s->pause ? HEARTBEAT_PRESSURE_MS : HEARTBEAT_SILENT_MS));
+	if (s->stuck_since_ms)
+		at = sooner(at, s->stuck_since_ms + HEARTBEAT_STUCK_MS);
+	if (s->partial_since_ms)
+		at = sooner(at, s->partial_since_ms + HEARTBEAT_PARTIAL_MS);
+	return at;
 }
 
 static void forgive(struct sessions *all, int64_t gap_ms, int64_t now_ms)
@@ -70,12 +89,14 @@ void heartbeat_tick(struct sessions *all, struct metrics *m, int64_t boot_ms)
 	if (all->ticked_ms && boot_ms - all->ticked_ms > STOOD_STILL_MS)
 		forgive(all, boot_ms - all->ticked_ms, boot_ms);
 	all->ticked_ms = boot_ms;
-	if (!all->at)
-		all->at = all->first;
-	for (int i = 0; all->at && i < HEARTBEAT_PART; i++) {
-		struct session *s = all->at;
+	if (all->at >= all->all)
+		all->at = 0;
+	for (int i = 0; all->at < all->all && i < HEARTBEAT_PART; i++) {
+		struct session_beat *b = &all->beats[all->at++];
 
-		all->at = s->next; /* moved on by sessions_remove, too */
-		look_at(s, m, boot_ms);
+		if (boot_ms < b->look_ms)
+			continue;
+		look_at(b->s, m, boot_ms);
+		b->look_ms = next_look_ms(b->s, boot_ms);
 	}
 }

@@ -1,6 +1,6 @@
 /* The rules of time for sockets: pings, silence, half a frame for a minute, a reader that does
- * not read, too long a pause. One walk over all sessions a second, in parts; no timers per socket.
- */
+ * not read, too long a pause. One walk over all sessions a second, in parts, that looks at those of
+ * whom something may be due; no timers per socket. */
 #pragma once
 
 #include "sessions.h"

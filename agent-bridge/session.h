@@ -93,6 +93,7 @@ struct session {
 	int64_t rx_at_ms, ping_due_ms; /* boot clock */
 	int64_t stuck_since_ms;	       /* boot clock: output waits since; 0: none */
 	int64_t partial_since_ms;      /* boot clock: half a frame since; 0: none */
+	size_t beat;		       /* where among all->beats */
 	int64_t *violation_ms;	       /* boot clock, the last ones; NULL: none yet */
 	unsigned violations;
 	struct ring ring, result; /* telemetry; the last RESULT, masked */

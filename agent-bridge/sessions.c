@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/grow.h"
+
 #define BUCKETS_MIN	  64
 #define RESULTS_MAX_BYTES ((size_t)64 << 20)
 
@@ -33,6 +35,7 @@ void sessions_fini(struct sessions *all)
 		sessions_remove(all, all->first);
 	free(all->by_sid);
 	free(all->by_agent);
+	free(all->beats);
 }
 
 static void sid_link(struct sessions *all, struct session *s)
@@ -52,7 +55,7 @@ static void agent_link(struct sessions *all, struct session *s)
 }
 
 /* Doubles the tables; when there is no memory chains just get longer. */
-static void grow(struct sessions *all)
+static void widen(struct sessions *all)
 {
 	size_t buckets = all->buckets * 2;
 	struct session **sids = calloc(buckets, sizeof(*sids)),
@@ -75,10 +78,30 @@ static void grow(struct sessions *all)
 	}
 }
 
+static void beat_put(struct sessions *all, size_t at, struct session_beat b)
+{
+	all->beats[at] = b;
+	b.s->beat = at;
+}
+
+/* Before all->all is less. Nobody misses a turn or gets a second one. */
+static void beat_remove(struct sessions *all, size_t at)
+{
+	if (at < all->at) {
+		beat_put(all, at, all->beats[--all->at]);
+		at = all->at;
+	}
+	if (at < all->all - 1)
+		beat_put(all, at, all->beats[all->all - 1]);
+}
+
 int sessions_add(struct sessions *all, const char *agent_id, const char *ip, struct session **ret)
 {
-	struct session *s = calloc(1, sizeof(*s));
+	struct session *s;
 
+	if (grow(&all->beats, all->all, &all->beats_cap, BUCKETS_MIN, sizeof(*all->beats)) < 0)
+		return -ENOMEM;
+	s = calloc(1, sizeof(*s));
 	if (!s)
 		return -ENOMEM;
 	if (span_copy(span_of(agent_id), s->agent_id, sizeof(s->agent_id)) < 0 ||
@@ -96,8 +119,9 @@ int sessions_add(struct sessions *all, const char *agent_id, const char *ip, str
 		all->first = s;
 	all->last = s;
 	sid_link(all, s);
+	beat_put(all, all->all, (struct session_beat){.s = s});
 	if (++all->all > all->buckets)
-		grow(all);
+		widen(all);
 	*ret = s;
 	return 0;
 }
@@ -126,8 +150,6 @@ void sessions_remove(struct sessions *all, struct session *s)
 	sid_unlink(all, s);
 	if (s->claimed)
 		agent_unlink(all, s);
-	if (all->at == s)
-		all->at = s->next;
 	if (s->prev)
 		s->prev->next = s->next;
 	else
@@ -136,6 +158,7 @@ void sessions_remove(struct sessions *all, struct session *s)
 		s->next->prev = s->prev;
 	else
 		all->last = s->prev;
+	beat_remove(all, s->beat);
 	all->all--;
 	ring_clear(&all->rings, &s->ring);
 	ring_clear(&all->results, &s->result);

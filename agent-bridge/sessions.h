@@ -11,8 +11,15 @@ struct sessions {
 	size_t all;		      /* how many, with those closing */
 	struct rings rings, results;  /* each with a budget of its own */
 	size_t held_bytes;
-	int64_t ticked_ms;  /* heartbeat_tick; 0: not yet */
-	struct session *at; /* where heartbeat_tick goes on; NULL: at the first */
+	/* heartbeat.c: when each is to be looked at (boot clock), beside each other, so that a walk
+	 * over those of whom nothing is due reads no session. Those before at have had their turn.
+	 */
+	struct session_beat {
+		int64_t look_ms;
+		struct session *s;
+	} * beats; /* `all` of them */
+	size_t beats_cap, at;
+	int64_t ticked_ms; /* 0: not yet */
 	uint64_t last_sid;
 	struct session **by_sid, **by_agent; /* hash tables */
 	size_t buckets;

@@ -160,17 +160,97 @@ static void test_many_are_looked_at_in_parts(void **state)
 	assert_int_equal(loop_part_ms(x->all.all, HEARTBEAT_PART, 1000), 333);
 	heartbeat_tick(&x->all, x->metrics, 21000);
 	assert_int_equal(pings(x), HEARTBEAT_PART);
-	s = x->all.at; /* the next one goes, and the first, which was seen */
+	s = x->all.beats[x->all.at].s; /* the next one goes, and the first, which was seen */
 	sessions_remove(&x->all, s);
 	sessions_remove(&x->all, x->all.first);
 	heartbeat_tick(&x->all, x->metrics, 21333);
 	assert_int_equal(pings(x), 2 * HEARTBEAT_PART - 1);
-	assert_null(x->all.at);
+	assert_int_equal(x->all.at, x->all.all);
 	heartbeat_tick(&x->all, x->metrics, 21666);
 	assert_int_equal(pings(x), 2 * HEARTBEAT_PART - 1);
 	while (x->all.first)
 		sessions_remove(&x->all, x->all.first);
 	heartbeat_tick(&x->all, x->metrics, 22000);
+}
+
+static struct session *any(const struct fixture *x, unsigned dice)
+{
+	return x->all.beats[dice % x->all.all].s;
+}
+
+static void test_who_comes_and_goes_costs_nobody_a_turn(void **state)
+{
+	struct fixture *x = *state;
+	unsigned dice = 1;
+	uint64_t before;
+
+	for (int64_t t = 21000; t < 21200; t++) {
+		add(x, 3 * HEARTBEAT_PART);
+		before = x->all.last_sid;
+		x->all.at = 0;
+		while (heartbeat_tick(&x->all, x->metrics, t), x->all.at < x->all.all)
+			for (int i = 0; i < 100; i++) {
+				dice = dice * 1664525 + 1013904223;
+				if ((dice >> 8) % 5 < 3)
+					sessions_remove(&x->all, any(x, dice >> 11));
+				else
+					add(x, 1);
+			}
+		for (const struct session *s = x->all.first; s; s = s->next) {
+			assert_ptr_equal(x->all.beats[s->beat].s, s);
+			assert_true(s->want_ping || s->sid > before);
+		}
+		while (x->all.all > 1 + (size_t)t % 2)
+			sessions_remove(&x->all, any(x, dice >> 9));
+	}
+}
+
+/* Whatever begins and ends in which second: who is looked at only when something may be due is
+ * pinged and closed in the same second as who is looked at each time. */
+static void play(struct session *s, int64_t now_ms, unsigned dice)
+{
+	if (dice % 16 < 3)
+		s->rx_at_ms = now_ms;
+	if (dice / 16 % 64 == 0)
+		s->partial_since_ms = s->partial_since_ms ? 0 : now_ms;
+	if (dice / 1024 % 64 == 0)
+		s->stuck_since_ms = s->stuck_since_ms ? 0 : now_ms;
+	if (dice / 65536 % 64 == 0) {
+		s->pause ^= SESSION_PAUSE_PRESSURE;
+		s->rx_at_ms = now_ms;
+	}
+}
+
+static void test_who_is_not_due_need_not_be_looked_at(void **state)
+{
+	struct fixture *x = *state;
+	unsigned dice = 1, closed = 0, pinged = 0;
+	struct session *each;
+
+	for (int round = 0; round < 400; round++) {
+		add(x, 2);
+		each = x->all.last;
+		for (int64_t t = 2; t < 300 && session_is_open(each); t++) {
+			struct session *due = each->prev;
+
+			dice = dice * 1664525 + 1013904223;
+			play(due, t * 1000, dice >> 8);
+			play(each, t * 1000, dice >> 8);
+			x->all.beats[each->beat].look_ms = 0;
+			x->all.at = 0;
+			x->all.ticked_ms = 0;
+			heartbeat_tick(&x->all, x->metrics, t * 1000);
+			assert_int_equal(due->want_ping, each->want_ping);
+			assert_ptr_equal(due->close_reason, each->close_reason);
+			assert_int_equal(due->close_code, each->close_code);
+			pinged += each->want_ping;
+			closed += !session_is_open(each);
+			due->want_ping = each->want_ping = false;
+		}
+		sessions_remove(&x->all, each->prev);
+		sessions_remove(&x->all, each);
+	}
+	assert_true(closed > 200 && pinged > 1000);
 }
 
 static void test_who_came_together_is_not_pinged_together(void **state)
@@ -199,6 +279,8 @@ int main(void)
 	    CASE(test_paused_is_not_silent),
 	    CASE(test_standing_still_counts_against_nobody),
 	    CASE(test_many_are_looked_at_in_parts),
+	    CASE(test_who_comes_and_goes_costs_nobody_a_turn),
+	    CASE(test_who_is_not_due_need_not_be_looked_at),
 	    CASE(test_who_came_together_is_not_pinged_together),
 	};
 
