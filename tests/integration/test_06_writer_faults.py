@@ -1,5 +1,6 @@
 """The writers when something is away, slow, killed or lost: nothing lost, nothing twice, no neighbour hurt."""
 import datetime
+import json
 import random
 import time
 
@@ -284,11 +285,10 @@ def test_days_that_vanished_are_made_again(redis, pg, start):
 def test_several_workers_share_the_load_exactly(redis, pg, start):
     """Frames of the same agents and minutes through three workers at once: every sample counts once."""
     c = redis.client
-    pipe = c.pipeline(transaction=False)
-    import json
+    pipe, now = c.pipeline(transaction=False), minute()
     for i in range(6000):
         fields = writers.origin(f"gw-{i % 40:02}", epoch=1)
-        fields["frame"] = json.dumps(writers.frame(f"gw-{i % 40:02}", ts=minute(), seq=i, cpu_pct=i % 100))
+        fields["frame"] = json.dumps(writers.frame(f"gw-{i % 40:02}", ts=now, seq=i, cpu_pct=i % 100))
         pipe.xadd("viw.telemetry", fields)
     pipe.execute()
     ws = [start_writer(start, "telemetry", redis, pg.uri, CONSUMER=f"w{i}", BATCH_MAX=200) for i in range(3)]
