@@ -6,13 +6,19 @@
 #define STOOD_STILL_MS	 5000
 #define HEARTBEAT_SPREAD 128
 
+/* Until its socket is read again. */
+static bool is_paused(const struct session *s)
+{
+	return s->pause || s->pause_applied;
+}
+
 /* Why this session has to go, or NULL. */
 static const char *fault(const struct session *s, int64_t now_ms, int *ret_code)
 {
 	*ret_code = SESSION_CLOSE_POLICY;
 	if (s->stuck_since_ms && now_ms - s->stuck_since_ms > HEARTBEAT_STUCK_MS)
 		return "slow_reader";
-	if (s->pause) {
+	if (is_paused(s)) {
 		*ret_code = SESSION_CLOSE_REDIS;
 		return now_ms - s->rx_at_ms > HEARTBEAT_PRESSURE_MS ? "redis_behind" : NULL;
 	}
@@ -40,10 +46,14 @@ static int64_t next_look_ms(const struct session *s, int64_t now_ms)
 {
 	int64_t at = now_ms + HEARTBEAT_PING_MS;
 
+	if (!session_is_open(s))
+		return at;
 	at = sooner(at, s->ping_due_ms);
-	at = sooner(at, s->rx_at_ms + (s->pause ? HEARTBEAT_PRESSURE_MS : HEARTBEAT_SILENT_MS));
 	if (s->stuck_since_ms)
 		at = sooner(at, s->stuck_since_ms + HEARTBEAT_STUCK_MS);
+	if (is_paused(s))
+		return sooner(at, s->rx_at_ms + HEARTBEAT_PRESSURE_MS);
+	at = sooner(at, s->rx_at_ms + HEARTBEAT_SILENT_MS);
 	if (s->partial_since_ms)
 		at = sooner(at, s->partial_since_ms + HEARTBEAT_PARTIAL_MS);
 	return at;
@@ -78,6 +88,13 @@ static void look_at(struct session *s, struct metrics *m, int64_t now_ms)
 	}
 }
 
+void heartbeat_unheard(struct session *s, int64_t now_ms)
+{
+	s->rx_at_ms = now_ms;
+	if (s->partial_since_ms)
+		s->partial_since_ms = now_ms;
+}
+
 int64_t heartbeat_first_ping_ms(const struct session *s)
 {
 	return s->rx_at_ms + HEARTBEAT_PING_MS -
@@ -89,8 +106,6 @@ void heartbeat_tick(struct sessions *all, struct metrics *m, int64_t boot_ms)
 	if (all->ticked_ms && boot_ms - all->ticked_ms > STOOD_STILL_MS)
 		forgive(all, boot_ms - all->ticked_ms, boot_ms);
 	all->ticked_ms = boot_ms;
-	if (all->at >= all->all)
-		all->at = 0;
 	for (int i = 0; all->at < all->all && i < HEARTBEAT_PART; i++) {
 		struct session_beat *b = &all->beats[all->at++];
 
@@ -99,4 +114,6 @@ void heartbeat_tick(struct sessions *all, struct metrics *m, int64_t boot_ms)
 		look_at(b->s, m, boot_ms);
 		b->look_ms = next_look_ms(b->s, boot_ms);
 	}
+	if (all->at == all->all)
+		all->at = 0;
 }

@@ -17,6 +17,8 @@ struct metrics;
 
 /* When a new session is to be pinged first: not all that came together in the same second. */
 int64_t heartbeat_first_ping_ms(const struct session *s);
+/* Its socket is read no more, or again: it could not be heard meanwhile. */
+void heartbeat_unheard(struct session *s, int64_t now_ms);
 /* Looks at the next HEARTBEAT_PART of them, as far as there are; called often enough
  * (loop_part_ms) that all are seen once in HEARTBEAT_EVERY_MS. After a longer gap it was this
  * process that stood still (stopped, its machine moved or asleep): what the sockets did meanwhile

@@ -159,7 +159,8 @@ void sessions_remove(struct sessions *all, struct session *s)
 	else
 		all->last = s->prev;
 	beat_remove(all, s->beat);
-	all->all--;
+	if (all->at == --all->all)
+		all->at = 0;
 	ring_clear(&all->rings, &s->ring);
 	ring_clear(&all->results, &s->result);
 	session_fini(s);

@@ -12,8 +12,8 @@ struct sessions {
 	struct rings rings, results;  /* each with a budget of its own */
 	size_t held_bytes;
 	/* heartbeat.c: when each is to be looked at (boot clock), beside each other, so that a walk
-	 * over those of whom nothing is due reads no session. Those before at have had their turn.
-	 */
+	 * over those of whom nothing is due reads no session. Those before at have had their turn
+	 * in this round; at is less than all, but for none. */
 	struct session_beat {
 		int64_t look_ms;
 		struct session *s;

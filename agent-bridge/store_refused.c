@@ -5,7 +5,7 @@
 
 static const struct {
 	const char *stream, *detail;
-	unsigned lines_a_minute; /* two where two causes may alternate, six where it is by agent */
+	unsigned lines_a_minute; /* two where two causes may alternate, six of offers */
 	const char *msg;
 } refusals[] = {
     [STORE_REFUSED_TELEMETRY] = {"telemetry", NULL, 1,

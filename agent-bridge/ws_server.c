@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "heartbeat.h"
 #include "http/http_lws.h"
 #include "pace.h"
 #include "transport.h"
@@ -158,7 +159,7 @@ static void pause_now(struct ws_server *w, struct session *s)
 	if (want == s->pause_applied || !s->socket || !session_is_open(s))
 		return;
 	s->pause_applied = want;
-	s->rx_at_ms = loop_now_ms(w->loop); /* it could not be heard meanwhile */
+	heartbeat_unheard(s, loop_now_ms(w->loop));
 	lws_rx_flow_control(s->socket, want ? 0 : 1);
 }
 

@@ -165,7 +165,7 @@ static void test_many_are_looked_at_in_parts(void **state)
 	sessions_remove(&x->all, x->all.first);
 	heartbeat_tick(&x->all, x->metrics, 21333);
 	assert_int_equal(pings(x), 2 * HEARTBEAT_PART - 1);
-	assert_int_equal(x->all.at, x->all.all);
+	assert_int_equal(x->all.at, 0);
 	heartbeat_tick(&x->all, x->metrics, 21666);
 	assert_int_equal(pings(x), 2 * HEARTBEAT_PART - 1);
 	while (x->all.first)
@@ -187,8 +187,8 @@ static void test_who_comes_and_goes_costs_nobody_a_turn(void **state)
 	for (int64_t t = 21000; t < 21200; t++) {
 		add(x, 3 * HEARTBEAT_PART);
 		before = x->all.last_sid;
-		x->all.at = 0;
-		while (heartbeat_tick(&x->all, x->metrics, t), x->all.at < x->all.all)
+		assert_int_equal(x->all.at, 0);
+		while (heartbeat_tick(&x->all, x->metrics, t), x->all.at)
 			for (int i = 0; i < 100; i++) {
 				dice = dice * 1664525 + 1013904223;
 				if ((dice >> 8) % 5 < 3)
@@ -205,6 +205,50 @@ static void test_who_comes_and_goes_costs_nobody_a_turn(void **state)
 	}
 }
 
+static void test_who_keeps_coming_costs_nobody_a_turn(void **state)
+{
+	struct fixture *x = *state;
+
+	for (int64_t t = 1; t <= 20; t++) {
+		add(x, 1);
+		run(x, t, t);
+	}
+	assert_false(x->s->want_ping);
+	add(x, 1);
+	run(x, 21, 21);
+	assert_true(x->s->want_ping);
+	for (int64_t t = 22; t <= 42; t++) {
+		add(x, 1);
+		run(x, t, t);
+	}
+	assert_string_equal(x->s->close_reason, "heartbeat_missed");
+}
+
+/* Half a frame waits as long as we do not read the rest. */
+static void test_half_a_frame_does_not_age_while_it_is_not_read(void **state)
+{
+	struct fixture *x = *state;
+
+	x->s->partial_since_ms = 2000;
+	run(x, 1, 3);
+	x->s->pause = SESSION_PAUSE_PRESSURE;
+	x->s->pause_applied = true;
+	heartbeat_unheard(x->s, 3000);
+	run(x, 4, 100);
+	x->s->pause = 0; /* the socket is read from the end of the turn on */
+	run(x, 101, 101);
+	assert_true(session_is_open(x->s));
+	x->s->pause_applied = false;
+	heartbeat_unheard(x->s, 101000);
+	for (int64_t t = 102; t <= 161; t++) {
+		x->s->rx_at_ms = t * 1000;
+		run(x, t, t);
+	}
+	assert_true(session_is_open(x->s));
+	run(x, 162, 162);
+	assert_string_equal(x->s->close_reason, "slow_sender");
+}
+
 /* Whatever begins and ends in which second: who is looked at only when something may be due is
  * pinged and closed in the same second as who is looked at each time. */
 static void play(struct session *s, int64_t now_ms, unsigned dice)
@@ -217,7 +261,7 @@ static void play(struct session *s, int64_t now_ms, unsigned dice)
 		s->stuck_since_ms = s->stuck_since_ms ? 0 : now_ms;
 	if (dice / 65536 % 64 == 0) {
 		s->pause ^= SESSION_PAUSE_PRESSURE;
-		s->rx_at_ms = now_ms;
+		heartbeat_unheard(s, now_ms);
 	}
 }
 
@@ -279,6 +323,8 @@ int main(void)
 	    CASE(test_paused_is_not_silent),
 	    CASE(test_standing_still_counts_against_nobody),
 	    CASE(test_many_are_looked_at_in_parts),
+	    CASE(test_half_a_frame_does_not_age_while_it_is_not_read),
+	    CASE(test_who_keeps_coming_costs_nobody_a_turn),
 	    CASE(test_who_comes_and_goes_costs_nobody_a_turn),
 	    CASE(test_who_is_not_due_need_not_be_looked_at),
 	    CASE(test_who_came_together_is_not_pinged_together),
