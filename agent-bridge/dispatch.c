@@ -230,13 +230,6 @@ static int become_owner(struct dispatch *d, struct holding *s, struct span epoch
 	return 0;
 }
 
-/* What a claim's answer says of Redis. */
-void dispatch_claim_noted(struct dispatch *d, const char *agent, const struct redis_reply *reply)
-{
-	store_note_passing(d->store, redis_error_class(reply));
-	store_tell_refused(d->store, STORE_REFUSED_CLAIM, agent, reply);
-}
-
 static void claim_answered(struct dispatch *d, uint64_t sid, const struct redis_reply *reply)
 {
 	struct holding *s = dispatch_find(d, sid);
@@ -245,7 +238,7 @@ static void claim_answered(struct dispatch *d, uint64_t sid, const struct redis_
 	if (!s)
 		return;
 	CRASH_POINT("dispatch.after_claim");
-	dispatch_claim_noted(d, s->agent, reply);
+	store_note_refused(d->store, STORE_REFUSED_CLAIM, s->agent, reply);
 	if (verdict == DISPATCH_CLAIMED && become_owner(d, s, redis_str(redis_at(reply, 1))) < 0)
 		verdict = DISPATCH_UNAVAILABLE;
 	if (s->gone_while_claiming) {

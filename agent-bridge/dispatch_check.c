@@ -38,7 +38,7 @@ static void reclaim_answered(struct dispatch *d, uint64_t sid, const struct redi
 	if (!s)
 		return;
 	s->reclaiming = false;
-	dispatch_claim_noted(d, s->agent, reply);
+	store_note_refused(d->store, STORE_REFUSED_CLAIM, s->agent, reply);
 	if (span_eq(word, "superseded")) {
 		dispatch_close_superseded(d, s);
 	} else if (span_eq(word, "decommissioned")) {

@@ -10,7 +10,6 @@
 #include "ratelimit.h"
 
 #include "base/log.h"
-#include "base/log_limit.h"
 #include "base/metrics.h"
 #include "loop/loop.h"
 #include "verbs/verbs.h"
@@ -101,7 +100,6 @@ void dispatch_close_superseded(struct dispatch *d, struct holding *s);
 /* Redis does not know that the session owns its agent: assert it, or learn that it does not. */
 void dispatch_reclaim(struct dispatch *d, struct holding *s);
 void dispatch_retry_soon(struct dispatch *d);
-void dispatch_claim_noted(struct dispatch *d, const char *agent, const struct redis_reply *reply);
 /* An OFFER's answer: whether commands wait until results-writer has looked them up. */
 void dispatch_ledger_waits(struct dispatch *d, uint64_t sid, bool waits);
 void dispatch_ledger_ask_again(void *arg); /* a timer's callback, arg the dispatch */

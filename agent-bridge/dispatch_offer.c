@@ -157,8 +157,7 @@ static void offer_answered(struct dispatch *d, uint64_t sid, int64_t sent_ms, bo
 		return;
 	}
 	/* Unknown, refused or stale: what it offered must be offered again. */
-	store_note_passing(d->store, redis_error_class(reply));
-	store_tell_refused(d->store, STORE_REFUSED_OFFER, s->agent, reply);
+	store_note_refused(d->store, STORE_REFUSED_OFFER, s->agent, reply);
 	s->wanted = s->again = true;
 	dispatch_retry_soon(d);
 }

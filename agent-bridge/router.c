@@ -336,12 +336,6 @@ static void count_routed(struct router *r, const struct command *c, const char *
 	       "command %s%s%s", word, c->reason[0] ? ": " : "", c->reason);
 }
 
-static void tell_refused(struct router *r, const struct redis_reply *reply)
-{
-	store_note_passing(r->store, redis_error_class(reply));
-	store_tell_refused(r->store, STORE_REFUSED_ROUTING, NULL, reply);
-}
-
 static void route_answered(struct router *r, const struct redis_reply *reply)
 {
 	int64_t soonest = INT64_MAX;
@@ -353,7 +347,7 @@ static void route_answered(struct router *r, const struct redis_reply *reply)
 		return;
 	}
 	if (redis_type(reply) != REDIS_ARR || redis_len(reply) != FIRST_ROUTED + 2 * n) {
-		tell_refused(r, reply);
+		store_note_refused(r->store, STORE_REFUSED_ROUTING, NULL, reply);
 		pause_then_read(r);
 		return;
 	}
@@ -433,7 +427,7 @@ static void read_answered(struct router *r, const struct redis_reply *reply)
 		r->pending = true;
 		create_group(r);
 	} else if (redis_type(reply) != REDIS_ARR) {
-		tell_refused(r, reply);
+		store_note_refused(r->store, STORE_REFUSED_ROUTING, NULL, reply);
 		pause_then_read(r);
 	} else if (redis_len(entries)) {
 		if (!r->pending &&

@@ -46,8 +46,7 @@ static void expire_answered(struct router *r, const struct redis_reply *reply)
 		return;
 	}
 	if (redis_type(reply) != REDIS_ARR) {
-		store_note_passing(r->store, redis_error_class(reply));
-		store_tell_refused(r->store, STORE_REFUSED_ENDING, NULL, reply);
+		store_note_refused(r->store, STORE_REFUSED_ENDING, NULL, reply);
 		router_expire_in(r, 1000);
 		return;
 	}

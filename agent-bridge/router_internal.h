@@ -6,7 +6,6 @@
 #include "router.h"
 #include "store.h"
 
-#include "base/log_limit.h"
 #include "base/metrics.h"
 #include "loop/loop.h"
 

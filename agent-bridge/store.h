@@ -16,7 +16,6 @@
 #include "wire/json_scan.h"
 
 struct loop;
-struct log_limit;
 struct metrics;
 struct redis_reply;
 struct store;
@@ -62,6 +61,9 @@ enum store_refused {
 /* Logs it where reply says so, a few lines a minute each; agent may be NULL. Away or unwilling for
  * now is told elsewhere. */
 void store_tell_refused(struct store *s, enum store_refused what, const char *agent,
+			const struct redis_reply *reply);
+/* That, and store_note_passing where it asks to wait. */
+void store_note_refused(struct store *s, enum store_refused what, const char *agent,
 			const struct redis_reply *reply);
 bool store_is_up(const struct store *s);
 const char *store_down_reason(const struct store *s); /* "" when up */

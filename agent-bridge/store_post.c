@@ -29,8 +29,7 @@ static void on_post(void *arg, const struct redis_reply *reply)
 	for (size_t i = 0; i < ARRAY_LEN(words); i++)
 		if (redis_type(reply) == REDIS_STR && span_eq(redis_str(reply), words[i].word))
 			r = words[i].result;
-	store_note_passing(p->s, redis_error_class(reply));
-	store_tell_refused(p->s, STORE_REFUSED_POST, NULL, reply);
+	store_note_refused(p->s, STORE_REFUSED_POST, NULL, reply);
 	p->cb(p->arg, r);
 	free(p);
 }

@@ -50,3 +50,10 @@ void store_tell_refused(struct store *s, enum store_refused what, const char *ag
 				 .count = left_out),
 			  "%s", refusals[what].msg);
 }
+
+void store_note_refused(struct store *s, enum store_refused what, const char *agent,
+			const struct redis_reply *reply)
+{
+	store_note_passing(s, redis_error_class(reply));
+	store_tell_refused(s, what, agent, reply);
+}

@@ -81,8 +81,7 @@ static void on_telemetry(void *arg, const struct redis_reply *reply)
 			store_note_success(s);
 	} else {
 		metric_add(reply ? s->m_drop_full : s->m_drop_away, 1);
-		store_note_passing(s, redis_error_class(reply));
-		store_tell_refused(s, STORE_REFUSED_TELEMETRY, NULL, reply);
+		store_note_refused(s, STORE_REFUSED_TELEMETRY, NULL, reply);
 	}
 	if (s->pressed)
 		store_check_pressure(s);
